@@ -1,0 +1,83 @@
+#pragma once
+// What a user asks for: a workload, how it is reached, and what may be done to keep it answering.
+// Values without behaviour; defaults are the ones docs/spec.md states.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/time.hpp"
+#include "model/ids.hpp"
+
+namespace yado {
+
+enum class Kind { container };
+enum class StandbyLevel { cold, image, frozen };
+/// `shared`: two instances at once are harmless. `exclusive`: there is never a second live one.
+enum class Consistency { shared, exclusive };
+
+struct Mount {
+  std::string source;  ///< absolute path on every host (shared storage)
+  std::string target;  ///< absolute path inside
+  bool read_only = true;
+  bool operator==(const Mount&) const = default;
+};
+
+struct ContainerSpec {
+  std::string root;                  ///< absolute path of a directory, or of a .tar[.gz|.zst|.xz], on every host
+  std::vector<std::string> command;  ///< argv; [0] is searched in PATH inside the root
+  std::map<std::string, std::string> environment;
+  std::string working_directory = "/";
+  std::uint32_t uid = 0;  ///< inside the container; 0 is root of its own user namespace only
+  std::uint32_t gid = 0;
+  std::vector<Mount> mounts;
+  std::uint64_t memory_bytes = 0;  ///< 0: no limit
+  double cpus = 0;                 ///< 0: no limit; 0.5 = half a core
+  std::uint32_t pids = 0;          ///< 0: the default limit of 1024
+  bool operator==(const ContainerSpec&) const = default;
+};
+
+/// The request that proves that an instance works: status AND content, because an application without its
+/// database likes to answer 200 with an empty page.
+struct Readiness {
+  std::string path = "/";
+  int status = 200;
+  std::string contains;              ///< must stand in the body; empty: any body
+  milliseconds start_limit{60'000};  ///< give up on a start that has not answered by then
+  bool operator==(const Readiness&) const = default;
+};
+
+/// The name clients use, bound to one TCP port of the workload that speaks HTTP/1.1.
+struct Service {
+  std::vector<std::string> hosts;  ///< HTTP host names, lower case, without port
+  std::uint16_t port = 0;          ///< inside the instance
+  Readiness ready;
+  std::string idempotency_header;  ///< a request that carries it may be replayed; empty: none may
+  bool operator==(const Service&) const = default;
+};
+
+struct Policy {
+  StandbyLevel standby = StandbyLevel::image;
+  Consistency consistency = Consistency::shared;
+  milliseconds lease{5'000};              ///< `exclusive` only: the longest gap control may be silent before the freeze
+  std::uint32_t relocations = 10;         ///< at most this many …
+  milliseconds relocations_per{60'000};   ///< … in this time
+  std::optional<milliseconds> lifetime;   ///< scale to zero after this long; none: always up
+  milliseconds image_age{3'600'000};      ///< renew the ready image after this
+  milliseconds frozen_age{600'000};       ///< re-restore the frozen standby after this
+  std::vector<HostId> placement;          ///< allowed hosts, in order of preference; empty: any
+  bool operator==(const Policy&) const = default;
+};
+
+struct WorkloadSpec {
+  WorkloadId name;
+  Kind kind = Kind::container;
+  ContainerSpec container;
+  Service service;
+  Policy policy;
+  bool operator==(const WorkloadSpec&) const = default;
+};
+
+}  // namespace yado
