@@ -1,0 +1,16 @@
+#include "detect/heartbeat.hpp"
+
+namespace yado::detect {
+
+HeartbeatDetector::HeartbeatDetector(milliseconds period, Instant now)
+    // Two periods may pass without a word (one lost heart-beat); ten are too many whatever was learnt.
+    : gaps_({.unknown = 3 * period, .least = 2 * period, .most = 10 * period}), last_(now) {}
+
+void HeartbeatDetector::heard(Instant now) {
+  gaps_.measured(now - last_);
+  last_ = now;
+}
+
+Instant HeartbeatDetector::silent_at() const { return last_ + gaps_.timeout() + gaps_.smoothed(); }
+
+}  // namespace yado::detect

@@ -1,0 +1,124 @@
+#pragma once
+// What an agent can be asked to do. Every call names the workload and the epoch its sender believes in; an agent that
+// has seen a higher one for that workload refuses (Errc::stale_epoch). Every call is idempotent by its ids.
+
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "model/cluster.hpp"
+
+namespace yado {
+
+/// Make `instance` the owner under `epoch`: thaw `standby` if it stands here, else restore `image`, else start cold.
+/// A way that fails falls through to the next. Answered when the readiness request was answered as it should.
+struct RaiseCall {
+  std::optional<WorkloadSpec> spec;  ///< a gate without control leaves it out: the agent uses the one it prepared
+  WorkloadId workload;
+  InstanceId instance;
+  Epoch epoch;
+  std::optional<ImageId> image;
+  bool operator==(const RaiseCall&) const = default;
+};
+
+/// Keep a frozen standby ready: restore `image` (or start cold without one), settle, freeze.
+struct PrepareCall {
+  WorkloadSpec spec;
+  InstanceId instance;
+  Epoch epoch;
+  std::optional<ImageId> image;
+  bool operator==(const PrepareCall&) const = default;
+};
+
+/// Take the ready image: start a builder, wait until start-up completed, checkpoint it before it served anything,
+/// restore a copy, and let the copy prove itself by the readiness request. An image that does not is thrown away.
+struct BuildCall {
+  WorkloadSpec spec;
+  InstanceId instance;  ///< of the builder
+  Epoch epoch;
+  ImageId image;
+  bool operator==(const BuildCall&) const = default;
+};
+
+/// Copy an image from another host's store. Carries the spec: its holder may be asked to raise it without control.
+struct PullCall {
+  WorkloadSpec spec;
+  Epoch epoch;
+  ImageId image;
+  Endpoint from;
+  bool operator==(const PullCall&) const = default;
+};
+
+struct StopCall {
+  WorkloadId workload;
+  InstanceId instance;
+  Epoch epoch;
+  bool operator==(const StopCall&) const = default;
+};
+
+/// Scale to zero: freeze the idle owner where it is. A later Raise on this host thaws it.
+struct SleepCall {
+  WorkloadId workload;
+  InstanceId instance;
+  Epoch epoch;
+  bool operator==(const SleepCall&) const = default;
+};
+
+struct DropImageCall {
+  WorkloadId workload;
+  Epoch epoch;
+  ImageId image;
+  bool operator==(const DropImageCall&) const = default;
+};
+
+/// Look at an instance from outside: does it exist, may it run? (The freezer's state, stopped tasks.)
+struct InspectCall {
+  WorkloadId workload;
+  InstanceId instance;
+  Epoch epoch;
+  bool operator==(const InspectCall&) const = default;
+};
+
+using AgentCall =
+    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, StopCall, SleepCall, DropImageCall, InspectCall>;
+
+/// The answer to any of them; what a call does not fill stays empty.
+struct CallReply {
+  InstanceId instance;   ///< raise: the owner that answers now (the thawed standby keeps its own name)
+  Endpoint endpoint;     ///< raise
+  Way way = Way::cold;   ///< raise, prepare
+  RaiseTimes times;      ///< raise, prepare
+  std::optional<ImageReport> image;  ///< build, pull
+  InstanceState state = InstanceState::exited;  ///< inspect
+  std::uint64_t sequence = 0;  ///< reports with a higher sequence number know of this call's effect
+  std::string detail;  ///< for people: why a faster way was not taken
+  bool operator==(const CallReply&) const = default;
+};
+
+inline const WorkloadId& workload_of(const AgentCall& call) {
+  return std::visit(
+      [](const auto& c) -> const WorkloadId& {
+        if constexpr (requires { c.workload; })
+          return c.workload;
+        else
+          return c.spec.name;
+      },
+      call);
+}
+inline Epoch epoch_of(const AgentCall& call) {
+  return std::visit([](const auto& c) { return c.epoch; }, call);
+}
+std::string_view name_of(const AgentCall& call);  ///< "raise", "prepare", …
+
+/// Something worth a line in `yado events`: data, not prose.
+struct Event {
+  std::string kind;  ///< "suspect", "grant", "ready", …: docs/api.md lists them
+  WorkloadId workload;
+  HostId host;
+  InstanceId instance;
+  Epoch epoch;
+  std::map<std::string, std::string> fields;
+  bool operator==(const Event&) const = default;
+};
+
+}  // namespace yado
