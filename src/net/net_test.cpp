@@ -1,0 +1,232 @@
+// Real namespaces, real TCP: a "client" machine and a "host" joined by one cable, and instances on the host.
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "net/host_network.hpp"
+#include "net/nftables.hpp"
+#include "net/rtnl.hpp"
+#include "net/testing.hpp"
+
+namespace yado::net {
+namespace {
+
+using testing::accept_one;
+using testing::connect_in;
+using testing::listen_in;
+using testing::passes;
+
+constexpr Ipv4 u1 = Ipv4::of(10, 88, 1, 1);
+constexpr Ipv4 u2 = Ipv4::of(10, 88, 1, 2);
+const std::string client_address = "10.77.0.2";
+const std::string host_address = "10.77.0.11";
+
+#define MUST(declaration, expression)                                                       \
+  auto YADO_CONCAT(must_, __LINE__) = (expression);                                         \
+  ASSERT_TRUE(YADO_CONCAT(must_, __LINE__)) << YADO_CONCAT(must_, __LINE__).error().text(); \
+  declaration = std::move(*YADO_CONCAT(must_, __LINE__))
+#define OK(expression)                    \
+  do {                                    \
+    const auto ok = (expression);         \
+    ASSERT_TRUE(ok) << ok.error().text(); \
+  } while (false)
+
+class HostNetworkTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+    MUST(client_, os::Netns::create());
+    MUST(host_, os::Netns::create());
+    MUST(Rtnl client, Rtnl::open(client_));
+    MUST(Rtnl host, Rtnl::open(host_));
+    OK(client.add_veth({"eth0", {}}, {"eth0", {}}, host_));
+    OK(client.add_address("eth0", {*Ipv4::parse(client_address), 24}));
+    OK(host.add_address("eth0", {*Ipv4::parse(host_address), 24}));
+    for (const char* link : {"lo", "eth0"}) {
+      OK(client.set_up(link));
+      OK(host.set_up(link));
+    }
+    MUST(HostNetwork network, os::run_in(host_, [] { return HostNetwork::open(); }));
+    network_.emplace(std::move(network));
+  }
+
+  os::Netns client_, host_;
+  std::optional<HostNetwork> network_;
+};
+
+TEST(Ipv4Test, RefusesWhatIsNotAnAddress) {
+  for (const char* text : {"", "10.0.0", "10.0.0.256", "10.0.0.1 ", "::1", "host"})
+    EXPECT_EQ(Ipv4::parse(text).error().code, Errc::invalid_argument) << text;
+  EXPECT_EQ(Ipv4::parse("10.88.1.255")->str(), "10.88.1.255");
+}
+
+TEST(NetnsTest, WhatIsNoNetworkNamespaceIsRefused) {
+  EXPECT_EQ(os::Netns::open("/proc/self/ns/mnt").error().code, Errc::invalid_argument);
+  EXPECT_EQ(os::Netns::open("/nonexistent").error().code, Errc::not_found);
+}
+
+TEST(NetnsTest, WithoutRootTheErrorSaysPermission) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::geteuid() == 0 && ::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    const auto made = os::Netns::create();
+    ::_exit(!made && made.error().code == Errc::permission ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST_F(HostNetworkTest, BadAddressesAndPortsAreRefused) {
+  for (const Ipv4 bad : {bridge_address, Ipv4::of(10, 88, 0, 0), Ipv4::of(10, 88, 255, 255), Ipv4::of(10, 89, 0, 2)})
+    EXPECT_EQ(network_->make_instance(bad).error().code, Errc::invalid_argument) << bad.str();
+  EXPECT_EQ(network_->publish(0, {u1, 80}).error().code, Errc::invalid_argument);
+  EXPECT_EQ(network_->publish(20001, {u1, 0}).error().code, Errc::invalid_argument);
+}
+
+TEST_F(HostNetworkTest, RunInLeavesTheCallingThreadWhereItIs) {
+  const auto before = os::Netns::current()->inode();
+  const auto inside = os::run_in(host_, [] { return os::Netns::current()->inode(); });
+  EXPECT_EQ(*inside, *host_.inode());
+  EXPECT_EQ(*os::Netns::current()->inode(), *before);
+}
+
+TEST_F(HostNetworkTest, AClientReachesAnApplicationHoweverItIsBound) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  OK(network_->publish(20001, {u1, 80}));
+  for (const char* bound : {"0.0.0.0", "10.87.0.2", "::"}) {
+    SCOPED_TRACE(bound);
+    MUST(const os::Fd listener, listen_in(instance, bound, 80));
+    MUST(const os::Fd connection, connect_in(client_, host_address, 20001));
+    MUST(const testing::Accepted accepted, accept_one(listener));
+    EXPECT_EQ(accepted.peer, std::string(bound) == "::" ? "::ffff:" + client_address : client_address);
+    EXPECT_TRUE(passes(connection, accepted.fd));
+    EXPECT_TRUE(passes(accepted.fd, connection));
+  }
+}
+
+TEST_F(HostNetworkTest, APortIsRefusedBeforeItIsPublishedAndAfterItIsWithdrawn) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  MUST(const os::Fd listener, listen_in(instance, "0.0.0.0", 80));
+  EXPECT_EQ(connect_in(client_, host_address, 20001).error().code, Errc::refused);
+  OK(network_->publish(20001, {u1, 80}));
+  EXPECT_TRUE(connect_in(client_, host_address, 20001));
+  OK(network_->unpublish(20001));
+  EXPECT_EQ(connect_in(client_, host_address, 20001).error().code, Errc::refused);
+  OK(network_->unpublish(20001));
+}
+
+TEST_F(HostNetworkTest, NobodyListeningInsideIsARefusalNotASilence) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  OK(network_->publish(20001, {u1, 80}));
+  EXPECT_EQ(connect_in(client_, host_address, 20001).error().code, Errc::refused);
+}
+
+TEST_F(HostNetworkTest, APublishedPortIsNotTakenAwayBySomeoneElse) {
+  OK(network_->publish(20001, {u1, 80}));
+  OK(network_->publish(20001, {u1, 80}));
+  EXPECT_EQ(network_->publish(20001, {u2, 80}).error().code, Errc::already_exists);
+  EXPECT_EQ(*network_->published(), (std::map<std::uint16_t, Target>{{20001, {u1, 80}}}));
+}
+
+TEST_F(HostNetworkTest, OpeningAgainKeepsWhatRuns) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  OK(network_->publish(20001, {u1, 80}));
+  OK(network_->publish(20002, {u2, 8080}));
+  MUST(const os::Fd listener, listen_in(instance, "0.0.0.0", 80));
+  MUST(const os::Fd connection, connect_in(client_, host_address, 20001));
+  MUST(const testing::Accepted accepted, accept_one(listener));
+
+  MUST(HostNetwork again, os::run_in(host_, [] { return HostNetwork::open(); }));
+  EXPECT_TRUE(passes(connection, accepted.fd));
+  EXPECT_TRUE(connect_in(client_, host_address, 20001));
+  EXPECT_EQ(*again.published(), (std::map<std::uint16_t, Target>{{20001, {u1, 80}}, {20002, {u2, 8080}}}));
+  MUST(const std::string rules, nft(host_, "list chain ip yado prerouting"));
+  EXPECT_EQ(rules.find("dnat"), rules.rfind("dnat ")) << rules;
+}
+
+TEST_F(HostNetworkTest, AnInstanceReachesAnotherHostUnderItsHostsAddress) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  MUST(const os::Fd listener, listen_in(client_, "0.0.0.0", 5432));
+  MUST(const os::Fd connection, connect_in(instance, client_address, 5432));
+  MUST(const testing::Accepted accepted, accept_one(listener));
+  EXPECT_EQ(accepted.peer, host_address);
+  EXPECT_TRUE(passes(accepted.fd, connection));
+
+  sockaddr_in own{};
+  socklen_t size = sizeof own;
+  ::getsockname(connection.get(), reinterpret_cast<sockaddr*>(&own), &size);
+  EXPECT_EQ(ntohl(own.sin_addr.s_addr), instance_address.value);
+}
+
+TEST_F(HostNetworkTest, InstancesWithOneFixedAddressStandSideBySide) {
+  MUST(const os::Netns first, network_->make_instance(u1));
+  MUST(const os::Netns second, network_->make_instance(u2));
+  OK(network_->publish(20001, {u1, 80}));
+  OK(network_->publish(20002, {u2, 80}));
+  MUST(const os::Fd one, listen_in(first, "10.87.0.2", 80));
+  MUST(const os::Fd two, listen_in(second, "10.87.0.2", 80));
+  MUST(const os::Fd connection, connect_in(client_, host_address, 20002));
+  MUST(const testing::Accepted accepted, accept_one(two));
+  EXPECT_TRUE(passes(connection, accepted.fd));
+}
+
+TEST_F(HostNetworkTest, PublishedPortsAreReachedFromTheHostAndFromInstances) {
+  MUST(const os::Netns first, network_->make_instance(u1));
+  MUST(const os::Netns second, network_->make_instance(u2));
+  OK(network_->publish(20001, {u1, 80}));
+  MUST(const os::Fd listener, listen_in(first, "0.0.0.0", 80));
+  for (const os::Netns* from : std::initializer_list<const os::Netns*>{&host_, &second, &first}) {
+    SCOPED_TRACE(from == &host_ ? "host" : from == &second ? "second" : "first");
+    MUST(const os::Fd connection, connect_in(*from, host_address, 20001));
+    MUST(const testing::Accepted accepted, accept_one(listener));
+    EXPECT_TRUE(passes(accepted.fd, connection));
+  }
+  MUST(const os::Fd itself, connect_in(first, u1.str(), 80));
+  MUST(const testing::Accepted accepted, accept_one(listener));
+  EXPECT_TRUE(passes(accepted.fd, itself));
+}
+
+TEST_F(HostNetworkTest, AnAddressCanBeGivenOutAgainAtOnce) {
+  for (int round = 0; round < 3; ++round) {
+    MUST(const os::Netns instance, network_->make_instance(u1));
+    OK(network_->publish(20001, {u1, 80}));
+    MUST(const os::Fd listener, listen_in(instance, "0.0.0.0", 80));
+    EXPECT_TRUE(connect_in(client_, host_address, 20001));
+  }
+}
+
+TEST_F(HostNetworkTest, DisconnectTakesTheLinkDownAndMayBeRepeated) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  MUST(Rtnl host, Rtnl::open(host_));
+  EXPECT_TRUE(host.has_link("yv0101"));
+  OK(network_->disconnect(u1));
+  EXPECT_FALSE(host.has_link("yv0101"));
+  OK(network_->disconnect(u1));
+}
+
+TEST_F(HostNetworkTest, AnOrdinaryUserInsideMayBindPort80) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (!instance.enter() || ::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    sockaddr_in where{};
+    where.sin_family = AF_INET;
+    where.sin_port = htons(80);
+    const os::Fd fd(::socket(AF_INET, SOCK_STREAM, 0));
+    ::_exit(::bind(fd.get(), reinterpret_cast<sockaddr*>(&where), sizeof where) == 0 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST_F(HostNetworkTest, TheLoopbackInsideSpeaksIpv6) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  MUST(const os::Fd listener, listen_in(instance, "::1", 8000));
+  EXPECT_TRUE(connect_in(instance, "::1", 8000));
+}
+
+}  // namespace
+}  // namespace yado::net
