@@ -1,0 +1,359 @@
+#include "wire/connection.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "base/check.hpp"
+#include "base/log.hpp"
+#include "wire/message.hpp"
+
+namespace yado::wire {
+namespace asio = boost::asio;
+using boost::system::error_code;
+namespace {
+
+constexpr std::size_t input_bytes = 32 * 1024;
+/// A peer that connects and says nothing holds a file descriptor; a TLS handshake takes two round trips.
+constexpr auto handshake_limit = std::chrono::seconds(10);
+/// How long a refused peer may go on sending, so that it gets to read why (a close with unread input is a reset).
+constexpr auto drain_limit = std::chrono::seconds(2);
+
+constexpr auto as_result = asio::as_tuple(asio::use_awaitable);
+constexpr auto never = asio::steady_timer::time_point::max();
+
+/// Calls `action` at `limit` unless destroyed before.
+class Alarm {
+ public:
+  template <class Action>
+  Alarm(const asio::any_io_executor& executor, std::chrono::nanoseconds limit, Action action) : timer_(executor) {
+    timer_.expires_after(limit);
+    timer_.async_wait([action = std::move(action), off = off_](const error_code&) {
+      if (!*off) action();
+    });
+  }
+  Alarm(const Alarm&) = delete;
+  Alarm& operator=(const Alarm&) = delete;
+  ~Alarm() { *off_ = true; }  // an expiry that is queued already must do nothing, too
+
+ private:
+  asio::steady_timer timer_;
+  std::shared_ptr<bool> off_ = std::make_shared<bool>(false);
+};
+
+}  // namespace
+
+/// The answer to one request.
+class ConnectionResponder : public Responder {
+ public:
+  explicit ConnectionResponder(Connection& connection) : connection_(connection) {}
+
+  asio::awaitable<Status> respond(Response response) override {
+    YADO_CHECK(state_ == State::none, "a second answer to {} {}", connection_.request_.method, connection_.request_.target);
+    state_ = State::done;
+    const bool bodyless = response.status == 204 || response.status == 304;
+    Framing framing;
+    if (!bodyless) framing.content_length = response.body.size();
+    framing.close = !connection_.keep_alive_;
+    auto head = response_head(response.status, response.headers, framing);
+    if (!head) {
+      state_ = State::none;  // nothing went out: the server answers 500
+      co_return context(head.error(), "answer");
+    }
+    const bool with_body = !bodyless && connection_.head_.method != "HEAD";
+    const std::array<asio::const_buffer, 2> parts{asio::buffer(*head), asio::buffer(response.body)};
+    co_return co_await connection_.send(std::span(parts).first(with_body ? 2 : 1));
+  }
+
+  asio::awaitable<Status> start(int status, Headers headers) override {
+    YADO_CHECK(state_ == State::none, "a second answer to {} {}", connection_.request_.method, connection_.request_.target);
+    Framing framing;
+    if (const std::string_view length = find(headers, "content-length"); !length.empty()) {
+      std::uint64_t bytes = 0;
+      for (char c : length) {
+        if (c < '0' || c > '9') co_return fail(Errc::invalid_argument, "content-length \"{}\" is not a number", length);
+        bytes = bytes * 10 + static_cast<std::uint64_t>(c - '0');
+      }
+      framing.content_length = left_ = bytes;
+      state_ = State::counted;
+    } else if (connection_.head_.minor >= 1) {
+      framing.chunked = true;
+      state_ = State::chunked;
+    } else {
+      connection_.keep_alive_ = false;  // HTTP/1.0 knows no chunks: the close is the end
+      state_ = State::until_close;
+    }
+    framing.close = !connection_.keep_alive_;
+    auto head = response_head(status, headers, framing);
+    if (!head) {
+      state_ = State::none;
+      co_return context(head.error(), "answer");
+    }
+    if (connection_.head_.method == "HEAD") left_ = 0, silent_ = true;
+    const std::array<asio::const_buffer, 1> parts{asio::buffer(*head)};
+    co_return co_await connection_.send(parts);
+  }
+
+  asio::awaitable<Status> write(std::string_view data) override {
+    YADO_CHECK(streaming(), "write() without start()");
+    if (connection_.closed_) co_return fail(Errc::unavailable, "the peer closed the connection");
+    if (data.empty() || silent_) co_return Status{};  // an empty chunk would be the end
+    if (state_ == State::chunked) {
+      const std::string size = fmt::format("{:x}\r\n", data.size());
+      const std::array<asio::const_buffer, 3> parts{asio::buffer(size), asio::buffer(data), asio::buffer("\r\n", 2)};
+      co_return co_await connection_.send(parts);
+    }
+    if (state_ == State::counted) {
+      if (data.size() > left_) co_return fail(Errc::invalid_argument, "more body than the announced content-length");
+      left_ -= data.size();
+    }
+    const std::array<asio::const_buffer, 1> parts{asio::buffer(data)};
+    co_return co_await connection_.send(parts);
+  }
+
+  bool closed() const override { return connection_.closed_; }
+  void abort() override { connection_.close(); }
+  void on_closed(std::function<void()> action) override {
+    if (connection_.closed_) return action();
+    connection_.on_closed_ = std::move(action);
+  }
+
+  /// After the handler returned: what is still missing. `failed`: it threw.
+  asio::awaitable<void> finish(bool failed) {
+    if (state_ == State::none) {
+      Response response;
+      response.status = 500;
+      response.headers.emplace_back("content-type", "text/plain");
+      response.body = failed ? "the handler of this request failed\n" : "this request got no answer\n";
+      auto sent = co_await respond(std::move(response));
+      if (!sent) connection_.close();
+      co_return;
+    }
+    // A body that breaks off must not look complete.
+    if (streaming() && (failed || (state_ == State::counted && left_ > 0))) {
+      connection_.close();
+      co_return;
+    }
+    if (state_ == State::chunked && !silent_ && !connection_.closed_) {
+      const std::array<asio::const_buffer, 1> parts{asio::buffer("0\r\n\r\n", 5)};
+      auto sent = co_await connection_.send(parts);
+      if (!sent) connection_.close();
+    }
+  }
+
+ private:
+  enum class State { none, counted, chunked, until_close, done };
+  bool streaming() const { return state_ == State::counted || state_ == State::chunked || state_ == State::until_close; }
+
+  Connection& connection_;
+  State state_ = State::none;
+  std::uint64_t left_ = 0;
+  bool silent_ = false;  // the answer to HEAD
+};
+
+Connection::Connection(Stream stream, std::string from, bool tls, Server::Limits limits,
+                       std::shared_ptr<const Server::Handler> handler)
+    : stream_(std::move(stream)),
+      from_(std::move(from)),
+      tls_(tls),
+      limits_(limits),
+      handler_(std::move(handler)),
+      parser_(Parser::Kind::request, limits.head_bytes),
+      input_(std::make_unique_for_overwrite<char[]>(input_bytes)),
+      read_event_(stream_.socket().get_executor(), never) {}
+
+asio::awaitable<void> Connection::serve(std::shared_ptr<Connection> self) {
+  bool going_on = co_await self->shake_hands();
+  while (going_on) {
+    const Next next = co_await self->read_request();
+    if (next == Next::none) break;
+    co_await self->answer();
+    going_on = self->keep_alive_ && !self->closed_;
+  }
+  self->close();
+}
+
+asio::awaitable<bool> Connection::shake_hands() {
+  peer_ = "local";
+  if (!tls_) co_return true;
+  bool late = false;
+  error_code error;
+  {
+    const Alarm alarm(stream_.socket().get_executor(), handshake_limit, [this, self = shared_from_this(), &late] {
+      late = true;
+      stream_.close();
+    });
+    error = co_await stream_.handshake(asio::ssl::stream_base::server);
+  }
+  if (error) {
+    if (late)
+      log::warn("{}: no TLS handshake within {} s: closed", from_, handshake_limit.count());
+    else if (error != asio::error::operation_aborted)
+      log::warn("{}: TLS handshake failed: {}", from_, stream_.explain(error));
+    co_return false;
+  }
+  peer_ = stream_.peer_name();
+  if (peer_.empty()) log::warn("{}: the peer's certificate has no common name: closed", from_);
+  co_return !peer_.empty();
+}
+
+asio::awaitable<Connection::Next> Connection::read_request() {
+  request_ = Request{};
+  for (;;) {
+    auto step = parser_.next(unread());
+    if (!step) {
+      co_await refuse(parser_.refusal_status(), std::move(step.error().message));
+      co_return Next::none;
+    }
+    begin_ += step->consumed;
+    switch (step->event) {
+      case Parser::Event::need_more:
+        if (const bool more = co_await fill(); !more) co_return Next::none;
+        break;
+      case Parser::Event::head:
+        if (const bool wanted = co_await take_head(); !wanted) co_return Next::none;
+        break;
+      case Parser::Event::body:
+        if (request_.body.size() + step->body.size() > limits_.body_bytes) {
+          co_await refuse(413, fmt::format("the body is longer than {} bytes", limits_.body_bytes));
+          co_return Next::none;
+        }
+        request_.body.append(step->body);
+        break;
+      case Parser::Event::end: co_return Next::request;
+    }
+  }
+}
+
+/// What a head alone decides: refusals before the body is sent, and the go-ahead for one.
+asio::awaitable<bool> Connection::take_head() {
+  head_ = std::move(parser_.head());
+  keep_alive_ = head_.keep_alive;
+  request_.method = head_.method;
+  request_.target = std::move(head_.target);
+  request_.headers = std::move(head_.headers);
+  request_.peer = peer_;
+  if (head_.method == "CONNECT") {
+    co_await refuse(501, "CONNECT is not offered here");
+    co_return false;
+  }
+  if (head_.body == BodyKind::length) {
+    if (head_.content_length > limits_.body_bytes) {
+      co_await refuse(413, fmt::format("the body is longer than {} bytes", limits_.body_bytes));
+      co_return false;
+    }
+    request_.body.reserve(static_cast<std::size_t>(head_.content_length));
+  }
+  if (head_.body != BodyKind::none && head_.minor >= 1 && find(request_.headers, "expect") == "100-continue") {
+    const std::array<asio::const_buffer, 1> parts{asio::buffer("HTTP/1.1 100 Continue\r\n\r\n", 25)};
+    auto sent = co_await send(parts);
+    co_return sent.has_value();
+  }
+  co_return true;
+}
+
+asio::awaitable<void> Connection::answer() {
+  ConnectionResponder responder(*this);
+  watching_ = true;
+  start_read();
+  bool failed = false;
+  try {
+    co_await (*handler_)(request_, responder);
+  } catch (const boost::system::system_error& error) {
+    failed = true;
+    // stop() ends a suspended handler this way; nothing is wrong with it.
+    if (error.code() != asio::error::operation_aborted)
+      log::error("{} {} from {}: {}", request_.method, request_.target, peer_, error.what());
+  } catch (const std::exception& error) {
+    failed = true;
+    log::error("{} {} from {}: {}", request_.method, request_.target, peer_, error.what());
+  }
+  watching_ = false;
+  on_closed_ = nullptr;
+  co_await responder.finish(failed);
+}
+
+asio::awaitable<void> Connection::refuse(int status, std::string why) {
+  Headers headers;
+  headers.emplace_back("content-type", "text/plain");
+  why += '\n';
+  Framing framing;
+  framing.content_length = why.size();
+  framing.close = true;
+  auto head = response_head(status, headers, framing);
+  if (!head) co_return;
+  const std::array<asio::const_buffer, 2> parts{asio::buffer(*head), asio::buffer(why)};
+  auto sent = co_await send(parts);
+  if (sent) co_await drain();
+}
+
+asio::awaitable<void> Connection::drain() {
+  const Alarm alarm(stream_.socket().get_executor(), drain_limit, [this, self = shared_from_this()] { close(); });
+  stream_.shutdown_send();
+  for (bool more = true; more;) {
+    begin_ = end_;
+    more = co_await fill();
+  }
+}
+
+asio::awaitable<Status> Connection::send(std::span<const asio::const_buffer> parts) {
+  if (!stream_.is_open()) co_return fail(Errc::canceled, "the connection was closed here");
+  YADO_CHECK(!writing_, "two writes at once to {}", from_);
+  writing_ = true;
+  const error_code error = co_await stream_.write(parts);
+  writing_ = false;
+  if (!error) co_return Status{};
+  const std::string why = stream_.explain(error);
+  close();
+  co_return fail(Errc::unavailable, "write to {}: {}", from_, why);
+}
+
+/// True when there is more input than before; false at its end.
+asio::awaitable<bool> Connection::fill() {
+  const std::size_t before = end_ - begin_;
+  start_read();
+  while (reading_ && end_ - begin_ == before) {
+    co_await read_event_.async_wait(as_result);
+  }
+  co_return end_ - begin_ > before;
+}
+
+void Connection::start_read() {
+  if (reading_ || closed_) return;
+  if (begin_ == end_) {
+    begin_ = end_ = 0;
+  } else if (begin_ > 0 && end_ == input_bytes) {
+    std::copy(input_.get() + begin_, input_.get() + end_, input_.get());
+    end_ -= begin_;
+    begin_ = 0;
+  }
+  if (end_ == input_bytes) return;
+  reading_ = true;
+  stream_.read_some(asio::buffer(input_.get() + end_, input_bytes - end_),
+                    [self = shared_from_this()](const error_code& error, std::size_t bytes) { self->read_done(error, bytes); });
+}
+
+void Connection::read_done(const error_code& error, std::size_t bytes) {
+  reading_ = false;
+  end_ += bytes;
+  if (error)
+    lost();
+  else if (watching_)
+    start_read();
+  read_event_.cancel();
+}
+
+void Connection::lost() {
+  closed_ = true;
+  if (auto action = std::exchange(on_closed_, nullptr)) action();
+}
+
+void Connection::close() {
+  stream_.close();
+  if (!closed_) lost();
+}
+
+}  // namespace yado::wire
