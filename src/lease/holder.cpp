@@ -65,6 +65,13 @@ Holder::Decision Holder::wake(Instant now) {
   return decision;
 }
 
+void Holder::sleep() {
+  tickets_.clear();  // answers still under way must not let it run
+  deadline_ = Instant{};
+  next_ask_ = Instant::max();
+  running_ = false;
+}
+
 Instant Holder::next_deadline() const {
   if (refused_) return Instant::max();
   return running_ ? std::min(next_ask_, deadline_) : next_ask_;

@@ -35,6 +35,9 @@ class Holder {
   /// The instance was frozen by somebody else and is to run again, or the machine woke from a suspend.
   Decision wake(Instant now);
 
+  /// The instance was frozen on purpose (a standby, or asleep) and needs no lease until begin() is called again.
+  void sleep();
+
   Instant next_deadline() const;
   bool may_run(Instant now) const { return !refused_ && now < deadline_; }
   Instant deadline() const { return deadline_; }

@@ -58,6 +58,15 @@ TEST(HolderTest, AWakeAfterTheDeadlineRenewsFirst) {
   EXPECT_FALSE(decision.run);
 }
 
+TEST(HolderTest, ASleeperAsksForNothingAndALateAnswerDoesNotWakeIt) {
+  Holder holder(3000ms);
+  auto ticket = *holder.begin(at(0)).send_renewal;
+  holder.sleep();
+  EXPECT_EQ(holder.next_deadline(), Instant::max());
+  EXPECT_FALSE(holder.renewed(ticket, 3000ms, at(1)).run);
+  EXPECT_TRUE(holder.begin(at(9000)).send_renewal);
+}
+
 TEST(HolderTest, ARefusalIsFinal) {
   Holder holder(3000ms);
   auto ticket = *holder.begin(at(0)).send_renewal;

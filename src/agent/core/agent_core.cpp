@@ -1,0 +1,332 @@
+#include "agent/core/agent_core.hpp"
+
+#include <algorithm>
+
+#include "model/names.hpp"
+
+namespace yado::agent {
+namespace {
+
+/// Before anything was measured: the order of the papers.
+nanoseconds expected(const std::map<Way, nanoseconds>& took, Way way) {
+  if (auto known = took.find(way); known != took.end()) return known->second;
+  switch (way) {
+    case Way::frozen: return 5ms;
+    case Way::image: return 100ms;
+    case Way::cold: return 1s;
+  }
+  return 1s;
+}
+
+}  // namespace
+
+void AgentCore::recover_fence(const WorkloadId& workload, Epoch epoch) { workloads_[workload].fence = epoch; }
+
+void AgentCore::recover_spec(WorkloadSpec spec) {
+  const WorkloadId id = spec.name;
+  workloads_[id].spec = std::move(spec);
+}
+
+void AgentCore::adopt(const InstanceReport& instance, Instant now) {
+  instances_[instance.id] = Instance{instance, now - instance.age};
+  Known& known = workloads_[instance.workload];
+  known.fence = std::max(known.fence, instance.epoch);
+  // A builder or a start that was under way when the agent died has nobody who waits for it.
+  const bool unfinished = instance.purpose == Purpose::builder || instance.state == InstanceState::starting;
+  if (unfinished || instance.state == InstanceState::exited) kill(instance.id);
+}
+
+bool AgentCore::admit(CallId id, const WorkloadId& workload, Epoch epoch) {
+  Known& known = workloads_[workload];
+#ifndef YADO_CANARY_epoch
+  if (epoch < known.fence) {
+    reply(id, fail(Errc::stale_epoch, "{} is at epoch {} here; {} is over", workload, known.fence, epoch));
+    return false;
+  }
+#endif
+  if (epoch > known.fence) {
+    known.fence = epoch;
+    actions_.push_back(PersistFence{workload, epoch});
+    if (known.raise && known.raise->call.epoch < epoch)
+      abandon_raise(known, Error{Errc::stale_epoch, fmt::format("{} was granted again, under {}", workload, epoch)});
+  }
+  return true;
+}
+
+void AgentCore::remember(Known& known, const WorkloadSpec& spec) {
+  if (known.spec == spec) return;
+  known.spec = spec;
+  actions_.push_back(PersistSpec{spec});
+}
+
+void AgentCore::call(CallId id, const AgentCall& what, Instant now) {
+  if (!admit(id, workload_of(what), epoch_of(what))) return;
+  if (const auto* c = std::get_if<RaiseCall>(&what)) return raise(id, *c, now);
+  if (const auto* c = std::get_if<PrepareCall>(&what)) return prepare(id, *c, now);
+  if (const auto* c = std::get_if<SleepCall>(&what)) return sleep(id, *c, now);
+  if (const auto* c = std::get_if<StopCall>(&what)) return stop(id, *c);
+  if (const auto* c = std::get_if<PullCall>(&what)) remember(workloads_[c->spec.name], c->spec);
+  if (const auto* c = std::get_if<InspectCall>(&what); c && !instances_.contains(c->instance))
+    return reply(id, CallReply{.instance = c->instance, .state = InstanceState::exited, .sequence = sequence_});
+  sides_[id] = what;
+  actions_.push_back(Side{id, what});
+}
+
+// ---- raise ---------------------------------------------------------------------------------------------------------
+
+InstanceId AgentCore::frozen_instance(const WorkloadId& workload) const {
+  for (const auto& [id, instance] : instances_)
+    if (instance.report.workload == workload && instance.report.state == InstanceState::frozen && !instance.ending &&
+        instance.report.purpose != Purpose::builder && !sleeping_.contains(id) && !preparing_.contains(id))
+      return id;
+  return {};
+}
+
+void AgentCore::raise(CallId id, const RaiseCall& call, Instant now) {
+  Known& known = workloads_[call.workload];
+  if (call.spec) remember(known, *call.spec);
+  if (!known.spec) return reply(id, fail(Errc::not_found, "this host was never told the spec of {}", call.workload));
+
+  if (known.raise && known.raise->call.epoch == call.epoch) {
+    known.raise->callers.push_back(id);  // the same question again
+    return;
+  }
+  for (auto& [other_id, other] : instances_) {
+    if (other.report.workload != call.workload || other.report.purpose != Purpose::owner || other.ending) continue;
+    if (other.report.epoch == call.epoch && other.report.state == InstanceState::running)
+      return reply(id, CallReply{.instance = other_id, .endpoint = other.report.endpoint, .sequence = sequence_});
+  }
+  // Whoever ran here before must not stand beside the new owner. A sleeper is kept: it is the fastest way.
+  for (auto& [other_id, other] : instances_)
+    if (other.report.workload == call.workload && other.report.purpose == Purpose::owner &&
+        other.report.state != InstanceState::frozen)
+      kill(other_id);
+
+  Raise raise{.call = call, .callers = {id}, .started = now};
+  raise.ways = {Way::cold};
+  if (call.image && images_.contains(*call.image)) raise.ways.push_back(Way::image);
+  if (!frozen_instance(call.workload).empty()) raise.ways.push_back(Way::frozen);
+  std::ranges::stable_sort(raise.ways, [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
+  known.raise = std::move(raise);
+  next_way(call.workload, known, now);
+}
+
+void AgentCore::next_way(const WorkloadId& id, Known& known, Instant now) {
+  Raise& raise = *known.raise;
+  while (!raise.ways.empty()) {
+    raise.current = raise.ways.back();
+    raise.ways.pop_back();
+    const int attempt = ++raise.attempts;
+    if (raise.current == Way::frozen) {
+      raise.instance = frozen_instance(id);
+      if (raise.instance.empty()) continue;
+      Instance& instance = instances_.at(raise.instance);
+      instance.report.purpose = Purpose::owner;
+      instance.report.epoch = raise.call.epoch;
+      instance.report.state = InstanceState::starting;
+      instance.since = now;
+      actions_.push_back(Promote{raise.instance, *known.spec, raise.call.epoch});
+      return;
+    }
+    // A second attempt has a name of its own: the remains of the first may still be on their way out.
+    raise.instance = attempt == 1 ? raise.call.instance
+                                  : InstanceId(fmt::format("{}-{}", raise.call.instance, attempt));
+    const auto image = raise.current == Way::image ? raise.call.image : std::nullopt;
+    instances_[raise.instance] = Instance{InstanceReport{.id = raise.instance, .workload = id, .epoch = raise.call.epoch,
+                                                         .image = image}, now};
+    actions_.push_back(Launch{raise.instance, *known.spec, Purpose::owner, raise.call.epoch, raise.current, image});
+    return;
+  }
+  const std::vector<CallId> callers = raise.callers;
+  const std::string detail = raise.detail;
+  known.raise.reset();
+  for (CallId caller : callers) reply(caller, fail(Errc::application, "{} did not start: {}", id, detail));
+}
+
+void AgentCore::abandon_raise(Known& known, const Error& why) {
+  const std::vector<CallId> callers = known.raise->callers;
+  kill(known.raise->instance);
+  known.raise.reset();
+  for (CallId caller : callers) reply(caller, std::unexpected(why));
+}
+
+void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, Instant now) {
+  auto found = instances_.find(id);
+  if (found == instances_.end() || found->second.ending) return;
+  Instance& instance = found->second;
+  const WorkloadId workload = instance.report.workload;
+  Known& known = workloads_[workload];
+  if (auto prepared = preparing_.find(id); prepared != preparing_.end()) {
+    const CallId caller = prepared->second;
+    preparing_.erase(prepared);
+    if (!result) {
+      kill(id);
+      return reply(caller, std::unexpected(result.error()));
+    }
+    instance.report.state = InstanceState::frozen;
+    instance.report.endpoint = result->endpoint;
+    instance.since = now;
+    return reply(caller, CallReply{.instance = id, .way = instance.report.image ? Way::image : Way::cold,
+                                   .times = result->times, .sequence = sequence_});
+  }
+  if (!known.raise || known.raise->instance != id) return kill(id);  // nobody wants it any more
+  Raise& raise = *known.raise;
+  if (!result) {
+    kill(id);
+    if (!raise.detail.empty()) raise.detail += "; ";
+    raise.detail += fmt::format("{}: {}", name_of(raise.current), result.error().text());
+    return next_way(workload, known, now);
+  }
+  instance.report.state = InstanceState::running;
+  instance.report.endpoint = result->endpoint;
+  instance.since = now;
+  known.took[raise.current] = result->times.raise + result->times.ready;
+  const Raise done = std::move(raise);
+  known.raise.reset();
+  for (CallId caller : done.callers)
+    reply(caller, CallReply{.instance = id, .endpoint = result->endpoint, .way = done.current, .times = result->times,
+                            .sequence = sequence_, .detail = done.detail});
+  // The owner was raised another way than by the standby that stood here: that one is of no use beside it.
+}
+
+// ---- the other calls -----------------------------------------------------------------------------------------------
+
+void AgentCore::prepare(CallId id, const PrepareCall& call, Instant now) {
+  Known& known = workloads_[call.spec.name];
+  remember(known, call.spec);
+  if (auto found = instances_.find(call.instance); found != instances_.end()) {
+    if (found->second.report.state == InstanceState::frozen)
+      return reply(id, CallReply{.instance = call.instance, .sequence = sequence_});
+    return reply(id, fail(Errc::conflict, "{} is being prepared already", call.instance));
+  }
+  if (call.image && !images_.contains(*call.image))
+    return reply(id, fail(Errc::not_found, "image {} is not on this host", *call.image));
+  instances_[call.instance] = Instance{InstanceReport{.id = call.instance, .workload = call.spec.name,
+                                                      .purpose = Purpose::standby, .image = call.image}, now};
+  preparing_[call.instance] = id;
+  actions_.push_back(Launch{call.instance, call.spec, Purpose::standby, Epoch(),
+                            call.image ? Way::image : Way::cold, call.image});
+}
+
+void AgentCore::sleep(CallId id, const SleepCall& call, Instant now) {
+  auto found = instances_.find(call.instance);
+  if (found == instances_.end() || found->second.ending)
+    return reply(id, fail(Errc::not_found, "{} does not run here", call.instance));
+  if (found->second.report.state == InstanceState::frozen)
+    return reply(id, CallReply{.instance = call.instance, .sequence = sequence_});
+  if (sleeping_.contains(call.instance)) return reply(id, fail(Errc::conflict, "{} is being frozen", call.instance));
+  sleeping_[call.instance] = id;
+  actions_.push_back(Freeze{call.instance});
+  (void)now;
+}
+
+void AgentCore::frozen(const InstanceId& instance, const Status& result, Instant now) {
+  auto caller = sleeping_.find(instance);
+  if (caller == sleeping_.end()) return;
+  const CallId id = caller->second;
+  sleeping_.erase(caller);
+  if (!result) return reply(id, std::unexpected(result.error()));
+  if (auto found = instances_.find(instance); found != instances_.end()) {
+    found->second.report.state = InstanceState::frozen;
+    found->second.since = now;
+  }
+  reply(id, CallReply{.instance = instance, .sequence = sequence_});
+}
+
+void AgentCore::stop(CallId id, const StopCall& call) {
+  auto found = instances_.find(call.instance);
+  if (found == instances_.end()) return reply(id, CallReply{.instance = call.instance, .sequence = sequence_});
+  if (Known& known = workloads_[call.workload]; known.raise && known.raise->instance == call.instance)
+    abandon_raise(known, Error{Errc::canceled, fmt::format("{} was stopped", call.instance)});
+  waiting_gone_[call.instance].push_back(id);
+  kill(call.instance);
+}
+
+void AgentCore::kill(const InstanceId& instance) {
+  auto found = instances_.find(instance);
+  if (found == instances_.end() || found->second.ending) return;
+  found->second.ending = true;
+  actions_.push_back(Kill{instance});
+}
+
+void AgentCore::gone(const InstanceId& instance, Instant now) {
+  instances_.erase(instance);
+  if (auto prepared = preparing_.find(instance); prepared != preparing_.end()) {
+    const CallId caller = prepared->second;
+    preparing_.erase(prepared);
+    reply(caller, fail(Errc::canceled, "{} was stopped", instance));
+  }
+  if (auto slept = sleeping_.find(instance); slept != sleeping_.end()) {
+    const CallId caller = slept->second;
+    sleeping_.erase(slept);
+    reply(caller, fail(Errc::canceled, "{} was stopped", instance));
+  }
+  if (auto waiting = waiting_gone_.find(instance); waiting != waiting_gone_.end()) {
+    const std::vector<CallId> callers = waiting->second;
+    waiting_gone_.erase(waiting);
+    for (CallId caller : callers) reply(caller, CallReply{.instance = instance, .sequence = sequence_});
+  }
+  (void)now;
+}
+
+void AgentCore::side_done(CallId id, Result<CallReply> result, Instant now) {
+  auto found = sides_.find(id);
+  if (found == sides_.end()) return;
+  sides_.erase(found);
+  if (result && result->image) images_.insert(result->image->id);
+  if (result) result->sequence = sequence_;
+  reply(id, std::move(result));
+  (void)now;
+}
+
+bool AgentCore::exited(const InstanceId& id, Instant now) {
+  auto found = instances_.find(id);
+  if (found == instances_.end()) return false;
+  Instance& instance = found->second;
+  if (instance.ending) return false;  // asked for: gone() follows
+  const bool news = instance.report.purpose != Purpose::builder && instance.report.state != InstanceState::starting;
+  if (instance.report.state == InstanceState::starting) return false;  // launched() says so, with the reason
+  instance.report.state = InstanceState::exited;
+  kill(id);  // its supervisor and what else is left of it
+  (void)now;
+  return news;
+}
+
+void AgentCore::lease_state(const InstanceId& id, bool runs, Instant now) {
+  auto found = instances_.find(id);
+  if (found == instances_.end()) return;
+  InstanceState& state = found->second.report.state;
+  if (runs && state == InstanceState::frozen && found->second.report.purpose == Purpose::owner)
+    state = InstanceState::running;
+  else if (!runs && state == InstanceState::running)
+    state = InstanceState::frozen;
+  else
+    return;
+  found->second.since = now;
+}
+
+// ---- views ---------------------------------------------------------------------------------------------------------
+
+std::vector<InstanceReport> AgentCore::report(std::uint64_t& sequence, Instant now) {
+  sequence = ++sequence_;
+  std::vector<InstanceReport> all;
+  for (const auto& [id, instance] : instances_) {
+    if (instance.ending && instance.report.state != InstanceState::exited) continue;
+    InstanceReport report = instance.report;
+    report.age = std::chrono::duration_cast<milliseconds>(now - instance.since);
+    all.push_back(std::move(report));
+  }
+  return all;
+}
+
+Epoch AgentCore::fence(const WorkloadId& workload) const {
+  auto found = workloads_.find(workload);
+  return found == workloads_.end() ? Epoch() : found->second.fence;
+}
+
+const WorkloadSpec* AgentCore::spec(const WorkloadId& workload) const {
+  auto found = workloads_.find(workload);
+  return found == workloads_.end() || !found->second.spec ? nullptr : &*found->second.spec;
+}
+
+}  // namespace yado::agent

@@ -1,0 +1,216 @@
+#pragma once
+// Control's decisions: who owns which workload, when the right changes hands, and how redundancy is kept. Pure.
+//
+// Per workload there is one owner operation (grant -> wait for the fence -> raise on the best host, the next, …), one
+// image operation (build or copy) and one standby operation at a time. Whatever is missing from what is wanted is found
+// by `reconcile`, which looks at the whole state after every event; so a lost message or a restart costs time, never a
+// step.
+//
+// The shell carries out take() in order: a Persist is durable before the Call behind it leaves.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/error.hpp"
+#include "base/time.hpp"
+#include "control/core/records.hpp"
+#include "detect/heartbeat.hpp"
+#include "lease/table.hpp"
+#include "model/calls.hpp"
+#include "plan/placement.hpp"
+#include "plan/rate_limit.hpp"
+
+namespace yado::control {
+
+using CallId = std::uint64_t;
+using AskId = std::uint64_t;
+
+struct Persist {
+  Record record;
+};
+struct Call {
+  CallId id;
+  HostId host;
+  Endpoint agent;
+  AgentCall call;
+  nanoseconds limit;  ///< after which the shell reports timed_out
+};
+/// Somebody's question is answered: a gate's Ask, or a person's deploy or move.
+struct Answer {
+  AskId ask;
+  Result<Route> route;
+  bool fenced;  ///< the old owner can certainly not act any more
+};
+/// The route table changed: push it to every gate.
+struct PushRoutes {};
+struct Emit {
+  Event event;
+};
+
+using Action = std::variant<Persist, Call, Answer, PushRoutes, Emit>;
+
+struct Settings {
+  milliseconds heartbeat{200};  ///< the pace agents are told to keep
+  std::size_t image_copies = 2;  ///< hosts that must hold an image before it counts as acknowledged
+};
+
+/// Answer to a heart-beat: what stands on that host and should not.
+struct HeartbeatReply {
+  std::vector<StopCall> retire;
+  std::vector<DropImageCall> drop;
+};
+
+/// A workload as people see it (`yado ps`).
+struct WorkloadView {
+  Record record;
+  RouteState state;
+  std::set<HostId> image_holders;
+  std::optional<InstanceReport> standby;
+  HostId standby_host;
+  std::string note;  ///< why it is not as wanted, if it is not
+};
+
+class ControlCore {
+ public:
+  explicit ControlCore(Settings settings) : settings_(settings) {}
+
+  /// Start-up: everything the store holds. Leases are assumed to have been renewed just before control died.
+  void recover(std::vector<Record> records, Instant now);
+
+  // People.
+  void deploy(AskId ask, WorkloadSpec spec, Instant now);
+  Status stop(const WorkloadId& id, Instant now);
+  Status remove(const WorkloadId& id, Instant now);
+  /// Move to `host` (or to the best one).
+  void move(AskId ask, const WorkloadId& id, std::optional<HostId> host, Instant now);
+  /// Take a new ready image now.
+  Status renew_image(const WorkloadId& id, Instant now);
+
+  // Gates.
+  void ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence evidence, const HostId& suspect, Instant now);
+  void idle(const WorkloadId& id, Epoch observed, Instant now);
+
+  // Agents.
+  HeartbeatReply heartbeat(const HostReport& report, Instant now);
+  void instance_exited(const HostId& host, const InstanceId& instance, const WorkloadId& id, Instant now);
+  /// A supervisor asks for its lease through its agent. Only the current owner of the current epoch gets one.
+  Result<milliseconds> renew(const WorkloadId& id, const InstanceId& instance, Epoch epoch, Instant now);
+  void call_done(CallId id, const Result<CallReply>& result, Instant now);
+
+  void tick(Instant now);
+  Instant next_deadline() const;
+  std::vector<Action> take() { return std::exchange(actions_, {}); }
+
+  RouteTable routes() const;
+  std::vector<WorkloadView> workloads() const;
+  struct HostSummary {
+    HostReport report;
+    bool alive;
+    Instant last_heard;
+  };
+  std::vector<HostSummary> hosts(Instant now) const;
+  const Settings& settings() const { return settings_; }
+
+ private:
+  struct Host {
+    HostReport report;
+    detect::HeartbeatDetector detector;
+    bool silent = false;
+  };
+
+  /// One transfer of the right to run, from the grant until an owner answers or nobody is left to try.
+  struct OwnerOperation {
+    Evidence evidence = Evidence::requested;
+    HostId suspect;               ///< not tried
+    std::optional<HostId> only;   ///< a person named the host
+    Instant not_before{};         ///< the fence: nobody is raised earlier
+    bool fenced = false;
+    CallId call = 0;              ///< the raise under way
+    std::vector<HostId> tried;
+    std::string last_error;
+  };
+
+  /// Builds, copies and standbys: at most one of each kind per workload.
+  struct SideOperation {
+    CallId call = 0;
+    InstanceId instance;
+    ImageId image;
+    Instant not_before{};
+    int failures = 0;
+  };
+
+  struct Workload {
+    Record record;
+    std::optional<OwnerOperation> owner;
+    CallId inspection = 0;
+    std::vector<AskId> waiting;
+    SideOperation image, standby;
+    bool renew_image = false;
+    bool image_acknowledged = false;
+    bool last_fenced = false;          ///< how the last transfer ended, for those who ask late
+    std::uint64_t owner_sequence = 0;  ///< reports of the owner's host with a higher number know the owner
+    plan::RateLimit limit;
+    Instant raise_not_before{};  ///< after everything failed
+    int raise_failures = 0;
+    std::string note;
+  };
+
+  struct Pending {
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep } what;
+    WorkloadId workload;
+    HostId host;
+    InstanceId instance;
+    ImageId image;
+    Epoch epoch;
+    std::uint64_t revision = 0;
+  };
+
+  Workload* find(const WorkloadId& id);
+  bool alive(const HostId& host) const;
+  bool braked() const;
+  void persist(const Workload& workload) { actions_.push_back(Persist{workload.record}); }
+  CallId call(AgentCall what, nanoseconds limit, Pending pending);
+  void emit(std::string kind, const Workload& workload, const HostId& host,
+            std::map<std::string, std::string> fields = {});
+  Route route_of(const Workload& workload) const;
+  RouteState route_state(const Workload& workload) const;
+  void answer(AskId ask, Result<Route> route, bool fenced) { actions_.push_back(Answer{ask, std::move(route), fenced}); }
+  void answer_all(Workload& workload, const Result<Route>& route, bool fenced);
+  std::vector<plan::HostView> views(const Workload& workload) const;
+  std::set<HostId> holders(const Workload& workload) const;
+  const InstanceReport* standby_of(const Workload& workload) const;
+
+  void begin_owner(Workload& workload, Evidence evidence, const HostId& suspect, std::optional<HostId> only, Instant now);
+  void grant(Workload& workload, Instant now);
+  void continue_owner(Workload& workload, Instant now);
+  void raise_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void owner_is_up(Workload& workload, const HostId& host, const InstanceReport& instance, std::uint64_t sequence,
+                   Instant now);
+  void give_up(Workload& workload, Error error, Instant now);
+  void owner_lost(Workload& workload, Evidence evidence, Instant now);
+  void reconcile(Workload& workload, Instant now);
+  void reconcile_image(Workload& workload, Instant now);
+  void reconcile_standby(Workload& workload, Instant now);
+  void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
+  void judge_image(const ImageReport& image, HeartbeatReply& reply);
+  void check_hosts(Instant now);
+
+  Settings settings_;
+  std::map<WorkloadId, Workload> workloads_;
+  std::map<HostId, Host> hosts_;
+  std::map<CallId, Pending> pending_;
+  lease::Table leases_;
+  CallId last_call_ = 0;
+  std::vector<Action> actions_;
+};
+
+}  // namespace yado::control

@@ -1,0 +1,33 @@
+#pragma once
+// What control must not lose. One record per workload, written whole before anything that depends on it is done.
+
+#include "model/cluster.hpp"
+
+namespace yado::control {
+
+enum class OwnerPhase {
+  absent,   ///< asleep: nobody runs
+  raising,  ///< an epoch was granted; the instance is not known to answer
+  up,
+};
+
+struct Record {
+  WorkloadSpec spec;
+  std::uint64_t revision = 0;  ///< of the spec: an image or standby of another revision is useless
+  bool removed = false;        ///< kept for its epoch: a workload of the same name goes on counting
+  bool stopped = false;        ///< a person stopped it
+  Epoch epoch;
+  std::uint64_t serial = 0;  ///< of the last instance or image name given out
+  OwnerPhase phase = OwnerPhase::absent;
+  HostId host;  ///< of the owner, when raising or up; of the sleeper, when absent after a sleep
+  InstanceId instance;
+  Endpoint endpoint;
+  std::optional<ImageId> image;  ///< the current ready image, once taken
+  std::uint64_t image_revision = 0;
+  std::optional<InstanceId> standby;  ///< the frozen standby, once prepared
+  HostId standby_host;
+  std::uint64_t standby_revision = 0;
+  bool operator==(const Record&) const = default;
+};
+
+}  // namespace yado::control
