@@ -46,6 +46,7 @@ struct Parser::Impl {
   char previous = 0;
   bool line_empty = true;
   bool first_line = true;
+  bool after_data = false;  ///< the last byte was chunk data
   std::size_t overhead = 0;  ///< bytes since the last body byte, or of the head
 
   std::string name;
@@ -115,6 +116,7 @@ struct Parser::Impl {
     head = Head{};
     previous = 0;
     line_empty = first_line = true;
+    after_data = false;
     overhead = 0;
     name.clear();
     value.clear();
@@ -259,16 +261,30 @@ struct Parser::Impl {
     Step step;
     step.consumed = code == HPE_OK ? data.size() : static_cast<std::size_t>(llhttp_get_error_pos(&http) - data.data());
     step.body = std::exchange(piece, {});
-    overhead += step.consumed - step.body.size();
+    const std::string_view framing = data.substr(0, step.consumed - step.body.size());  // a piece ends the step
+    YADO_TRY(scan_framing(framing), "body");
+    overhead += framing.size();
     if (overhead > head_bytes) return refuse(431, fmt::format("chunk framing is longer than {} bytes", head_bytes));
     if (!step.body.empty()) {
       step.event = Event::body;
       overhead = 0;
+      after_data = true;
     } else if (std::exchange(message_done, false)) {
       step.event = Event::end;
       phase = Phase::over;
     }
     return step;
+  }
+
+  /// Holds chunk lines and trailers against what llhttp lets pass when it is not built strict.
+  Status scan_framing(std::string_view framing) {
+    for (char c : framing) {
+      if (std::exchange(after_data, false) && c != '\r') return refuse(400, "chunk data longer than announced");
+      if ((previous == '\r') != (c == '\n')) return refuse(400, "a bare CR or LF");
+      if ((c >= 0 && c < 0x20 && c != '\t' && c != '\r' && c != '\n') || c == 0x7f) return refuse(400, "a control character");
+      previous = c;
+    }
+    return {};
   }
 
   Status finish() {
