@@ -22,6 +22,7 @@
 #include "os/user_namespace.hpp"
 #include "workload/container/disk_archive.hpp"
 #include "workload/container/first_process.hpp"
+#include "workload/container/listeners.hpp"
 #include "workload/container/root_fs.hpp"
 #include "workload/container/system_calls.hpp"
 #include "workload/container/thaw_order.hpp"
@@ -304,11 +305,14 @@ Result<Container> Container::restore(const ContainerSpec& spec, const Place& pla
   auto first = container::restore(criu, call);
   if (!first) return context(first.error(), "restore");
   state->first = std::move(*first);
-  YADO_TRY(state->cgroup.freeze(freeze_limit), "restore");
-  YADO_ASSIGN(const std::vector<pid_t> all, state->cgroup.processes(), "restore");
-  for (const pid_t process : all) ::kill(process, SIGCONT);
   Container container(std::move(state));
-  if (!frozen) YADO_TRY(container.thaw(), "restore");
+  if (!frozen) {
+    YADO_TRY(continue_children_first(container.cgroup(), settle_limit), "restore");
+    return container;
+  }
+  YADO_TRY(container.freeze(), "restore");
+  YADO_ASSIGN(const std::vector<pid_t> all, container.cgroup().processes(), "restore");
+  for (const pid_t process : all) ::kill(process, SIGCONT);
   return container;
 }
 
@@ -326,7 +330,7 @@ Result<std::map<std::string, std::string>> Container::checkpoint(const fs::path&
   call.network_namespace = state_->network.get();
   Status dumped = dump(criu, call);
   // CRIU puts the group back into the state it found; after a failure nobody can be sure of that.
-  YADO_TRY(freeze(), "checkpoint");
+  YADO_TRY(state_->cgroup.freeze(freeze_limit), "checkpoint");
   YADO_TRY(dumped, "checkpoint");
   YADO_TRY(pack_disk(state_->root.upper(), disk_part), "checkpoint");
   return std::map<std::string, std::string>{{"driver", "container-1"},
@@ -335,11 +339,19 @@ Result<std::map<std::string, std::string>> Container::checkpoint(const fs::path&
                                             {"host_name", state_->place.host_name}};
 }
 
-Status Container::freeze() const { return state_->cgroup.freeze(freeze_limit); }
+Status Container::freeze() const {
+  YADO_TRY(state_->cgroup.freeze(freeze_limit), "freeze");
+  return set_parents_apart(state_->cgroup);
+}
+
 Status Container::thaw() const {
   YADO_ASSIGN(const bool stands, frozen(), "thaw");
   if (!stands) return state_->cgroup.thaw();
-  return thaw_children_first(state_->cgroup, settle_limit);
+  return thaw_children_first(state_->cgroup, settle_limit, [this] {
+    if (state_->place.port == 0) return;
+    if (auto knocked = knock(state_->first.pid(), state_->place.port, state_->network.get()); !knocked)
+      log::warn("thaw: {}", knocked.error().text());
+  });
 }
 Result<bool> Container::frozen() const { return state_->cgroup.frozen(); }
 

@@ -3,6 +3,7 @@
 //
 //   <directory>/lower      the root file system given, idmapped, read-only by use
 //   <directory>/rw/upper   what the instance wrote (the `disk` part of an image), rw/work for overlayfs
+//   <directory>/rw-mapped  the same, idmapped: what the overlay is made of
 //   <directory>/root       the overlay of the two: "/" of the container
 //   <directory>/mounts/N   the bind mounts of the spec, idmapped where the file system can
 //   <directory>/work       CRIU's logs
@@ -34,6 +35,7 @@ struct Place {
   std::filesystem::path root;       ///< a directory (prepare_root.hpp makes one of a tar); shared, never written
   std::string cgroup;               ///< relative name, "yado/site.4"
   std::string host_name;            ///< seen inside
+  std::uint16_t port = 0;           ///< the service's port inside; 0: none (see thaw_order.hpp for what it is knocked on)
   int network_namespace = -1;       ///< stays the caller's; -1: the caller's own network
   std::uint32_t id_base = 100'000;  ///< id 0 inside is this id outside; 65536 ids are taken
 };

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -65,6 +66,27 @@ Status write_entry(archive* to, archive* from, archive_entry* entry, bool with_d
   return {};
 }
 
+/// Of overlayfs's own marks only those travel that say what a directory shows. The others (origin, impure, uuid)
+/// point at files of this very lower layer.
+void keep_portable_marks(archive_entry* entry) {
+  struct Mark {
+    std::string name, value;
+  };
+  std::vector<Mark> kept;
+  const char* name;
+  const void* value;
+  std::size_t bytes;
+  archive_entry_xattr_reset(entry);
+  while (archive_entry_xattr_next(entry, &name, &value, &bytes) == ARCHIVE_OK) {
+    const std::string_view mark = name;
+    if (mark.starts_with("trusted.overlay.") && mark != "trusted.overlay.opaque" && mark != "trusted.overlay.redirect")
+      continue;
+    kept.push_back({name, std::string(static_cast<const char*>(value), bytes)});
+  }
+  archive_entry_xattr_clear(entry);
+  for (const Mark& mark : kept) archive_entry_xattr_add_entry(entry, mark.name.c_str(), mark.value.data(), mark.value.size());
+}
+
 Status pack(const fs::path& upper, const fs::path& file) {
   const Reader disk(archive_read_disk_new());
   archive_read_disk_set_symlink_physical(disk.get());
@@ -90,6 +112,7 @@ Status pack(const fs::path& upper, const fs::path& file) {
     archive_entry_set_pathname(entry, ("." + path.substr(prefix)).c_str());
     archive_entry_set_uname(entry, nullptr);
     archive_entry_set_gname(entry, nullptr);
+    keep_portable_marks(entry);
     archive_entry* later = nullptr;
     archive_entry_linkify(links.get(), &entry, &later);
     if (entry != nullptr) YADO_TRY(write_entry(tar.get(), disk.get(), entry, true), "disk part");

@@ -46,7 +46,7 @@ Result<RootFs> RootFs::make(const fs::path& directory, const fs::path& lower, co
                 fs::exists(lower, ignored) ? "is not a directory" : "does not exist on this host");
   RootFs made;
   made.directory_ = directory;
-  for (const char* part : {"lower", "rw", "root"}) YADO_TRY(fresh_directory(directory / part, 0755), "root file system");
+  for (const char* part : {"lower", "rw", "rw-mapped", "root"}) YADO_TRY(fresh_directory(directory / part, 0755), "root file system");
   YADO_TRY(fresh_directory(made.upper(), 0755), "root file system");
   YADO_TRY(fresh_directory(directory / "rw" / "work", 0755), "root file system");
   if (disk) YADO_TRY(unpack_disk(*disk, made.upper()), "disk part");
@@ -56,9 +56,10 @@ Result<RootFs> RootFs::make(const fs::path& directory, const fs::path& lower, co
   YADO_ASSIGN(const os::Fd layer_ids, os::make_id_map({{0, id_base, 65536}, {65536, 0, 1}}), "root file system");
   const os::MountChange layer{.id_map = layer_ids.get()};
   YADO_ASSIGN(made.lower_, os::bind_mount(lower, directory / "lower", layer), "root file system");
-  YADO_ASSIGN(made.writable_, os::bind_mount(directory / "rw", directory / "rw", layer), "root file system");
+  YADO_ASSIGN(made.writable_, os::bind_mount(directory / "rw", directory / "rw-mapped", layer), "root file system");
   YADO_ASSIGN(made.overlay_,
-              os::mount_overlay(directory / "lower", made.upper(), directory / "rw" / "work", made.root()),
+              os::mount_overlay(directory / "lower", directory / "rw-mapped" / "upper",
+                                directory / "rw-mapped" / "work", made.root()),
               "root file system");
 
   if (mounts.empty()) return made;

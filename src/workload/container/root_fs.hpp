@@ -20,7 +20,8 @@ class RootFs {
 
   /// "/" of the container.
   std::filesystem::path root() const { return directory_ / "root"; }
-  /// The upper layer with the ids as seen inside: what a `disk` part is made of.
+  /// The upper layer with the ids as seen inside: what a `disk` part is made of. (The overlay uses it through the
+  /// idmapped rw-mapped.)
   std::filesystem::path upper() const { return directory_ / "rw" / "upper"; }
   std::filesystem::path mount_source(std::size_t index) const { return directory_ / "mounts" / std::to_string(index); }
 

@@ -1,10 +1,10 @@
 #include "workload/container/thaw_order.hpp"
 
+#include <csignal>
 #include <map>
 #include <set>
 #include <thread>
 
-#include "base/log.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
 
@@ -61,33 +61,75 @@ void wait_until_settled(const std::map<pid_t, std::uint64_t>& before, nanosecond
   }
 }
 
+std::map<pid_t, std::uint64_t> pulses_of(const std::vector<pid_t>& threads) {
+  std::map<pid_t, std::uint64_t> all;
+  for (const pid_t thread : threads)
+    if (const auto pulse = pulse_of(thread)) all.emplace(thread, pulse->slept);
+  return all;
+}
+
+/// How long somebody woken by the nudge may take to run: a busy machine's time slices.
+constexpr nanoseconds nudge_limit = 20ms;
+constexpr const char* parents_group = "parents";
+
 }  // namespace
 
-Status thaw_children_first(const os::Cgroup& group, nanoseconds limit) {
-  YADO_ASSIGN(const std::vector<pid_t> processes, group.processes(), "thaw");
+Status set_parents_apart(const os::Cgroup& group) {
+  YADO_ASSIGN(const std::vector<pid_t> processes, group.processes(), "freeze");
   const std::set<pid_t> parents = parents_among(processes);
-  if (parents.empty()) return group.thaw();
+  YADO_ASSIGN(os::Cgroup apart, group.freezer_child(parents_group), "freeze");
+  YADO_ASSIGN(const std::vector<pid_t> there, apart.processes(), "freeze");
+  const std::set<pid_t> settled(there.begin(), there.end());
+  const auto move = [&]() -> Status {
+    for (const pid_t process : processes) {
+      const bool wanted = parents.contains(process), is = settled.contains(process);
+      if (wanted == is) continue;
+      YADO_TRY(wanted ? apart.add_to_freezer(process) : group.add_to_freezer(process), "set parents apart");
+    }
+    return {};
+  };
+  Status moved = move();
+  apart.release();  // it stays until the group goes
+  return moved;
+}
 
-  YADO_ASSIGN(os::Cgroup held, group.freezer_child("parents"), "thaw");
-  // Nothing is in it yet: there is nothing whose standstill could be confirmed.
-  (void)held.freeze(nanoseconds(0));
-  for (const pid_t parent : parents) YADO_TRY(held.add_to_freezer(parent), "hold a parent");
-
-  std::map<pid_t, std::uint64_t> before;
+Status thaw_children_first(const os::Cgroup& group, nanoseconds limit, const std::function<void()>& nudge) {
+  YADO_ASSIGN(os::Cgroup apart, group.freezer_child(parents_group), "thaw");
+  YADO_ASSIGN(const std::vector<pid_t> parents, apart.threads(), "thaw");
+  if (parents.empty()) {
+    apart.release();
+    return group.thaw();
+  }
+  // They stand still already, with the whole group: there is nothing to wait for.
+  (void)apart.freeze(nanoseconds(0));
   YADO_ASSIGN(const std::vector<pid_t> threads, group.threads(), "thaw");
-  YADO_ASSIGN(const std::vector<pid_t> held_threads, held.threads(), "thaw");
-  for (const pid_t thread : threads)
-    if (const auto pulse = pulse_of(thread)) before.emplace(thread, pulse->slept);
-  for (const pid_t thread : held_threads) before.erase(thread);
-
+  std::map<pid_t, std::uint64_t> before = pulses_of(threads);
+  for (const pid_t thread : parents) before.erase(thread);
   Status thawed = group.thaw();
-  if (thawed) wait_until_settled(before, limit);
-  (void)held.thaw();
-  // Back into the group, so that the next freeze is one step again. One that ended meanwhile is no failure.
-  YADO_ASSIGN(const std::vector<pid_t> moved, held.processes(), "thaw");
-  for (const pid_t parent : moved)
-    if (auto back = group.add_to_freezer(parent); !back) log::debug("after a thaw: {}", back.error().text());
-  return thawed;
+  if (thawed) {
+    wait_until_settled(before, limit);
+    for (auto& [thread, slept] : before)
+      if (const auto pulse = pulse_of(thread)) slept = pulse->slept;
+    nudge();
+    // Not everybody need be woken by it: what has not stirred by now does not wait at the port.
+    wait_until_settled(before, nudge_limit);
+  }
+  Status released = apart.thaw();
+  apart.release();
+  return thawed ? released : thawed;
+}
+
+Status continue_children_first(const os::Cgroup& group, nanoseconds limit) {
+  YADO_ASSIGN(const std::vector<pid_t> processes, group.processes(), "continue");
+  const std::set<pid_t> parents = parents_among(processes);
+  std::vector<pid_t> children;
+  for (const pid_t process : processes)
+    if (!parents.contains(process)) children.push_back(process);
+  const std::map<pid_t, std::uint64_t> before = pulses_of(children);
+  for (const pid_t process : children) ::kill(process, SIGCONT);
+  if (!parents.empty()) wait_until_settled(before, limit);
+  for (const pid_t process : parents) ::kill(process, SIGCONT);
+  return {};
 }
 
 }  // namespace yado::container

@@ -4,13 +4,29 @@
 // A parent that watches its children by heart-beats (gunicorn's master, php-fpm, supervisors of all kinds) and wakes
 // before them sees heart-beats as old as the freeze and kills healthy children. So processes without children run
 // first; their parents are held in a second freezer group until every one of the others has run and sleeps again.
+//
+// That alone does not save gunicorn's workers (20.1, measured: killed after a freeze of 40 s): Linux restarts their
+// select() with the time that was left when the freeze began, so they run, but go straight back to sleep and beat
+// only seconds later. So they are nudged when they sleep: a connection to the port they all wait at wakes them all,
+// and a server that wakes up beats. What this does not reach: workers that wait for something else than the port.
+
+#include <functional>
 
 #include "base/error.hpp"
 #include "os/cgroup.hpp"
 
 namespace yado::container {
 
-/// `group` is frozen. `limit` bounds how long the parents wait for children that do not settle.
-Status thaw_children_first(const os::Cgroup& group, nanoseconds limit);
+/// After a freeze: puts the parents into a freezer group of their own below `group`. Done then and not at the thaw,
+/// because moving a process between groups costs the kernel some 10 ms (it waits for an RCU grace period), and a thaw
+/// is what somebody waits for.
+Status set_parents_apart(const os::Cgroup& group);
+
+/// `group` is frozen. `nudge` is called between the children's waking and their parents'. `limit` bounds how long the
+/// parents wait for children that do not settle.
+Status thaw_children_first(const os::Cgroup& group, nanoseconds limit, const std::function<void()>& nudge);
+
+/// The same for processes that stand still by SIGSTOP (CRIU's --leave-stopped).
+Status continue_children_first(const os::Cgroup& group, nanoseconds limit);
 
 }  // namespace yado::container
