@@ -99,7 +99,7 @@ class ConnectionResponder : public Responder {
 
   asio::awaitable<Status> write(std::string_view data) override {
     YADO_CHECK(streaming(), "write() without start()");
-    if (connection_.closed_) co_return fail(Errc::unavailable, "the peer closed the connection");
+    if (!connection_.stream_.is_open()) co_return fail(Errc::unavailable, "the peer closed the connection");
     if (data.empty() || silent_) co_return Status{};  // an empty chunk would be the end
     if (state_ == State::chunked) {
       const std::string size = fmt::format("{:x}\r\n", data.size());
@@ -137,7 +137,7 @@ class ConnectionResponder : public Responder {
       connection_.close();
       co_return;
     }
-    if (state_ == State::chunked && !silent_ && !connection_.closed_) {
+    if (state_ == State::chunked && !silent_) {
       const std::array<asio::const_buffer, 1> parts{asio::buffer("0\r\n\r\n", 5)};
       auto sent = co_await connection_.send(parts);
       if (!sent) connection_.close();
@@ -171,7 +171,7 @@ asio::awaitable<void> Connection::serve(std::shared_ptr<Connection> self) {
     const Next next = co_await self->read_request();
     if (next == Next::none) break;
     co_await self->answer();
-    going_on = self->keep_alive_ && !self->closed_;
+    going_on = self->keep_alive_ && self->stream_.is_open();  // also after the peer's end: more may have come before it
   }
   self->close();
 }
@@ -300,7 +300,7 @@ asio::awaitable<void> Connection::drain() {
 }
 
 asio::awaitable<Status> Connection::send(std::span<const asio::const_buffer> parts) {
-  if (!stream_.is_open()) co_return fail(Errc::canceled, "the connection was closed here");
+  if (!stream_.is_open()) co_return fail(Errc::unavailable, "write to {}: the connection is closed", from_);
   YADO_CHECK(!writing_, "two writes at once to {}", from_);
   writing_ = true;
   const error_code error = co_await stream_.write(parts);
@@ -339,10 +339,13 @@ void Connection::start_read() {
 void Connection::read_done(const error_code& error, std::size_t bytes) {
   reading_ = false;
   end_ += bytes;
-  if (error)
+  if (error) {
+    // A unix peer that only stopped sending (nc -N) may still read; the kernel fails our writes if it does not.
+    if (tls_ || error != asio::error::eof) stream_.close();
     lost();
-  else if (watching_)
+  } else if (watching_) {
     start_read();
+  }
   read_event_.cancel();
 }
 
@@ -353,7 +356,7 @@ void Connection::lost() {
 
 void Connection::close() {
   stream_.close();
-  if (!closed_) lost();
+  lost();
 }
 
 }  // namespace yado::wire

@@ -68,7 +68,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::size_t begin_ = 0, end_ = 0;
   bool reading_ = false;   // a read is under way
   bool watching_ = false;  // the handler runs: go on reading by yourself
-  bool closed_ = false;    // the peer is gone, or we closed
+  bool closed_ = false;    // the peer's end has come, or we closed: nothing more to read
   boost::asio::steady_timer read_event_;
   std::function<void()> on_closed_;
 };
