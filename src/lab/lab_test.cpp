@@ -9,11 +9,13 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <csignal>
-#include <fstream>
+#include <thread>
 
 #include "net/host_network.hpp"
 #include "net/testing.hpp"
+#include "os/clock.hpp"
 #include "os/file.hpp"
 
 namespace yado::lab {
@@ -193,10 +195,8 @@ TEST_F(LabTest, ExitsSignalsAndMissingProgramsAreTold) {
   EXPECT_EQ(lab.spawn(HostId("h9"), shell("true")).error().code, Errc::not_found);
 }
 
-TEST_F(LabTest, LinksJoinHostsAndFrontAndAreShaped) {
-  LabOptions wanted = options("links");
-  wanted.link_bits_per_second = 100'000'000;
-  MUST(Lab lab, Lab::create(wanted));
+TEST_F(LabTest, LinksJoinHostsAndFront) {
+  MUST(Lab lab, Lab::create(options("links")));
   for (const HostId& from : {Lab::front(), h1})
     for (const HostId& to : {h1, h2}) {
       SCOPED_TRACE(from.str() + " to " + to.str());
@@ -205,6 +205,28 @@ TEST_F(LabTest, LinksJoinHostsAndFrontAndAreShaped) {
     }
   const auto answer = lab.run_in_front([&] { return os::Netns::current()->inode(); });
   EXPECT_EQ(*answer, *(*lab.netns(Lab::front()))->inode());
+}
+
+TEST_F(LabTest, ALinkIsNotFasterThanItsRate) {
+  LabOptions wanted = options("rate", 1);
+  wanted.link_bits_per_second = 8'000'000;
+  MUST(Lab lab, Lab::create(wanted));
+  MUST(const os::Fd listener, listen_in(**lab.netns(h1), "0.0.0.0", 80));
+  MUST(const os::Fd client, connect_in(**lab.netns(Lab::front()), lab.address(h1).str(), 80));
+  MUST(const net::testing::Accepted server, accept_one(listener));
+
+  const std::string data(256 << 10, 'y');
+  const Instant start = os::now();
+  std::thread sender([&] { EXPECT_TRUE(os::write_all(server.fd, data)); });
+  std::size_t got = 0;
+  char buffer[65536];
+  for (pollfd waiting{client.get(), POLLIN, 0}; got < data.size() && ::poll(&waiting, 1, net::testing::hang_ms) == 1;)
+    got += static_cast<std::size_t>(std::max<ssize_t>(0, ::recv(client.get(), buffer, sizeof buffer, 0)));
+  const nanoseconds took = os::now() - start;
+  sender.join();
+  ASSERT_EQ(got, data.size());
+  // 262 ms of a megabyte per second, less what the bucket holds at first. However slow the machine is: not sooner.
+  EXPECT_GE(took, 200ms);
 }
 
 TEST_F(LabTest, InstancesOfTwoHostsReachEachOtherAndAreReachedFromTheFront) {

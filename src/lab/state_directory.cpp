@@ -117,6 +117,8 @@ Result<StateDirectory> StateDirectory::create(const fs::path& run_directory, con
   std::error_code error;
   fs::create_directories(path, error);
   if (error) return fail_errno(error.value(), fmt::format("make the lab's directory {}", path.native()));
+  // Images lie below it, which are as secret as the memory they hold. Users of containers have to pass through.
+  if (::chmod(path.c_str(), 0711) < 0) return fail_errno(fmt::format("chmod {}", path.native()));
   sweep_dead(run_directory, lab);
 
   os::Fd lock;

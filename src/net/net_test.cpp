@@ -61,35 +61,11 @@ TEST(Ipv4Test, RefusesWhatIsNotAnAddress) {
   EXPECT_EQ(Ipv4::parse("10.88.1.255")->str(), "10.88.1.255");
 }
 
-TEST(NetnsTest, WhatIsNoNetworkNamespaceIsRefused) {
-  EXPECT_EQ(os::Netns::open("/proc/self/ns/mnt").error().code, Errc::invalid_argument);
-  EXPECT_EQ(os::Netns::open("/nonexistent").error().code, Errc::not_found);
-}
-
-TEST(NetnsTest, WithoutRootTheErrorSaysPermission) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    if (::geteuid() == 0 && ::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
-    const auto made = os::Netns::create();
-    ::_exit(!made && made.error().code == Errc::permission ? 0 : 1);
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
-}
-
 TEST_F(HostNetworkTest, BadAddressesAndPortsAreRefused) {
   for (const Ipv4 bad : {bridge_address, Ipv4::of(10, 88, 0, 0), Ipv4::of(10, 88, 255, 255), Ipv4::of(10, 89, 0, 2)})
     EXPECT_EQ(network_->make_instance(bad).error().code, Errc::invalid_argument) << bad.str();
   EXPECT_EQ(network_->publish(0, {u1, 80}).error().code, Errc::invalid_argument);
   EXPECT_EQ(network_->publish(20001, {u1, 0}).error().code, Errc::invalid_argument);
-}
-
-TEST_F(HostNetworkTest, RunInLeavesTheCallingThreadWhereItIs) {
-  const auto before = os::Netns::current()->inode();
-  const auto inside = os::run_in(host_, [] { return os::Netns::current()->inode(); });
-  EXPECT_EQ(*inside, *host_.inode());
-  EXPECT_EQ(*os::Netns::current()->inode(), *before);
 }
 
 TEST_F(HostNetworkTest, AClientReachesAnApplicationHoweverItIsBound) {
@@ -128,6 +104,17 @@ TEST_F(HostNetworkTest, APublishedPortIsNotTakenAwayBySomeoneElse) {
   OK(network_->publish(20001, {u1, 80}));
   EXPECT_EQ(network_->publish(20001, {u2, 80}).error().code, Errc::already_exists);
   EXPECT_EQ(*network_->published(), (std::map<std::uint16_t, Target>{{20001, {u1, 80}}}));
+}
+
+TEST_F(HostNetworkTest, EveryPublishedPortIsListed) {
+  std::map<std::uint16_t, Target> wanted;
+  EXPECT_EQ(*network_->published(), wanted);
+  for (std::uint16_t port = 20000; port < 20020; ++port) {
+    const Target target{Ipv4::of(10, 88, 2, static_cast<std::uint8_t>(port - 19999)), 8080};
+    OK(network_->publish(port, target));
+    wanted[port] = target;
+  }
+  EXPECT_EQ(*network_->published(), wanted);
 }
 
 TEST_F(HostNetworkTest, OpeningAgainKeepsWhatRuns) {
