@@ -4,6 +4,8 @@
 //   <root>/<image id>/manifest.json        written last: without it the directory is no image
 //   <root>/<image id>/<part name>/<files>
 //   <root>/.draft-<image id>-<random>/     being written; swept when the store is opened
+//   <root>/.removed-<image id>-<random>/   being deleted; swept, too
+//   <root>/.lock
 //
 // Owned by one agent (an flock says so). Not thread-safe for the same image; different images may be handled by
 // different threads.
@@ -32,7 +34,7 @@ class Draft {
 
   /// Fills in `bytes` and `xxh128` of every file found in the parts named in `manifest.parts` (their `files` are
   /// ignored), fsyncs files and directories, writes the manifest and renames: the only moment at which an image comes
-  /// into being.
+  /// into being. `already_exists` when there is one; after any error there is none, and the draft goes with its object.
   Result<Manifest> commit(Manifest manifest);
   /// The same for a copy: the files must match the `manifest` given, to the checksum.
   Status commit_copy(const Manifest& manifest);
@@ -40,15 +42,19 @@ class Draft {
  private:
   friend class Store;
   Draft(std::filesystem::path store, std::filesystem::path directory, ImageId id);
-  std::filesystem::path store_, directory_;
+  Status publish(const Manifest& manifest);
+  void discard() noexcept;
+  std::filesystem::path store_, directory_;  ///< no directory: moved from or committed
   ImageId id_;
 };
 
 class Store {
  public:
-  /// Opens or makes the store; sweeps drafts. Error `conflict` when another live process holds it.
+  /// Opens or makes the store (mode 0700); sweeps drafts. Error `conflict` when another live process holds it: the lock
+  /// goes with the last copy of its descriptor, so a child that is forked and not exec'd keeps it.
   static Result<Store> open(std::filesystem::path root);
 
+  /// `already_exists` when there is such an image.
   Result<Draft> begin(const ImageId& id) const;
   Result<Manifest> read(const ImageId& id) const;
   /// Lengths and checksums of every file. Error `corrupt` names the first file that differs.

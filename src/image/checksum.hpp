@@ -1,0 +1,43 @@
+#pragma once
+// XXH3-128, the checksum of images: finds damage, proves no origin (docs/formats/image.md).
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/error.hpp"
+#include "os/fd.hpp"
+
+namespace yado::image {
+
+class Checksum {
+ public:
+  Checksum();
+  Checksum(Checksum&&) noexcept;
+  Checksum& operator=(Checksum&&) noexcept;
+  ~Checksum();
+
+  void add(std::string_view data);
+  /// With its length in front, so that ("ab", "c") and ("a", "bc") differ.
+  void add_field(std::string_view field);
+  void add_field(std::uint64_t number);
+  /// 32 lower-case hex digits of all that was added so far.
+  std::string hex() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+std::string checksum_of(std::string_view data);
+
+struct FileSum {
+  std::uint64_t bytes = 0;
+  std::string xxh128;
+};
+/// Reads the file from its beginning to its end, in pieces (a mapping would end the process by SIGBUS when the file
+/// shrinks under it).
+Result<FileSum> checksum_of(const os::Fd& file);
+
+}  // namespace yado::image
