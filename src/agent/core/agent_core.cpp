@@ -68,8 +68,17 @@ void AgentCore::call(CallId id, const AgentCall& what, Instant now) {
   if (const auto* c = std::get_if<PullCall>(&what)) remember(workloads_[c->spec.name], c->spec);
   if (const auto* c = std::get_if<InspectCall>(&what); c && !instances_.contains(c->instance))
     return reply(id, CallReply{.instance = c->instance, .state = InstanceState::exited, .sequence = sequence_});
-  sides_[id] = what;
+  for (auto& [other, side] : sides_)
+    if (side.what == what) {
+      side.callers.push_back(id);
+      return;
+    }
+  sides_[id] = SideCall{what, {id}};
   actions_.push_back(Side{id, what});
+}
+
+void AgentCore::reply_all(const std::vector<CallId>& ids, const Result<CallReply>& result) {
+  for (CallId id : ids) reply(id, result);
 }
 
 // ---- raise ---------------------------------------------------------------------------------------------------------
@@ -93,22 +102,49 @@ void AgentCore::raise(CallId id, const RaiseCall& call, Instant now) {
   }
   for (auto& [other_id, other] : instances_) {
     if (other.report.workload != call.workload || other.report.purpose != Purpose::owner || other.ending) continue;
-    if (other.report.epoch == call.epoch && other.report.state == InstanceState::running)
+    if (other.report.epoch == call.epoch && other.report.state == InstanceState::running && !sleeping_.contains(other_id))
       return reply(id, CallReply{.instance = other_id, .endpoint = other.report.endpoint, .sequence = sequence_});
   }
-  // Whoever ran here before must not stand beside the new owner. A sleeper is kept: it is the fastest way.
-  for (auto& [other_id, other] : instances_)
-    if (other.report.workload == call.workload && other.report.purpose == Purpose::owner &&
-        other.report.state != InstanceState::frozen)
-      kill(other_id);
-
   Raise raise{.call = call, .callers = {id}, .started = now};
-  raise.ways = {Way::cold};
-  if (call.image && images_.contains(*call.image)) raise.ways.push_back(Way::image);
-  if (!frozen_instance(call.workload).empty()) raise.ways.push_back(Way::frozen);
-  std::ranges::stable_sort(raise.ways, [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
+  if (!raise.call.image && !call.spec)
+    if (auto newest = newest_.find(call.workload); newest != newest_.end()) raise.call.image = newest->second;
+  // Whoever ran here before must not stand beside the new owner. A sleeper is kept: it is the fastest way.
+  const bool alone = known.spec->policy.consistency == Consistency::exclusive;
+  for (auto& [other_id, other] : instances_) {
+    if (other.report.workload != call.workload || other.report.purpose != Purpose::owner) continue;
+    if (sleeping_.contains(other_id) && !other.ending) {
+      raise.awaits.insert(other_id);
+      continue;
+    }
+    if (other.report.state != InstanceState::frozen) kill(other_id);
+    if (other.ending && alone) raise.awaits.insert(other_id);
+  }
   known.raise = std::move(raise);
-  next_way(call.workload, known, now);
+  continue_raise(call.workload, known, now);
+}
+
+void AgentCore::continue_raise(const WorkloadId& id, Known& known, Instant now) {
+  Raise& raise = *known.raise;
+  if (!raise.awaits.empty()) return;
+  if (!std::exchange(raise.begun, true)) {
+    raise.ways = {Way::cold};
+    if (raise.call.image && images_.contains(*raise.call.image)) raise.ways.push_back(Way::image);
+    if (!frozen_instance(id).empty()) raise.ways.push_back(Way::frozen);
+    std::ranges::stable_sort(raise.ways,
+                             [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
+  }
+  next_way(id, known, now);
+}
+
+void AgentCore::no_longer_awaited(const WorkloadId& workload, const InstanceId& instance, Instant now) {
+  Known& known = workloads_[workload];
+  if (known.raise && known.raise->awaits.erase(instance) > 0) continue_raise(workload, known, now);
+}
+
+InstanceId AgentCore::unused_name(const InstanceId& wanted, int attempt) const {
+  InstanceId name = attempt == 1 ? wanted : InstanceId(fmt::format("{}-{}", wanted, attempt));
+  while (instances_.contains(name)) name = InstanceId(fmt::format("{}-{}", wanted, ++attempt));
+  return name;
 }
 
 void AgentCore::next_way(const WorkloadId& id, Known& known, Instant now) {
@@ -129,8 +165,7 @@ void AgentCore::next_way(const WorkloadId& id, Known& known, Instant now) {
       return;
     }
     // A second attempt has a name of its own: the remains of the first may still be on their way out.
-    raise.instance = attempt == 1 ? raise.call.instance
-                                  : InstanceId(fmt::format("{}-{}", raise.call.instance, attempt));
+    raise.instance = unused_name(raise.call.instance, attempt);
     const auto image = raise.current == Way::image ? raise.call.image : std::nullopt;
     instances_[raise.instance] = Instance{InstanceReport{.id = raise.instance, .workload = id, .epoch = raise.call.epoch,
                                                          .image = image}, now};
@@ -140,14 +175,14 @@ void AgentCore::next_way(const WorkloadId& id, Known& known, Instant now) {
   const std::vector<CallId> callers = raise.callers;
   const std::string detail = raise.detail;
   known.raise.reset();
-  for (CallId caller : callers) reply(caller, fail(Errc::application, "{} did not start: {}", id, detail));
+  reply_all(callers, fail(Errc::application, "{} did not start: {}", id, detail));
 }
 
 void AgentCore::abandon_raise(Known& known, const Error& why) {
   const std::vector<CallId> callers = known.raise->callers;
   kill(known.raise->instance);
   known.raise.reset();
-  for (CallId caller : callers) reply(caller, std::unexpected(why));
+  reply_all(callers, std::unexpected(why));
 }
 
 void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, Instant now) {
@@ -157,17 +192,17 @@ void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, I
   const WorkloadId workload = instance.report.workload;
   Known& known = workloads_[workload];
   if (auto prepared = preparing_.find(id); prepared != preparing_.end()) {
-    const CallId caller = prepared->second;
+    const std::vector<CallId> callers = std::move(prepared->second);
     preparing_.erase(prepared);
     if (!result) {
       kill(id);
-      return reply(caller, std::unexpected(result.error()));
+      return reply_all(callers, std::unexpected(result.error()));
     }
     instance.report.state = InstanceState::frozen;
     instance.report.endpoint = result->endpoint;
     instance.since = now;
-    return reply(caller, CallReply{.instance = id, .way = instance.report.image ? Way::image : Way::cold,
-                                   .times = result->times, .sequence = sequence_});
+    return reply_all(callers, CallReply{.instance = id, .way = instance.report.image ? Way::image : Way::cold,
+                                        .times = result->times, .sequence = sequence_});
   }
   if (!known.raise || known.raise->instance != id) return kill(id);  // nobody wants it any more
   Raise& raise = *known.raise;
@@ -175,7 +210,9 @@ void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, I
     kill(id);
     if (!raise.detail.empty()) raise.detail += "; ";
     raise.detail += fmt::format("{}: {}", name_of(raise.current), result.error().text());
-    return next_way(workload, known, now);
+    raise.instance = InstanceId();
+    if (known.spec->policy.consistency == Consistency::exclusive) raise.awaits.insert(id);
+    return continue_raise(workload, known, now);
   }
   instance.report.state = InstanceState::running;
   instance.report.endpoint = result->endpoint;
@@ -186,7 +223,7 @@ void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, I
   for (CallId caller : done.callers)
     reply(caller, CallReply{.instance = id, .endpoint = result->endpoint, .way = done.current, .times = result->times,
                             .sequence = sequence_, .detail = done.detail});
-  // The owner was raised another way than by the standby that stood here: that one is of no use beside it.
+  // A standby or sleeper that stands here still, because another way was taken, is control's to retire.
 }
 
 // ---- the other calls -----------------------------------------------------------------------------------------------
@@ -195,15 +232,20 @@ void AgentCore::prepare(CallId id, const PrepareCall& call, Instant now) {
   Known& known = workloads_[call.spec.name];
   remember(known, call.spec);
   if (auto found = instances_.find(call.instance); found != instances_.end()) {
-    if (found->second.report.state == InstanceState::frozen)
+    if (found->second.report.state == InstanceState::frozen && !found->second.ending)
       return reply(id, CallReply{.instance = call.instance, .sequence = sequence_});
-    return reply(id, fail(Errc::conflict, "{} is being prepared already", call.instance));
+    if (auto preparing = preparing_.find(call.instance); preparing != preparing_.end() && !found->second.ending) {
+      preparing->second.push_back(id);  // the same question again
+      return;
+    }
+    return reply(id, fail(Errc::conflict, "{} is {} here already", call.instance,
+                          found->second.ending ? "ending" : name_of(found->second.report.state)));
   }
   if (call.image && !images_.contains(*call.image))
     return reply(id, fail(Errc::not_found, "image {} is not on this host", *call.image));
   instances_[call.instance] = Instance{InstanceReport{.id = call.instance, .workload = call.spec.name,
                                                       .purpose = Purpose::standby, .image = call.image}, now};
-  preparing_[call.instance] = id;
+  preparing_[call.instance] = {id};
   actions_.push_back(Launch{call.instance, call.spec, Purpose::standby, Epoch(),
                             call.image ? Way::image : Way::cold, call.image});
 }
@@ -214,32 +256,46 @@ void AgentCore::sleep(CallId id, const SleepCall& call, Instant now) {
     return reply(id, fail(Errc::not_found, "{} does not run here", call.instance));
   if (found->second.report.state == InstanceState::frozen)
     return reply(id, CallReply{.instance = call.instance, .sequence = sequence_});
-  if (sleeping_.contains(call.instance)) return reply(id, fail(Errc::conflict, "{} is being frozen", call.instance));
-  sleeping_[call.instance] = id;
+  if (auto sleeping = sleeping_.find(call.instance); sleeping != sleeping_.end()) {
+    sleeping->second.push_back(id);  // the same question again
+    return;
+  }
+  if (found->second.report.state != InstanceState::running)
+    return reply(id, fail(Errc::conflict, "{} is {}", call.instance, name_of(found->second.report.state)));
+  sleeping_[call.instance] = {id};
   actions_.push_back(Freeze{call.instance});
   (void)now;
 }
 
 void AgentCore::frozen(const InstanceId& instance, const Status& result, Instant now) {
-  auto caller = sleeping_.find(instance);
-  if (caller == sleeping_.end()) return;
-  const CallId id = caller->second;
-  sleeping_.erase(caller);
-  if (!result) return reply(id, std::unexpected(result.error()));
-  if (auto found = instances_.find(instance); found != instances_.end()) {
-    found->second.report.state = InstanceState::frozen;
-    found->second.since = now;
+  auto sleeping = sleeping_.find(instance);
+  auto found = instances_.find(instance);
+  if (sleeping == sleeping_.end() || found == instances_.end() || found->second.ending) return;  // gone() answers
+  const std::vector<CallId> callers = std::move(sleeping->second);
+  sleeping_.erase(sleeping);
+  const WorkloadId workload = found->second.report.workload;
+  if (!result) {
+    reply_all(callers, std::unexpected(result.error()));
+    // Nobody knows in what state it is: a raise that waits for it goes another way, once it is gone.
+    if (workloads_[workload].raise && workloads_[workload].raise->awaits.contains(instance)) kill(instance);
+    return;
   }
-  reply(id, CallReply{.instance = instance, .sequence = sequence_});
+  found->second.report.state = InstanceState::frozen;
+  found->second.since = now;
+  reply_all(callers, CallReply{.instance = instance, .sequence = sequence_});
+  no_longer_awaited(workload, instance, now);
 }
 
 void AgentCore::stop(CallId id, const StopCall& call) {
-  auto found = instances_.find(call.instance);
-  if (found == instances_.end()) return reply(id, CallReply{.instance = call.instance, .sequence = sequence_});
-  if (Known& known = workloads_[call.workload]; known.raise && known.raise->instance == call.instance)
+  InstanceId ends = call.instance;
+  if (Known& known = workloads_[call.workload];
+      known.raise && (known.raise->instance == call.instance || known.raise->call.instance == call.instance)) {
+    if (!known.raise->instance.empty()) ends = known.raise->instance;  // the attempt under way has another name
     abandon_raise(known, Error{Errc::canceled, fmt::format("{} was stopped", call.instance)});
-  waiting_gone_[call.instance].push_back(id);
-  kill(call.instance);
+  }
+  if (!instances_.contains(ends)) return reply(id, CallReply{.instance = call.instance, .sequence = sequence_});
+  waiting_gone_[ends].push_back(id);
+  kill(ends);
 }
 
 void AgentCore::kill(const InstanceId& instance) {
@@ -250,32 +306,28 @@ void AgentCore::kill(const InstanceId& instance) {
 }
 
 void AgentCore::gone(const InstanceId& instance, Instant now) {
-  instances_.erase(instance);
-  if (auto prepared = preparing_.find(instance); prepared != preparing_.end()) {
-    const CallId caller = prepared->second;
-    preparing_.erase(prepared);
-    reply(caller, fail(Errc::canceled, "{} was stopped", instance));
-  }
-  if (auto slept = sleeping_.find(instance); slept != sleeping_.end()) {
-    const CallId caller = slept->second;
-    sleeping_.erase(slept);
-    reply(caller, fail(Errc::canceled, "{} was stopped", instance));
-  }
-  if (auto waiting = waiting_gone_.find(instance); waiting != waiting_gone_.end()) {
-    const std::vector<CallId> callers = waiting->second;
-    waiting_gone_.erase(waiting);
-    for (CallId caller : callers) reply(caller, CallReply{.instance = instance, .sequence = sequence_});
-  }
-  (void)now;
+  auto found = instances_.find(instance);
+  if (found == instances_.end()) return;
+  const WorkloadId workload = found->second.report.workload;
+  instances_.erase(found);
+  const auto answer = [&](std::map<InstanceId, std::vector<CallId>>& waiting, const Result<CallReply>& result) {
+    if (auto node = waiting.extract(instance)) reply_all(node.mapped(), result);
+  };
+  answer(preparing_, fail(Errc::canceled, "{} was stopped", instance));
+  answer(sleeping_, fail(Errc::canceled, "{} was stopped", instance));
+  answer(waiting_gone_, CallReply{.instance = instance, .sequence = sequence_});
+  no_longer_awaited(workload, instance, now);
 }
 
 void AgentCore::side_done(CallId id, Result<CallReply> result, Instant now) {
   auto found = sides_.find(id);
   if (found == sides_.end()) return;
+  const std::vector<CallId> callers = std::move(found->second.callers);
+  if (const auto* drop = std::get_if<DropImageCall>(&found->second.what); drop && result) images_.erase(drop->image);
   sides_.erase(found);
   if (result && result->image) images_.insert(result->image->id);
   if (result) result->sequence = sequence_;
-  reply(id, std::move(result));
+  reply_all(callers, result);
   (void)now;
 }
 

@@ -5,7 +5,10 @@
 // one is refused, whoever sends it.
 //
 // A raise tries the ways that are possible here (thaw what stands frozen, restore the image, start cold), fastest first
-// by what they took before, until one answers its readiness request.
+// by what they took before, until one answers its readiness request. Of an `exclusive` workload nothing is started while
+// anything that ran under an earlier epoch, or in an earlier attempt, is not certainly gone.
+//
+// A call that is repeated while it is under way is answered together with the first.
 
 #include <cstdint>
 #include <map>
@@ -79,6 +82,9 @@ class AgentCore {
   // Start-up, in this order, before any call is taken.
   void recover_fence(const WorkloadId& workload, Epoch epoch);
   void recover_spec(WorkloadSpec spec);
+  /// Reports are numbered from here on: above every number of an earlier agent process on this boot of the host, or
+  /// control takes the new reports for old ones.
+  void recover_sequence(std::uint64_t sequence) { sequence_ = sequence; }
   /// A supervisor that was found running. Reports age from `since`.
   void adopt(const InstanceReport& instance, Instant now);
 
@@ -100,8 +106,12 @@ class AgentCore {
   std::vector<InstanceReport> report(std::uint64_t& sequence, Instant now);
   std::vector<Action> take() { return std::exchange(actions_, {}); }
 
-  /// The images this agent has (names only), so that a raise knows what it may restore. Told by the shell.
-  void images(std::set<ImageId> present) { images_ = std::move(present); }
+  /// The images this agent has (names only), so that a raise knows what it may restore. `newest`: which one a raise by
+  /// a gate takes, which knows of no images. Told by the shell.
+  void images(std::set<ImageId> present, std::map<WorkloadId, ImageId> newest = {}) {
+    images_ = std::move(present);
+    newest_ = std::move(newest);
+  }
   Epoch fence(const WorkloadId& workload) const;
   const WorkloadSpec* spec(const WorkloadId& workload) const;
 
@@ -114,9 +124,11 @@ class AgentCore {
   struct Raise {
     RaiseCall call;
     std::vector<CallId> callers;
-    std::vector<Way> ways;  ///< still to try, fastest last
+    bool begun = false;
+    std::set<InstanceId> awaits;  ///< must be gone (or have fallen asleep) before the next attempt
+    std::vector<Way> ways;        ///< still to try, fastest last
     Way current = Way::cold;
-    InstanceId instance;  ///< of the attempt under way
+    InstanceId instance;  ///< of the attempt under way; empty while it awaits
     int attempts = 0;
     std::string detail;
     Instant started;
@@ -129,7 +141,9 @@ class AgentCore {
   };
 
   void raise(CallId id, const RaiseCall& call, Instant now);
+  void continue_raise(const WorkloadId& id, Known& known, Instant now);
   void next_way(const WorkloadId& id, Known& known, Instant now);
+  void no_longer_awaited(const WorkloadId& workload, const InstanceId& instance, Instant now);
   void prepare(CallId id, const PrepareCall& call, Instant now);
   void sleep(CallId id, const SleepCall& call, Instant now);
   void stop(CallId id, const StopCall& call);
@@ -138,14 +152,20 @@ class AgentCore {
   bool admit(CallId id, const WorkloadId& workload, Epoch epoch);
   void remember(Known& known, const WorkloadSpec& spec);
   void reply(CallId id, Result<CallReply> result) { actions_.push_back(Reply{id, std::move(result)}); }
+  void reply_all(const std::vector<CallId>& ids, const Result<CallReply>& result);
   InstanceId frozen_instance(const WorkloadId& workload) const;
+  InstanceId unused_name(const InstanceId& wanted, int attempt) const;
 
   std::map<WorkloadId, Known> workloads_;
   std::map<InstanceId, Instance> instances_;
-  std::map<InstanceId, std::vector<CallId>> waiting_gone_;
-  std::map<InstanceId, CallId> preparing_, sleeping_;
-  std::map<CallId, AgentCall> sides_;
+  struct SideCall {
+    AgentCall what;
+    std::vector<CallId> callers;
+  };
+  std::map<InstanceId, std::vector<CallId>> waiting_gone_, preparing_, sleeping_;
+  std::map<CallId, SideCall> sides_;
   std::set<ImageId> images_;
+  std::map<WorkloadId, ImageId> newest_;
   std::uint64_t sequence_ = 0;
   std::vector<Action> actions_;
 };
