@@ -93,6 +93,7 @@ struct Client::Impl : std::enable_shared_from_this<Impl> {
     // A peer that refuses a long body answers and closes before it is sent: its answer says more than our failed write.
     if (!sent && sent.error().code != Errc::unavailable) co_return std::unexpected(sent.error());
     auto response = co_await receive(link, call, deadline);
+    if (!sent) link.stream().close();  // never again: half a request has gone out on it
     if (!response && !sent) co_return std::unexpected(sent.error());
     co_return response;
   }

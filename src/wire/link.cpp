@@ -9,6 +9,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "base/units.hpp"
+#include "os/fd.hpp"
 
 namespace yado::wire {
 namespace asio = boost::asio;
@@ -25,6 +26,18 @@ Errc code_of(const error_code& error) {
   if (error == asio::error::operation_aborted) return Errc::canceled;
   if (error == asio::error::access_denied) return Errc::permission;
   return Errc::unavailable;
+}
+
+/// Asio's own open() leaves descriptors open in every program that the process starts.
+Result<Stream::Socket> make_socket(const asio::any_io_executor& executor, const asio::generic::stream_protocol& protocol) {
+  os::Fd fd(::socket(protocol.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol.protocol()));
+  if (!fd.valid()) return fail_errno("socket");
+  Stream::Socket socket(executor);
+  error_code error;
+  socket.assign(protocol, fd.get(), error);
+  if (error) return fail(Errc::io, "watch a socket: {}", error.message());
+  (void)fd.release();
+  return socket;
 }
 
 std::unexpected<Error> late() { return fail(Errc::timed_out, "no answer within the time limit"); }
@@ -69,7 +82,9 @@ Link::Link(Stream stream)
 
 asio::awaitable<Result<std::unique_ptr<Link>>> Link::open(asio::any_io_executor executor,
                                                           std::shared_ptr<const Target> target, Deadline& deadline) {
-  auto link = std::make_unique<Link>(Stream(Stream::Socket(executor), target->tls));
+  auto socket = make_socket(executor, target->endpoint.protocol());
+  if (!socket) co_return std::unexpected(socket.error());
+  auto link = std::make_unique<Link>(Stream(std::move(*socket), target->tls));
   Stream& stream = link->stream_;
   deadline.guard(&stream);
   if (deadline.passed()) co_return late();

@@ -1,10 +1,12 @@
 #include "wire/server.hpp"
 
-#include <unordered_map>
-#include <vector>
-
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <unordered_map>
+#include <vector>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/basic_socket_acceptor.hpp>
@@ -42,18 +44,15 @@ struct Listener {
   }
 };
 
-std::string peer_address(const Stream::Socket& socket) {
-  error_code error;
-  const auto endpoint = socket.remote_endpoint(error);
-  if (error) return "a peer that is gone";
+std::string text_of(const sockaddr_storage& peer) {
   char text[INET6_ADDRSTRLEN] = "";
-  if (endpoint.protocol().family() == AF_INET) {
-    const auto* v4 = reinterpret_cast<const sockaddr_in*>(endpoint.data());
+  if (peer.ss_family == AF_INET) {
+    const auto* v4 = reinterpret_cast<const sockaddr_in*>(&peer);
     ::inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
     return fmt::format("{}:{}", text, ntohs(v4->sin_port));
   }
-  if (endpoint.protocol().family() == AF_INET6) {
-    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(endpoint.data());
+  if (peer.ss_family == AF_INET6) {
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&peer);
     ::inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
     return fmt::format("[{}]:{}", text, ntohs(v6->sin6_port));
   }
@@ -87,33 +86,58 @@ struct Server::Impl : std::enable_shared_from_this<Impl> {
     return {};
   }
 
+  /// accept4() and not Asio's accept: that one leaves descriptors open in every program the process starts.
   static asio::awaitable<void> accept(std::shared_ptr<Impl> self, std::shared_ptr<Listener> listener) {
+    bool short_of_something = false;
     while (!self->stopped) {
-      Stream::Socket socket(self->io);
-      auto [error] = co_await listener->acceptor.async_accept(socket, asio::as_tuple(asio::use_awaitable));
+      co_await listener->acceptor.async_wait(listener->acceptor.wait_read, asio::as_tuple(asio::use_awaitable));
       if (self->stopped) break;
-      if (!error) {
-        self->start(std::move(socket), *listener);
-      } else if (error != asio::error::connection_aborted) {
-        log::error("cannot accept connections: {}", error.message());
-        listener->retry.expires_after(accept_retry);
-        co_await listener->retry.async_wait(asio::as_tuple(asio::use_awaitable));
+      sockaddr_storage peer{};
+      socklen_t size = sizeof peer;
+      const int fd = ::accept4(listener->acceptor.native_handle(), reinterpret_cast<sockaddr*>(&peer), &size,
+                               SOCK_CLOEXEC | SOCK_NONBLOCK);
+      if (fd >= 0) {
+        short_of_something = false;
+        self->start(os::Fd(fd), peer, *listener);
+        continue;
       }
+      // The peer may be gone again already; that is not our trouble (accept(2)).
+      if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) continue;
+      if (!std::exchange(short_of_something, true))
+        log::error("connections wait: {}", fail_errno("accept").error().message);
+      listener->retry.expires_after(accept_retry);
+      co_await listener->retry.async_wait(asio::as_tuple(asio::use_awaitable));
     }
   }
 
-  void start(Stream::Socket socket, const Listener& listener) {
-    std::string from = peer_address(socket);
+  void start(os::Fd fd, const sockaddr_storage& peer, const Listener& listener) {
+    Stream::Socket socket(io);
+    error_code error;
+    socket.assign(asio::generic::stream_protocol(peer.ss_family, 0), fd.get(), error);
+    if (error) return log::error("cannot watch a new connection: {}", error.message());
+    (void)fd.release();
     if (listener.tls) tune_tcp(socket);
-    auto connection = std::make_shared<Connection>(Stream(std::move(socket), listener.tls), std::move(from),
+    auto connection = std::make_shared<Connection>(Stream(std::move(socket), listener.tls), text_of(peer),
                                                    listener.tls != nullptr, limits, handler);
     connections.emplace(connection.get(), connection);
     asio::co_spawn(io, Connection::serve(connection),
                    asio::bind_cancellation_slot(connection->cancellation().slot(),
-                                                [self = shared_from_this(), connection](std::exception_ptr) {
+                                                [self = shared_from_this(), connection](std::exception_ptr thrown) {
                                                   connection->close();
                                                   self->connections.erase(connection.get());
+                                                  log_end(thrown);
                                                 }));
+  }
+
+  /// A connection ends by an exception only when stop() cancels it, or by a defect.
+  static void log_end(const std::exception_ptr& thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const boost::system::system_error& error) {
+      if (error.code() != asio::error::operation_aborted) log::error("connection: {}", error.what());
+    } catch (const std::exception& error) {
+      log::error("connection: {}", error.what());
+    }
   }
 
   void stop() {

@@ -1,9 +1,11 @@
 #include "wire/server.hpp"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <fstream>
+#include <set>
 #include <stdexcept>
 
 #include <boost/asio/as_tuple.hpp>
@@ -308,6 +310,28 @@ TEST_F(ServerTest, ASocketFileIsReplacedOnlyWhenNobodyServesIt) {
   EXPECT_EQ(found.st_mode & 0777, 0666u) << "whatever the umask";
   auto to = Client::unix_socket(io, path("stale"));
   EXPECT_TRUE(call(to, get("/")));
+}
+
+std::set<int> descriptors_for_children() {
+  std::set<int> open;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    const int fd = std::stoi(entry.path().filename());
+    if (const int flags = ::fcntl(fd, F_GETFD); flags >= 0 && (flags & FD_CLOEXEC) == 0) open.insert(fd);
+  }
+  return open;
+}
+
+TEST_F(ServerTest, NoConnectionIsInheritedByProgramsThatTheProcessStarts) {
+  const std::set<int> before = descriptors_for_children();
+  std::set<int> during;
+  const Server::Handler handler = [&](const Request& request, Responder& out) {
+    during = descriptors_for_children();
+    return echo(request, out);
+  };
+  auto server = serve(handler);
+  auto to = client();
+  ASSERT_TRUE(call(to, get("/")));
+  EXPECT_EQ(during, before);
 }
 
 TEST_F(ServerTest, TakesAListenerThatSomebodyElseMade) {

@@ -8,6 +8,7 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl/stream.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 
@@ -98,6 +99,18 @@ TEST_F(AuthorityTest, AnIdentityIsSavedAndLoadedWhole) {
   std::ofstream(path("id/cert.pem")) << "nonsense";
   EXPECT_EQ(Identity::load(path("id")).error().code, Errc::corrupt);
   EXPECT_FALSE(server_context(Identity{}));
+}
+
+/// Streams until its peer leaves, and says that it noticed.
+asio::awaitable<void> until_closed(Responder& out, bool& write_failed) {
+  auto status = co_await out.start(200, {});
+  asio::steady_timer event(co_await asio::this_coro::executor, asio::steady_timer::time_point::max());
+  out.on_closed([&event] { event.cancel(); });
+  status = co_await out.write("first");
+  co_await event.async_wait(asio::as_tuple(asio::use_awaitable));
+  EXPECT_TRUE(out.closed());
+  status = co_await out.write("to nobody");
+  write_failed = !status;
 }
 
 asio::awaitable<void> who(const Request& request, Responder& out) {
@@ -219,6 +232,21 @@ asio::awaitable<void> plain_request(asio::io_context& io, std::uint16_t port) {
 TEST_F(TlsTest, PlainHttpGetsNoAnswerAndALogLine) {
   const std::string log = log_of([&] { run(plain_request(io, port)); });
   EXPECT_NE(log.find("TLS handshake failed: http request"), std::string::npos) << log;
+}
+
+TEST_F(TlsTest, NoticesThatThePeerLeftWhileAHandlerIsSuspended) {
+  bool write_failed = false;
+  Server streaming(io, [&](const Request&, Responder& out) { return until_closed(out, write_failed); }, {});
+  auto at = streaming.listen_tls("127.0.0.1", 0, *authority.issue("agent:h1"));
+  ASSERT_TRUE(at);
+  auto to = Client::tls(io, "127.0.0.1", *at, *authority.issue("control:c1"), "agent:h1");
+  ASSERT_TRUE(to);
+  const auto enough = [](std::string_view) -> Status { return fail(Errc::canceled, "had enough"); };
+  EXPECT_FALSE(run(to->stream(get("/"), patience, patience, enough)));
+  io.restart();
+  while (!write_failed && io.run_one_for(patience) > 0) {
+  }
+  EXPECT_TRUE(write_failed);
 }
 
 TEST_F(TlsTest, ASilentHandshakeBlocksNobodyAndStopEndsIt) {
