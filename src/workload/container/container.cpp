@@ -34,7 +34,7 @@ namespace fs = std::filesystem;
 
 constexpr std::uint32_t default_pids = 1024;
 constexpr nanoseconds freeze_limit = 10s;  // a task in an uninterruptible sleep (a disk that hangs) holds it up
-constexpr nanoseconds settle_limit = 1s;   // children that are busy do not hold their parents for longer
+constexpr nanoseconds settle_limit = 200ms;  // children that are busy do not hold their parents for longer
 constexpr unsigned long long new_time_namespace = 0x80;  // CLONE_NEWTIME
 constexpr const char* default_path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 constexpr const char* device_names[] = {"null", "zero", "full", "random", "urandom", "tty"};
@@ -344,14 +344,28 @@ Status Container::freeze() const {
   return set_parents_apart(state_->cgroup);
 }
 
-Status Container::thaw() const {
+Status Container::thaw(const std::function<void()>& running) const {
+  const auto tell = [&] {
+    if (running) running();
+  };
   YADO_ASSIGN(const bool stands, frozen(), "thaw");
-  if (!stands) return state_->cgroup.thaw();
-  return thaw_children_first(state_->cgroup, settle_limit, [this] {
-    if (state_->place.port == 0) return;
-    if (auto knocked = knock(state_->first.pid(), state_->place.port, state_->network.get()); !knocked)
-      log::warn("thaw: {}", knocked.error().text());
-  });
+  if (!stands) {
+    YADO_TRY(state_->cgroup.thaw(), "thaw");
+    tell();
+    return {};
+  }
+  std::vector<Door> all;
+  std::size_t next = 0;
+  // Made while everything still stands: only the connecting itself is left for later.
+  if (state_->place.port != 0) {
+    YADO_ASSIGN(const std::vector<pid_t> processes, state_->cgroup.processes(), "thaw");
+    auto made = processes.size() < 2 ? Result<std::vector<Door>>{} : doors(state_->first.pid(), state_->place.port, processes.size(), state_->network.get());
+    if (made) all = std::move(*made);
+    else log::warn("thaw: {}", made.error().text());
+  }
+  return thaw_children_first(state_->cgroup, {.limit = settle_limit, .running = tell, .nudge = [&] {
+    if (next < all.size()) knock(all[next++]);
+  }});
 }
 Result<bool> Container::frozen() const { return state_->cgroup.frozen(); }
 

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -75,7 +76,8 @@ class Container {
 
   Status freeze() const;
   /// Processes without children first, their parents when those have run: see thaw_order.hpp.
-  Status thaw() const;
+  /// `running` is called as soon as the instance can answer; the call itself returns a little later.
+  Status thaw(const std::function<void()>& running = {}) const;
   Result<bool> frozen() const;
 
   /// Runs a program inside and waits for it; its rights are those of the container's own program.

@@ -100,6 +100,7 @@ Status run(const Criu& criu, const Run& wanted, std::string_view what) {
   options.arguments = wanted.arguments;
   options.environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"};
   options.descriptors = wanted.descriptors;
+  options.death_signal = SIGKILL;
   options.in_child = [&]() -> Status {
     if (wanted.cgroup != nullptr) YADO_TRY(wanted.cgroup->add(::getpid()), "CRIU");
     if (wanted.network_namespace >= 0 && ::setns(wanted.network_namespace, CLONE_NEWNET) != 0)

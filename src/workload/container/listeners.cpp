@@ -60,19 +60,24 @@ std::vector<sockaddr_storage> listeners(pid_t process, std::uint16_t port) {
   return found;
 }
 
-Status knock(pid_t process, std::uint16_t port, int network_namespace) {
-  const std::vector<sockaddr_storage> doors = listeners(process, port);
-  if (doors.empty()) return {};
+Result<std::vector<Door>> doors(pid_t process, std::uint16_t port, std::size_t count, int network_namespace) {
+  std::vector<Door> made;
+  const std::vector<sockaddr_storage> addresses = listeners(process, port);
+  if (addresses.empty()) return made;
   YADO_ASSIGN(const os::Fd home, os::open_path("/proc/thread-self/ns/net", O_RDONLY), "knock");
   if (network_namespace >= 0 && ::setns(network_namespace, CLONE_NEWNET) != 0) return fail_errno("enter the network namespace");
-  for (const sockaddr_storage& door : doors) {
-    // Not waited for: over the loopback the connection stands when connect returns.
-    const os::Fd socket(::socket(door.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    (void)::connect(socket.get(), reinterpret_cast<const sockaddr*>(&door), sizeof door);
+  for (std::size_t i = 0; i < count; ++i) {
+    const sockaddr_storage& address = addresses[i % addresses.size()];
+    os::Fd socket(::socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (socket.valid()) made.push_back({std::move(socket), address});
   }
   if (network_namespace >= 0)
     YADO_CHECK(::setns(home.get(), CLONE_NEWNET) == 0, "back to the own network namespace: {}", std::strerror(errno));
-  return {};
+  return made;
+}
+
+void knock(const Door& door) {
+  (void)::connect(door.socket.get(), reinterpret_cast<const sockaddr*>(&door.address), sizeof door.address);
 }
 
 }  // namespace yado::container

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "base/error.hpp"
+#include "os/fd.hpp"
 
 namespace yado::container {
 
@@ -15,8 +16,15 @@ namespace yado::container {
 /// the loopback address. Empty: nobody listens.
 std::vector<sockaddr_storage> listeners(pid_t process, std::uint16_t port);
 
-/// Opens one connection to each of them and closes it without a word. Everybody who waits for a connection wakes up.
-/// `network_namespace`: of the instance; the calling thread goes there and comes back.
-Status knock(pid_t process, std::uint16_t port, int network_namespace);
+/// A socket made inside the instance's network namespace and the address to connect it to.
+struct Door {
+  os::Fd socket;
+  sockaddr_storage address{};
+};
+/// `count` unconnected sockets for the listeners of `port`, in turn. The calling thread goes into
+/// `network_namespace` (-1: it is there) and comes back.
+Result<std::vector<Door>> doors(pid_t process, std::uint16_t port, std::size_t count, int network_namespace);
+/// Connects and says nothing. Over the loopback the connection stands when this returns.
+void knock(const Door& door);
 
 }  // namespace yado::container

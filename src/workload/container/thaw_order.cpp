@@ -1,7 +1,8 @@
 #include "workload/container/thaw_order.hpp"
 
+#include <algorithm>
 #include <csignal>
-#include <map>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -11,23 +12,13 @@
 namespace yado::container {
 namespace {
 
-/// What the scheduler says of one thread: how often it went to sleep by itself, and whether it sleeps now.
-struct Pulse {
-  std::uint64_t slept = 0;
-  bool sleeping = false;
-};
-
-std::optional<Pulse> pulse_of(pid_t thread) {
-  const auto text = os::read_text(fmt::format("/proc/{}/status", thread));
-  if (!text) return std::nullopt;  // it has ended
-  Pulse pulse;
-  if (const std::size_t at = text->find("State:"); at != std::string::npos) {
-    const char state = (*text)[text->find_first_not_of(" \t", at + 6)];
-    pulse.sleeping = state == 'S' || state == 'I' || state == 'Z' || state == 'T' || state == 't';
-  }
-  if (const std::size_t at = text->find("\nvoluntary_ctxt_switches:"); at != std::string::npos)
-    pulse.slept = std::strtoull(text->c_str() + at + sizeof "\nvoluntary_ctxt_switches:" - 1, nullptr, 10);
-  return pulse;
+/// True when the thread sleeps, or is no more. Whoever was woken by a thaw, a signal or a connection is runnable by
+/// the time that call returned: so "all sleep again" means "all have run".
+bool sleeps(pid_t thread) {
+  const auto text = os::read_text(fmt::format("/proc/{}/stat", thread));
+  if (!text) return true;
+  const std::size_t close = text->rfind(')');
+  return close == std::string::npos || close + 2 >= text->size() || (*text)[close + 2] != 'R';
 }
 
 std::optional<pid_t> parent_of(pid_t process) {
@@ -47,29 +38,18 @@ std::set<pid_t> parents_among(const std::vector<pid_t>& processes) {
   return parents;
 }
 
-/// Waits until every thread has gone back to sleep after the thaw. The kernel tells nobody, so it is looked at, soon
-/// at first and ever more rarely.
-void wait_until_settled(const std::map<pid_t, std::uint64_t>& before, nanoseconds limit) {
-  const Instant started = os::now();
-  std::map<pid_t, std::uint64_t> open = before;
-  for (nanoseconds pause = 100us; !open.empty() && os::now() - started < limit; pause = std::min<nanoseconds>(pause * 3 / 2, 5ms)) {
+/// Waits until every thread has gone back to sleep. The kernel tells nobody, so it is looked at, soon at first and
+/// ever more rarely.
+void wait_until_asleep(std::vector<pid_t> threads, Instant deadline) {
+  for (nanoseconds pause = 50us;; pause = std::min<nanoseconds>(pause * 3 / 2, 5ms)) {
+    std::erase_if(threads, sleeps);
+    if (threads.empty() || os::now() >= deadline) return;
     std::this_thread::sleep_for(pause);
-    std::erase_if(open, [](const auto& one) {
-      const auto pulse = pulse_of(one.first);
-      return !pulse || (pulse->sleeping && pulse->slept > one.second);
-    });
   }
 }
 
-std::map<pid_t, std::uint64_t> pulses_of(const std::vector<pid_t>& threads) {
-  std::map<pid_t, std::uint64_t> all;
-  for (const pid_t thread : threads)
-    if (const auto pulse = pulse_of(thread)) all.emplace(thread, pulse->slept);
-  return all;
-}
-
-/// How long somebody woken by the nudge may take to run: a busy machine's time slices.
-constexpr nanoseconds nudge_limit = 20ms;
+/// A server with more workers than this gets some of them replaced by their parent.
+constexpr std::size_t most_nudges = 64;
 constexpr const char* parents_group = "parents";
 
 }  // namespace
@@ -93,26 +73,33 @@ Status set_parents_apart(const os::Cgroup& group) {
   return moved;
 }
 
-Status thaw_children_first(const os::Cgroup& group, nanoseconds limit, const std::function<void()>& nudge) {
+Status thaw_children_first(const os::Cgroup& group, const ThawSteps& steps) {
   YADO_ASSIGN(os::Cgroup apart, group.freezer_child(parents_group), "thaw");
   YADO_ASSIGN(const std::vector<pid_t> parents, apart.threads(), "thaw");
   if (parents.empty()) {
     apart.release();
-    return group.thaw();
+    YADO_TRY(group.thaw(), "thaw");
+    steps.running();
+    return {};
   }
   // They stand still already, with the whole group: there is nothing to wait for.
   (void)apart.freeze(nanoseconds(0));
-  YADO_ASSIGN(const std::vector<pid_t> threads, group.threads(), "thaw");
-  std::map<pid_t, std::uint64_t> before = pulses_of(threads);
-  for (const pid_t thread : parents) before.erase(thread);
+  const std::set<pid_t> held(parents.begin(), parents.end());
+  YADO_ASSIGN(std::vector<pid_t> children, group.threads(), "thaw");
+  std::erase_if(children, [&](pid_t thread) { return held.contains(thread); });
+  // One per child process; threads are told apart from processes by the list of the latter.
+  YADO_ASSIGN(const std::vector<pid_t> processes, group.processes(), "thaw");
+  const auto nudges = std::min<std::size_t>(most_nudges, static_cast<std::size_t>(std::ranges::count_if(
+      processes, [&](pid_t process) { return !held.contains(process); })));
   Status thawed = group.thaw();
   if (thawed) {
-    wait_until_settled(before, limit);
-    for (auto& [thread, slept] : before)
-      if (const auto pulse = pulse_of(thread)) slept = pulse->slept;
-    nudge();
-    // Not everybody need be woken by it: what has not stirred by now does not wait at the port.
-    wait_until_settled(before, nudge_limit);
+    steps.running();
+    const Instant deadline = os::now() + steps.limit;
+    wait_until_asleep(children, deadline);
+    for (std::size_t i = 0; i < nudges && os::now() < deadline; ++i) {
+      steps.nudge();
+      wait_until_asleep(children, deadline);
+    }
   }
   Status released = apart.thaw();
   apart.release();
@@ -125,9 +112,8 @@ Status continue_children_first(const os::Cgroup& group, nanoseconds limit) {
   std::vector<pid_t> children;
   for (const pid_t process : processes)
     if (!parents.contains(process)) children.push_back(process);
-  const std::map<pid_t, std::uint64_t> before = pulses_of(children);
   for (const pid_t process : children) ::kill(process, SIGCONT);
-  if (!parents.empty()) wait_until_settled(before, limit);
+  if (!parents.empty()) wait_until_asleep(children, os::now() + limit);
   for (const pid_t process : parents) ::kill(process, SIGCONT);
   return {};
 }

@@ -7,8 +7,10 @@
 //
 // That alone does not save gunicorn's workers (20.1, measured: killed after a freeze of 40 s): Linux restarts their
 // select() with the time that was left when the freeze began, so they run, but go straight back to sleep and beat
-// only seconds later. So they are nudged when they sleep: a connection to the port they all wait at wakes them all,
-// and a server that wakes up beats. What this does not reach: workers that wait for something else than the port.
+// only seconds later. So they are nudged when they sleep: as many connections as there are children, one after the
+// other and all held open meanwhile, so that each busies one more worker; a worker that gets one beats.
+// What this does not reach: workers that wait with a relative time-out for something else than the service's port.
+// Event loops (epoll) need no nudge: the freeze interrupts their wait, and their timers are absolute.
 
 #include <functional>
 
@@ -22,9 +24,15 @@ namespace yado::container {
 /// is what somebody waits for.
 Status set_parents_apart(const os::Cgroup& group);
 
-/// `group` is frozen. `nudge` is called between the children's waking and their parents'. `limit` bounds how long the
-/// parents wait for children that do not settle.
-Status thaw_children_first(const os::Cgroup& group, nanoseconds limit, const std::function<void()>& nudge);
+/// `group` is frozen. `running` is called when the children run: who waits for answers need not wait for the rest.
+/// `nudge` is called once for every child process, between the children's waking and their parents'. `limit` bounds
+/// the whole: how long the parents wait for children that do not settle.
+struct ThawSteps {
+  nanoseconds limit;
+  std::function<void()> running;
+  std::function<void()> nudge;
+};
+Status thaw_children_first(const os::Cgroup& group, const ThawSteps& steps);
 
 /// The same for processes that stand still by SIGSTOP (CRIU's --leave-stopped).
 Status continue_children_first(const os::Cgroup& group, nanoseconds limit);
