@@ -1,9 +1,8 @@
 // The certificate authority: X.509 v3 (RFC 5280), EC P-256 with SHA-256.
-#include <sys/stat.h>
-
 #include <openssl/bn.h>
 #include <openssl/ec.h>
 #include <openssl/x509v3.h>
+#include <sys/stat.h>
 
 #include "wire/files.hpp"
 #include "wire/openssl.hpp"
@@ -91,11 +90,12 @@ Result<Authority> Authority::open_or_create(const std::filesystem::path& directo
   const auto key_path = directory / "ca-key.pem";
   const bool has_certificate = is_there(certificate_path), has_key = is_there(key_path);
   if (has_certificate != has_key)
-    return fail(Errc::corrupt,
-                "authority in {}: {} is there and {} is not (half-written or half-removed): restore the missing file from "
-                "a backup, or remove {} to make a new authority, which then must issue every certificate again",
-                directory.string(), has_key ? "ca-key.pem" : "ca.pem", has_key ? "ca.pem" : "ca-key.pem",
-                (has_key ? key_path : certificate_path).string());
+    return fail(
+        Errc::corrupt,
+        "authority in {}: {} is there and {} is not (half-written or half-removed): restore the missing file from "
+        "a backup, or remove {} to make a new authority, which then must issue every certificate again",
+        directory.string(), has_key ? "ca-key.pem" : "ca.pem", has_key ? "ca.pem" : "ca-key.pem",
+        (has_key ? key_path : certificate_path).string());
   Authority authority;
   if (!has_key) {
     YADO_ASSIGN(auto made, make_authority(), "make an authority in " + directory.string());
@@ -109,15 +109,17 @@ Result<Authority> Authority::open_or_create(const std::filesystem::path& directo
   YADO_ASSIGN(authority.certificate_, read_file(certificate_path, false), "authority");
   YADO_ASSIGN(authority.key_, read_file(key_path, true), "authority");
   if (auto good = check_pair(authority.certificate_, authority.key_); !good)
-    return context(good.error(), fmt::format("authority in {} is damaged (restore ca.pem and ca-key.pem from a backup, or "
-                                             "remove both to make a new one)",
-                                             directory.string()));
+    return context(good.error(),
+                   fmt::format("authority in {} is damaged (restore ca.pem and ca-key.pem from a backup, or "
+                               "remove both to make a new one)",
+                               directory.string()));
   return authority;
 }
 
 Result<Identity> Authority::issue(const std::string& common_name) const {
   if (common_name.empty() || common_name.size() > longest_name)
-    return fail(Errc::invalid_argument, "certificate for \"{}\": a common name has 1 to {} bytes", common_name, longest_name);
+    return fail(Errc::invalid_argument, "certificate for \"{}\": a common name has 1 to {} bytes", common_name,
+                longest_name);
   YADO_ASSIGN(auto signer, parse_certificate(certificate_), "authority");
   YADO_ASSIGN(auto signing_key, parse_key(key_), "authority");
   YADO_ASSIGN(auto key, make_key(), "certificate for " + common_name);

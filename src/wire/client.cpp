@@ -1,10 +1,9 @@
 #include "wire/client.hpp"
 
 #include <array>
-#include <vector>
-
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
+#include <vector>
 
 #include "wire/link.hpp"
 #include "wire/message.hpp"
@@ -21,8 +20,8 @@ struct Call {
   Request request;
   nanoseconds limit{};
   nanoseconds quiet_limit{};
-  std::function<Status(std::string_view)> sink;         // stream()
-  std::function<Result<std::string>()> source;          // upload()
+  std::function<Status(std::string_view)> sink;  // stream()
+  std::function<Result<std::string>()> source;   // upload()
   std::uint64_t source_bytes = 0;
 
   bool repeatable() const {
@@ -82,7 +81,8 @@ struct Client::Impl : std::enable_shared_from_this<Impl> {
           self->keep(std::move(link));
         co_return response;
       }
-      const bool again = response.error().code == Errc::unavailable && link->used() && !link->answered() && call.repeatable();
+      const bool again =
+          response.error().code == Errc::unavailable && link->used() && !link->answered() && call.repeatable();
       if (!again) co_return context(response.error(), what);
       link.reset();
     }
@@ -114,7 +114,8 @@ struct Client::Impl : std::enable_shared_from_this<Impl> {
       Result<std::string> piece = call.source();
       if (!piece) co_return context(piece.error(), "the body to send");
       if (piece->size() > left || (piece->empty() && left > 0))
-        co_return fail(Errc::invalid_argument, "the body to send is not the announced {} bytes long", call.source_bytes);
+        co_return fail(Errc::invalid_argument, "the body to send is not the announced {} bytes long",
+                       call.source_bytes);
       if (piece->empty()) co_return Status{};
       left -= piece->size();
       const std::array<asio::const_buffer, 1> part{asio::buffer(*piece)};
@@ -151,7 +152,8 @@ struct Client::Impl : std::enable_shared_from_this<Impl> {
         case Parser::Event::end:
           if (!interim) co_return response;
           break;
-        case Parser::Event::need_more: break;
+        case Parser::Event::need_more:
+          break;
       }
     }
   }
@@ -185,7 +187,8 @@ Result<Target> ip_target(const std::string& address, std::uint16_t port) {
   if (error) return fail(Errc::invalid_argument, "\"{}\" is not a numeric IPv4 or IPv6 address", address);
   Target target;
   target.endpoint = asio::ip::tcp::endpoint(parsed, port);
-  target.host = target.where = parsed.is_v6() ? fmt::format("[{}]:{}", address, port) : fmt::format("{}:{}", address, port);
+  target.host = target.where =
+      parsed.is_v6() ? fmt::format("[{}]:{}", address, port) : fmt::format("{}:{}", address, port);
   return target;
 }
 

@@ -1,14 +1,13 @@
 #pragma once
 // An HTTP/1.1 client of one peer: keep-alive, pooled, every call under a time limit that the caller names.
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
-
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/io_context.hpp>
 
 #include "base/error.hpp"
 #include "base/time.hpp"

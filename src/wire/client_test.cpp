@@ -97,8 +97,7 @@ TEST_F(ClientTest, AServerThatGoesMidAnswerIsUnavailableAndNonsenseIsCorrupt) {
     co_await peer.send(answers[static_cast<std::size_t>(number - 1)].first);
   });
   auto to = client();
-  for (const auto& [answer, code] : answers)
-    EXPECT_EQ(code_of(call(to, get("/"))), code) << answer.substr(0, 100);
+  for (const auto& [answer, code] : answers) EXPECT_EQ(code_of(call(to, get("/"))), code) << answer.substr(0, 100);
   EXPECT_EQ(server.connections(), static_cast<int>(answers.size())) << "a new connection's failure is not repeated";
 }
 
@@ -157,7 +156,8 @@ TEST_F(ClientTest, SkipsInterimAnswersAndReadsOneThatEndsWithTheConnection) {
 asio::awaitable<void> serve(const Request& request, Responder& out) {
   if (request.target == "/chunks") {
     auto status = co_await out.start(200, {});
-    for (int i = 0; i < 100 && status; ++i) status = co_await out.write(std::string(100'000, static_cast<char>('a' + i % 26)));
+    for (int i = 0; i < 100 && status; ++i)
+      status = co_await out.write(std::string(100'000, static_cast<char>('a' + i % 26)));
     EXPECT_TRUE(status);
     co_return;
   }

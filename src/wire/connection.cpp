@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -10,6 +9,7 @@
 #include "base/check.hpp"
 #include "base/log.hpp"
 #include "wire/message.hpp"
+#include "wire/responder.hpp"
 
 namespace yado::wire {
 namespace asio = boost::asio;
@@ -45,114 +45,6 @@ class Alarm {
 };
 
 }  // namespace
-
-/// The answer to one request.
-class ConnectionResponder : public Responder {
- public:
-  explicit ConnectionResponder(Connection& connection) : connection_(connection) {}
-
-  asio::awaitable<Status> respond(Response response) override {
-    YADO_CHECK(state_ == State::none, "a second answer to {} {}", connection_.request_.method, connection_.request_.target);
-    state_ = State::done;
-    const bool bodyless = response.status == 204 || response.status == 304;
-    Framing framing;
-    if (!bodyless) framing.content_length = response.body.size();
-    framing.close = !connection_.keep_alive_;
-    auto head = response_head(response.status, response.headers, framing);
-    if (!head) {
-      state_ = State::none;  // nothing went out: the server answers 500
-      co_return context(head.error(), "answer");
-    }
-    const bool with_body = !bodyless && connection_.head_.method != "HEAD";
-    const std::array<asio::const_buffer, 2> parts{asio::buffer(*head), asio::buffer(response.body)};
-    co_return co_await connection_.send(std::span(parts).first(with_body ? 2 : 1));
-  }
-
-  asio::awaitable<Status> start(int status, Headers headers) override {
-    YADO_CHECK(state_ == State::none, "a second answer to {} {}", connection_.request_.method, connection_.request_.target);
-    Framing framing;
-    if (const std::string_view length = find(headers, "content-length"); !length.empty()) {
-      std::uint64_t bytes = 0;
-      for (char c : length) {
-        if (c < '0' || c > '9') co_return fail(Errc::invalid_argument, "content-length \"{}\" is not a number", length);
-        bytes = bytes * 10 + static_cast<std::uint64_t>(c - '0');
-      }
-      framing.content_length = left_ = bytes;
-      state_ = State::counted;
-    } else if (connection_.head_.minor >= 1) {
-      framing.chunked = true;
-      state_ = State::chunked;
-    } else {
-      connection_.keep_alive_ = false;  // HTTP/1.0 knows no chunks: the close is the end
-      state_ = State::until_close;
-    }
-    framing.close = !connection_.keep_alive_;
-    auto head = response_head(status, headers, framing);
-    if (!head) {
-      state_ = State::none;
-      co_return context(head.error(), "answer");
-    }
-    if (connection_.head_.method == "HEAD") left_ = 0, silent_ = true;
-    const std::array<asio::const_buffer, 1> parts{asio::buffer(*head)};
-    co_return co_await connection_.send(parts);
-  }
-
-  asio::awaitable<Status> write(std::string_view data) override {
-    YADO_CHECK(streaming(), "write() without start()");
-    if (!connection_.stream_.is_open()) co_return fail(Errc::unavailable, "the peer closed the connection");
-    if (data.empty() || silent_) co_return Status{};  // an empty chunk would be the end
-    if (state_ == State::chunked) {
-      const std::string size = fmt::format("{:x}\r\n", data.size());
-      const std::array<asio::const_buffer, 3> parts{asio::buffer(size), asio::buffer(data), asio::buffer("\r\n", 2)};
-      co_return co_await connection_.send(parts);
-    }
-    if (state_ == State::counted) {
-      if (data.size() > left_) co_return fail(Errc::invalid_argument, "more body than the announced content-length");
-      left_ -= data.size();
-    }
-    const std::array<asio::const_buffer, 1> parts{asio::buffer(data)};
-    co_return co_await connection_.send(parts);
-  }
-
-  bool closed() const override { return connection_.closed_; }
-  void abort() override { connection_.close(); }
-  void on_closed(std::function<void()> action) override {
-    if (connection_.closed_) return action();
-    connection_.on_closed_ = std::move(action);
-  }
-
-  /// After the handler returned: what is still missing. `failed`: it threw.
-  asio::awaitable<void> finish(bool failed) {
-    if (state_ == State::none) {
-      Response response;
-      response.status = 500;
-      response.headers.emplace_back("content-type", "text/plain");
-      response.body = failed ? "the handler of this request failed\n" : "this request got no answer\n";
-      auto sent = co_await respond(std::move(response));
-      if (!sent) connection_.close();
-      co_return;
-    }
-    // A body that breaks off must not look complete.
-    if (streaming() && (failed || (state_ == State::counted && left_ > 0))) {
-      connection_.close();
-      co_return;
-    }
-    if (state_ == State::chunked && !silent_) {
-      const std::array<asio::const_buffer, 1> parts{asio::buffer("0\r\n\r\n", 5)};
-      auto sent = co_await connection_.send(parts);
-      if (!sent) connection_.close();
-    }
-  }
-
- private:
-  enum class State { none, counted, chunked, until_close, done };
-  bool streaming() const { return state_ == State::counted || state_ == State::chunked || state_ == State::until_close; }
-
-  Connection& connection_;
-  State state_ = State::none;
-  std::uint64_t left_ = 0;
-  bool silent_ = false;  // the answer to HEAD
-};
 
 Connection::Connection(Stream stream, std::string from, bool tls, Server::Limits limits,
                        std::shared_ptr<const Server::Handler> handler)
@@ -223,7 +115,8 @@ asio::awaitable<Connection::Next> Connection::read_request() {
         }
         request_.body.append(step->body);
         break;
-      case Parser::Event::end: co_return Next::request;
+      case Parser::Event::end:
+        co_return Next::request;
     }
   }
 }
@@ -332,8 +225,9 @@ void Connection::start_read() {
   }
   if (end_ == input_bytes) return;
   reading_ = true;
-  stream_.read_some(asio::buffer(input_.get() + end_, input_bytes - end_),
-                    [self = shared_from_this()](const error_code& error, std::size_t bytes) { self->read_done(error, bytes); });
+  stream_.read_some(
+      asio::buffer(input_.get() + end_, input_bytes - end_),
+      [self = shared_from_this()](const error_code& error, std::size_t bytes) { self->read_done(error, bytes); });
 }
 
 void Connection::read_done(const error_code& error, std::size_t bytes) {

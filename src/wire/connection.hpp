@@ -4,14 +4,13 @@
 // While a handler runs, one read stays under way ("the watch"): that is how a peer's close is noticed at once. What it
 // reads meanwhile is the beginning of the next (pipelined) request; with a full buffer the watch rests.
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/cancellation_signal.hpp>
-#include <boost/asio/steady_timer.hpp>
 
 #include "wire/parser.hpp"
 #include "wire/server.hpp"
@@ -58,7 +57,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::cancellation_signal cancellation_;
 
   Parser parser_;
-  Head head_;        // of the request being answered
+  Head head_;  // of the request being answered
   Request request_;
   std::string peer_;
   bool keep_alive_ = false;

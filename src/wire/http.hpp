@@ -19,7 +19,8 @@ struct Request {
   std::string target = "/";  ///< path and query, as on the wire
   Headers headers;
   std::string body;
-  std::string peer;  ///< on a server: the common name in the peer's certificate ("agent:h2"), or "local" on a unix socket
+  std::string
+      peer;  ///< on a server: the common name in the peer's certificate ("agent:h2"), or "local" on a unix socket
 };
 
 struct Response {

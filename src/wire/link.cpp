@@ -3,7 +3,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/ssl/error.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -29,7 +28,8 @@ Errc code_of(const error_code& error) {
 }
 
 /// Asio's own open() leaves descriptors open in every program that the process starts.
-Result<Stream::Socket> make_socket(const asio::any_io_executor& executor, const asio::generic::stream_protocol& protocol) {
+Result<Stream::Socket> make_socket(const asio::any_io_executor& executor,
+                                   const asio::generic::stream_protocol& protocol) {
   os::Fd fd(::socket(protocol.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol.protocol()));
   if (!fd.valid()) return fail_errno("socket");
   Stream::Socket socket(executor);

@@ -1,12 +1,11 @@
 #pragma once
 // One connection of a Client, and the time limit of the call that uses it.
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <memory>
 #include <optional>
 #include <string>
-
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/steady_timer.hpp>
 
 #include "base/time.hpp"
 #include "wire/parser.hpp"

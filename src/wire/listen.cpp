@@ -18,8 +18,9 @@ Result<sockaddr_un> unix_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path)
-    return fail(Errc::invalid_argument, "unix socket \"{}\": the path must have 1 to {} bytes (unix(7)); choose a shorter one",
-                path, sizeof address.sun_path - 1);
+    return fail(Errc::invalid_argument,
+                "unix socket \"{}\": the path must have 1 to {} bytes (unix(7)); choose a shorter one", path,
+                sizeof address.sun_path - 1);
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
 }
@@ -92,7 +93,8 @@ Result<os::Fd> make_tcp_listener(const std::string& address, std::uint16_t port)
   if (!made.valid()) return fail_errno("socket");
   const int on = 1;  // a restarted role takes its port back although old connections are in TIME_WAIT
   ::setsockopt(made.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (::bind(made.get(), reinterpret_cast<const sockaddr*>(&storage), size) != 0 || ::listen(made.get(), SOMAXCONN) != 0)
+  if (::bind(made.get(), reinterpret_cast<const sockaddr*>(&storage), size) != 0 ||
+      ::listen(made.get(), SOMAXCONN) != 0)
     return errno == EADDRINUSE
                ? fail(Errc::already_exists, "listen on {} port {}: another process uses it", address, port)
                : fail_errno(fmt::format("listen on {} port {}", address, port));

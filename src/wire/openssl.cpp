@@ -6,7 +6,9 @@
 namespace yado::wire {
 namespace {
 
-BioHandle reader(const std::string& text) { return BioHandle(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+BioHandle reader(const std::string& text) {
+  return BioHandle(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
 
 std::string contents(BIO* bio) {
   char* data = nullptr;

@@ -1,13 +1,13 @@
 #pragma once
 // OpenSSL's handles as values that free themselves, its PEM texts, and its error queue as an Error.
 
-#include <memory>
-#include <string>
-#include <string_view>
-
 #include <openssl/bio.h>
 #include <openssl/evp.h>
 #include <openssl/x509.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
 
 #include "base/error.hpp"
 

@@ -1,9 +1,9 @@
 #include "wire/parser.hpp"
 
+#include <llhttp.h>
+
 #include <algorithm>
 #include <array>
-
-#include <llhttp.h>
 
 #include "wire/message.hpp"
 
@@ -46,7 +46,7 @@ struct Parser::Impl {
   char previous = 0;
   bool line_empty = true;
   bool first_line = true;
-  bool after_data = false;  ///< the last byte was chunk data
+  bool after_data = false;   ///< the last byte was chunk data
   std::size_t overhead = 0;  ///< bytes since the last body byte, or of the head
 
   std::string name;
@@ -281,7 +281,8 @@ struct Parser::Impl {
     for (char c : framing) {
       if (std::exchange(after_data, false) && c != '\r') return refuse(400, "chunk data longer than announced");
       if ((previous == '\r') != (c == '\n')) return refuse(400, "a bare CR or LF");
-      if ((c >= 0 && c < 0x20 && c != '\t' && c != '\r' && c != '\n') || c == 0x7f) return refuse(400, "a control character");
+      if ((c >= 0 && c < 0x20 && c != '\t' && c != '\r' && c != '\n') || c == 0x7f)
+        return refuse(400, "a control character");
       previous = c;
     }
     return {};

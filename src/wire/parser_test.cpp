@@ -127,10 +127,11 @@ TEST(ParserTest, RefusesWhatTwoParsersCouldReadDifferently) {
 }
 
 TEST(ParserTest, RefusesMalformedChunks) {
-  for (std::string_view body : {"5\r\nhelloX\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "x\r\nhello\r\n",
-                                "-1\r\nhello\r\n", "0x5\r\nhello\r\n", "5 \r\nhello\r\n", " 5\r\nhello\r\n", "\r\nhello\r\n",
-                                "11111111111111111\r\nhello\r\n", "5;a\nb\r\nhello\r\n", "5\r\nhelloAB0\r\n\r\n",
-                                "5\rXhello\r\n0\r\n\r\n", "0\r\nX\r\n\r\n", "0\r\n\rX"}) {
+  for (std::string_view body :
+       {"5\r\nhelloX\r\n0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "x\r\nhello\r\n",
+        "-1\r\nhello\r\n", "0x5\r\nhello\r\n", "5 \r\nhello\r\n", " 5\r\nhello\r\n", "\r\nhello\r\n",
+        "11111111111111111\r\nhello\r\n", "5;a\nb\r\nhello\r\n", "5\r\nhelloAB0\r\n\r\n", "5\rXhello\r\n0\r\n\r\n",
+        "0\r\nX\r\n\r\n", "0\r\n\rX"}) {
     const std::string text = with("Transfer-Encoding: chunked\r\n", body);
     for (std::size_t piece : {std::size_t{1}, text.size()}) {
       const Outcome outcome = request(text, piece);
@@ -167,7 +168,8 @@ TEST(ParserTest, ACloseInTheMiddleOfAMessageIsNotItsEnd) {
 
 TEST(ParserTest, GivesTheSameEventsHoweverTheBytesAreCut) {
   const std::string text =
-      "\r\nPUT /a?b=c HTTP/1.1\r\nHoSt: a:1\r\nX-Empty:\r\nX-Padded: \t two words \t\r\nTransfer-Encoding: Chunked\r\n\r\n"
+      "\r\nPUT /a?b=c HTTP/1.1\r\nHoSt: a:1\r\nX-Empty:\r\nX-Padded: \t two words \t\r\nTransfer-Encoding: "
+      "Chunked\r\n\r\n"
       "5;ext=1\r\nhello\r\n6\r\n world\r\n0\r\nTrailer: dropped\r\n\r\n";
   for (std::size_t piece = 1; piece <= text.size(); ++piece) {
     const Outcome outcome = request(text, piece);
@@ -256,14 +258,16 @@ TEST(ParserTest, UpgradesAreReportedAndWhatFollowsIsNotSwallowed) {
   EXPECT_EQ(asked.left, 7u);
   const Outcome refused = request(ask + "GET /2 HTTP/1.1\r\nHost: a\r\n\r\n", 1 << 20, 2);
   EXPECT_EQ(refused.events, "hehe") << "next() after a refused upgrade goes on with HTTP";
-  const Outcome granted = response("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x05hello");
+  const Outcome granted =
+      response("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x05hello");
   EXPECT_EQ(granted.events, "he");
   EXPECT_TRUE(granted.head.upgrade);
   EXPECT_EQ(granted.left, 7u);
   const Outcome tunnel = request("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\nraw");
   EXPECT_TRUE(tunnel.head.upgrade);
   EXPECT_EQ(tunnel.left, 3u);
-  const Outcome with_body = request("POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nabrest");
+  const Outcome with_body =
+      request("POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nabrest");
   EXPECT_EQ(with_body.events, "hbe");
   EXPECT_EQ(with_body.body, "ab");
   EXPECT_EQ(with_body.left, 4u);

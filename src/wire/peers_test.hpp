@@ -2,17 +2,17 @@
 // What the tests of this folder share: a scratch directory, an io_context with a time limit on the whole test, and
 // peers that speak bytes instead of HTTP.
 
-#include <filesystem>
-#include <functional>
-#include <string>
-#include <string_view>
+#include <gtest/gtest.h>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
-#include <gtest/gtest.h>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
 
 #include "wire/client.hpp"
 #include "wire/run.hpp"

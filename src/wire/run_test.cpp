@@ -1,10 +1,10 @@
 #include "wire/run.hpp"
 
-#include <stdexcept>
+#include <gtest/gtest.h>
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <gtest/gtest.h>
+#include <stdexcept>
 
 namespace yado::wire {
 namespace {

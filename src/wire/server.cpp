@@ -4,10 +4,6 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <cerrno>
-#include <unordered_map>
-#include <vector>
-
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
@@ -15,6 +11,9 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <cerrno>
+#include <unordered_map>
+#include <vector>
 
 #include "base/log.hpp"
 #include "wire/connection.hpp"

@@ -2,13 +2,12 @@
 // An HTTP/1.1 server for the roles' own APIs (not the gate's data path, which streams both ways: gate/).
 // One io_context, one thread; a handler is a coroutine and may suspend for as long as it likes.
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
-
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/io_context.hpp>
 
 #include "base/error.hpp"
 #include "os/fd.hpp"
@@ -42,7 +41,7 @@ class Server {
   using Handler = std::function<boost::asio::awaitable<void>(const Request&, Responder&)>;
 
   struct Limits {
-    std::size_t head_bytes = 64 * 1024;          ///< a longer head gets 431
+    std::size_t head_bytes = 64 * 1024;         ///< a longer head gets 431
     std::size_t body_bytes = 16 * 1024 * 1024;  ///< a longer body gets 413
   };
 

@@ -4,13 +4,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include <fstream>
-#include <set>
-#include <stdexcept>
-
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <fstream>
+#include <set>
+#include <stdexcept>
 
 #include "wire/listen.hpp"
 #include "wire/peers_test.hpp"
@@ -91,7 +90,11 @@ asio::awaitable<void> misbehave(const Request& request, Responder& out) {
     EXPECT_FALSE(sent);
     co_return;
   }
-  if (request.target == "/silent") co_return;
+  if (request.target == "/silent") {
+    auto early = co_await out.write("before start()");
+    EXPECT_FALSE(early);
+    co_return;
+  }
   if (request.target == "/short" || request.target == "/long") headers.emplace_back("content-length", "10");
   auto status = co_await out.start(200, std::move(headers));
   EXPECT_TRUE(status);

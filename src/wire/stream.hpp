@@ -2,16 +2,15 @@
 // One connected byte stream: a unix socket, TCP, or TLS over TCP. The only place that knows which.
 // Asio's templates for reading and writing are compiled in stream.cpp alone.
 
-#include <functional>
-#include <memory>
-#include <span>
-#include <string>
-
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <boost/asio/ssl/stream.hpp>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
 
 #include "base/error.hpp"
 

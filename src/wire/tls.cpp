@@ -1,9 +1,10 @@
 #include "wire/tls.hpp"
 
+#include <openssl/ssl.h>
+
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <boost/system/system_error.hpp>
-#include <openssl/ssl.h>
 
 #include "wire/files.hpp"
 #include "wire/openssl.hpp"

@@ -2,11 +2,10 @@
 // Mutual TLS between roles. The authority is made on first start and lives in one directory (mode 0700); a role's
 // common name is "<role>:<name>" ("agent:h2", "gate:g1", "control:c1"), and that name is who it is.
 
+#include <boost/asio/ssl/context.hpp>
 #include <filesystem>
 #include <memory>
 #include <string>
-
-#include <boost/asio/ssl/context.hpp>
 
 #include "base/error.hpp"
 

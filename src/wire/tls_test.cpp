@@ -2,15 +2,14 @@
 
 #include <sys/stat.h>
 
-#include <fstream>
-#include <sstream>
-
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
+#include <fstream>
+#include <sstream>
 
 #include "wire/listen.hpp"
 #include "wire/peers_test.hpp"
@@ -44,7 +43,8 @@ TEST_F(AuthorityTest, AHalfWrittenOneIsAnErrorThatNamesTheFileToRemove) {
     auto opened = Authority::open_or_create(path("ca"));
     ASSERT_FALSE(opened);
     EXPECT_EQ(opened.error().code, Errc::corrupt);
-    EXPECT_NE(opened.error().message.find("remove " + path("ca") + "/" + left), std::string::npos) << opened.error().message;
+    EXPECT_NE(opened.error().message.find("remove " + path("ca") + "/" + left), std::string::npos)
+        << opened.error().message;
     std::ofstream(path("ca") + "/" + gone) << saved;
     std::filesystem::permissions(path("ca") + "/" + gone, std::filesystem::perms(0600));
     EXPECT_TRUE(Authority::open_or_create(path("ca")));
@@ -60,7 +60,8 @@ TEST_F(AuthorityTest, ADamagedOrAnExposedOneIsRefused) {
   ASSERT_EQ(::chmod(key.c_str(), 0600), 0);
   std::filesystem::resize_file(path("ca/ca.pem"), 100);
   EXPECT_EQ(Authority::open_or_create(path("ca")).error().code, Errc::corrupt);
-  std::filesystem::copy_file(path("other/ca.pem"), path("ca/ca.pem"), std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::copy_file(path("other/ca.pem"), path("ca/ca.pem"),
+                             std::filesystem::copy_options::overwrite_existing);
   auto mixed = Authority::open_or_create(path("ca"));
   ASSERT_FALSE(mixed);
   EXPECT_EQ(mixed.error().code, Errc::corrupt) << "another authority's certificate";
@@ -172,7 +173,8 @@ TEST_F(TlsTest, AnotherAuthoritysCertificateIsRefusedByEitherSide) {
   auto response = call(wary, get("/"));
   ASSERT_FALSE(response);
   EXPECT_EQ(response.error().code, Errc::permission);
-  EXPECT_NE(response.error().message.find("certificate is not acceptable"), std::string::npos) << response.error().message;
+  EXPECT_NE(response.error().message.find("certificate is not acceptable"), std::string::npos)
+      << response.error().message;
 
   // The client trusts the server, and has a certificate that the server does not.
   Identity mixed = *stranger.issue("control:c1");
@@ -271,7 +273,8 @@ TEST_F(TlsTest, TakesAListenerThatSomebodyElseMade) {
   EXPECT_EQ(call(*to, get("/"))->body, "agent:h1 0");
   auto unix = make_unix_listener(path("s"), 0600);
   ASSERT_TRUE(unix);
-  EXPECT_EQ(other.listen_tls(std::move(unix->socket), *authority.issue("gate:g1")).error().code, Errc::invalid_argument);
+  EXPECT_EQ(other.listen_tls(std::move(unix->socket), *authority.issue("gate:g1")).error().code,
+            Errc::invalid_argument);
   auto taken = other.listen_tls("127.0.0.1", port, *authority.issue("gate:g1"));
   ASSERT_FALSE(taken);
   EXPECT_EQ(taken.error().code, Errc::already_exists);
