@@ -171,16 +171,25 @@ void ControlCore::ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence 
   begin_owner(*workload, evidence, evidence == Evidence::refused ? HostId() : record.host, std::nullopt, now);
 }
 
-void ControlCore::idle(const WorkloadId& id, Epoch observed, Instant now) {
+void ControlCore::gates(std::set<std::string> connected) { gates_ = std::move(connected); }
+
+void ControlCore::idle(const std::string& gate, const WorkloadId& id, Epoch observed, bool is_idle, Instant now) {
   Workload* workload = find(id);
-  if (!workload || workload->owner) return;
+  if (!workload) return;
   Record& record = workload->record;
-  if (!record.spec.policy.lifetime || record.phase != OwnerPhase::up || observed != record.epoch) return;
+  if (!is_idle || observed != record.epoch) {
+    workload->idle_gates.erase(gate);
+    return;
+  }
+  workload->idle_gates.insert(gate);
+  if (workload->owner || !record.spec.policy.lifetime || record.phase != OwnerPhase::up) return;
+  if (!std::ranges::includes(workload->idle_gates, gates_)) return;  // somebody else is being asked for it
+  workload->idle_gates.clear();
   record.phase = OwnerPhase::absent;
   persist(*workload);
   actions_.push_back(PushRoutes{});  // nobody is sent there any more; then it is put to sleep
   emit("asleep", *workload, record.host);
-  Pending pending{Pending::What::sleep, id, record.host, record.instance, {}, record.epoch};
+  const Pending pending{Pending::What::sleep, id, record.host, record.instance, {}, record.epoch};
   if (record.spec.policy.standby == StandbyLevel::frozen)
     call(SleepCall{id, record.instance, record.epoch}, 10s, pending);
   else
@@ -292,6 +301,7 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   workload.last_fenced = workload.owner && workload.owner->fenced;
   workload.raise_failures = 0;
   workload.note.clear();
+  workload.idle_gates.clear();
   workload.owner.reset();
   actions_.push_back(PushRoutes{});
   answer_all(workload, route_of(workload), workload.last_fenced);
@@ -353,6 +363,11 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
   if (host.silent) actions_.push_back(Emit{Event{"host-answers", {}, report.host, {}, {}, {}}});
   host.silent = false;
   host.report = report;
+  std::erase_if(host.effects, [&](const Effect& effect) { return !same_boot || effect.sequence < report.sequence; });
+  for (const Effect& effect : host.effects) {
+    if (effect.instance) host.report.instances.push_back(*effect.instance);
+    if (effect.image) host.report.images.push_back(*effect.image);
+  }
   if (new_address) actions_.push_back(PushRoutes{});
 
   for (const InstanceReport& instance : report.instances) judge_instance(report, instance, reply, now);
@@ -607,8 +622,7 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   }
   operation.failures = 0;
   if (pending.revision != record.revision || !wants_owner(record)) return;  // of an older spec: dropped by the next report
-  if (auto host = hosts_.find(pending.host); host != hosts_.end() && result->image)
-    host->second.report.images.push_back(*result->image);  // known before its next report says so
+  if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
   if (build) {
     record.image = pending.image;
     record.image_revision = pending.revision;
@@ -668,11 +682,10 @@ void ControlCore::standby_done(Workload& workload, const Pending& pending, const
   record.standby_host = pending.host;
   record.standby_revision = pending.revision;
   persist(workload);
-  if (auto host = hosts_.find(pending.host); host != hosts_.end())
-    host->second.report.instances.push_back(InstanceReport{.id = pending.instance, .workload = record.spec.name,
-                                                           .purpose = Purpose::standby, .state = InstanceState::frozen,
-                                                           .image = pending.image.empty() ? std::nullopt
-                                                                                          : std::optional(pending.image)});
+  InstanceReport standing{.id = pending.instance, .workload = record.spec.name, .purpose = Purpose::standby,
+                          .state = InstanceState::frozen};
+  if (!pending.image.empty()) standing.image = pending.image;
+  remember_effect(pending.host, Effect{result->sequence, standing, std::nullopt});
   emit("standby", workload, pending.host, {{"way", std::string(name_of(result->way))}});
   actions_.push_back(PushRoutes{});  // the ranking that gates keep for the time without control
   reconcile(workload, now);
@@ -693,6 +706,14 @@ bool ControlCore::alive(const HostId& id) const {
 bool ControlCore::braked() const {
   const auto silent = std::ranges::count_if(hosts_, [](const auto& entry) { return entry.second.silent; });
   return detect::brake(static_cast<std::size_t>(silent), hosts_.size());
+}
+
+void ControlCore::remember_effect(const HostId& id, Effect effect) {
+  auto host = hosts_.find(id);
+  if (host == hosts_.end() || effect.sequence < host->second.report.sequence) return;  // the report knows already
+  if (effect.instance) host->second.report.instances.push_back(*effect.instance);
+  if (effect.image) host->second.report.images.push_back(*effect.image);
+  host->second.effects.push_back(std::move(effect));
 }
 
 CallId ControlCore::call(AgentCall what, nanoseconds limit, Pending pending) {

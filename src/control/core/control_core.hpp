@@ -95,7 +95,11 @@ class ControlCore {
 
   // Gates.
   void ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence evidence, const HostId& suspect, Instant now);
-  void idle(const WorkloadId& id, Epoch observed, Instant now);
+  /// `gate` has not been asked for the workload's lifetime (or has been asked again since it said so). It is put to
+  /// sleep when every gate that is connected says so.
+  void idle(const std::string& gate, const WorkloadId& id, Epoch observed, bool is_idle, Instant now);
+  /// The gates whose route streams are open.
+  void gates(std::set<std::string> connected);
 
   // Agents.
   HeartbeatReply heartbeat(const HostReport& report, Instant now);
@@ -119,10 +123,18 @@ class ControlCore {
   const Settings& settings() const { return settings_; }
 
  private:
+  /// What a call brought about and a report that left before its answer does not know yet.
+  struct Effect {
+    std::uint64_t sequence;
+    std::optional<InstanceReport> instance;
+    std::optional<ImageReport> image;
+  };
+
   struct Host {
     HostReport report;
     detect::HeartbeatDetector detector;
     bool silent = false;
+    std::vector<Effect> effects;
   };
 
   /// One transfer of the right to run, from the grant until an owner answers or nobody is left to try.
@@ -160,6 +172,7 @@ class ControlCore {
     Instant raise_not_before{};  ///< after everything failed
     int raise_failures = 0;
     std::string note;
+    std::set<std::string> idle_gates;
   };
 
   struct Pending {
@@ -203,10 +216,12 @@ class ControlCore {
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
   void judge_image(const ImageReport& image, HeartbeatReply& reply);
   void check_hosts(Instant now);
+  void remember_effect(const HostId& host, Effect effect);
 
   Settings settings_;
   std::map<WorkloadId, Workload> workloads_;
   std::map<HostId, Host> hosts_;
+  std::set<std::string> gates_;
   std::map<CallId, Pending> pending_;
   lease::Table leases_;
   CallId last_call_ = 0;
