@@ -44,12 +44,13 @@ Holder::Decision Holder::tick(Instant now) {
   if (refused_) return {};
   Decision decision;
   if (now >= next_ask_) decision = ask(now);
-#ifndef YADO_CANARY_lease
+#ifdef YADO_CANARY_lease
+  if (running_ && now >= deadline_) deadline_ += ttl_;
+#endif
   if (running_ && now >= deadline_) {
     running_ = false;
     decision.freeze = true;
   }
-#endif
   return decision;
 }
 

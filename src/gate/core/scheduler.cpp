@@ -37,7 +37,8 @@ void Scheduler::request(RequestId id, std::string_view host_name, Method method,
                    .replayable_body = replayable_body};
   ++workload.in_hand;
   workload.last_used = now;
-  workload.idle_reported = false;
+  if (std::exchange(workload.idle_reported, false))
+    actions_.push_back(ReportIdle{name->second, workload.route.epoch, false});
   place(id, request, now);
 }
 
@@ -72,7 +73,8 @@ void Scheduler::forward(RequestId id, InHand& request, Workload& workload, Insta
   // A kept connection may be to a host that died since: what is written to it is neither refused nor answered. Requests
   // that may not be repeated therefore always travel on a connection of their own, whose SYN-ACK is the host check.
   const bool repeatable = may_replay(request, workload, false);
-  actions_.push_back(Forward{id, ++request.attempt, route.host, route.endpoint, !repeatable || request.wasted > 0});
+  actions_.push_back(Forward{id, ++request.attempt, route.host, route.endpoint, !repeatable || request.wasted > 0,
+                             request.workload, route.epoch});
 }
 
 void Scheduler::hold(InHand& request, Workload& workload, Instant now) {
@@ -135,7 +137,7 @@ void Scheduler::failed(RequestId id, int attempt, Failure failure, Instant now) 
   const Epoch epoch = request->epoch;
   const HostId host = request->host;
   Workload& workload = workloads_.at(request->workload);
-  host_heard(host, now);  // a RST or a FIN comes from a living kernel
+  if (failure != Failure::lost) host_heard(host, now);  // a RST or a FIN comes from a living kernel
   leave_attempt(*request);
 
   if (stage == Stage::answering)
@@ -472,7 +474,7 @@ void Scheduler::check_workloads(Instant now) {
     if (route.lifetime && route.state == RouteState::up && workload.in_hand == 0 && !workload.idle_reported &&
         now >= workload.last_used + *route.lifetime) {
       workload.idle_reported = true;
-      actions_.push_back(ReportIdle{id, route.epoch});
+      actions_.push_back(ReportIdle{id, route.epoch, true});
     }
   }
 }

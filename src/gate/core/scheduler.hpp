@@ -44,7 +44,8 @@ enum class Outcome {
 /// Why an attempt ended without an answer.
 enum class Failure {
   refused,  ///< RST on connect: the host lives, nobody listens; nothing was sent
-  closed,   ///< the connection ended after something was sent and before the first byte of an answer
+  closed,   ///< its kernel ended the connection after something was sent and before the answer was whole
+  lost,     ///< our kernel gave the connection up (no acknowledgement, no route): no sign of life
 };
 
 struct Forward {
@@ -53,6 +54,8 @@ struct Forward {
   HostId host;
   Endpoint endpoint;
   bool fresh_connection;  ///< do not use a kept connection: its SYN is this request's host check
+  WorkloadId workload;
+  Epoch epoch;  ///< of the owner that is asked: named in its answer
 };
 struct Probe {
   HostId host;
@@ -84,10 +87,11 @@ struct Abandon {
   RequestId request;
   int attempt;
 };
-/// A workload with a lifetime has been idle that long.
+/// A workload with a lifetime has been idle that long here; or, after that was said, is being asked for again.
 struct ReportIdle {
   WorkloadId workload;
   Epoch epoch;
+  bool idle;
 };
 struct Report {
   Event event;

@@ -1,0 +1,75 @@
+#include "ledger.hpp"
+
+#include <fmt/format.h>
+
+namespace yado::sim {
+
+void Ledger::may_run(const WorkloadId& workload, Consistency consistency, const std::string& instance, Epoch epoch) {
+  if (consistency != Consistency::exclusive) return;
+  auto& live = live_[workload];
+  live[instance] = epoch;
+  if (live.size() > 1) {
+    std::string who;
+    for (const auto& [name, e] : live) who += fmt::format(" {}({})", name, e);
+    world_.violation(fmt::format("promise 1: two live owners of {}:{}", workload, who));
+  }
+  Epoch& newest = newest_run_[workload];
+  if (epoch < newest)
+    world_.violation(fmt::format("promise 1: {} runs under {} after {} had run", instance, epoch, newest));
+  newest = std::max(newest, epoch);
+}
+
+void Ledger::stopped(const WorkloadId& workload, const std::string& instance) { live_[workload].erase(instance); }
+
+void Ledger::raise_began(const WorkloadId& workload, Epoch epoch) {
+  auto& under_way = raises_[{workload, epoch.granter()}];
+  ++under_way[epoch];
+  if (under_way.size() > 1)
+    world_.violation(fmt::format("single flight: {} is being raised under {} and {} at once", workload,
+                                 under_way.begin()->first, under_way.rbegin()->first));
+}
+
+void Ledger::raise_ended(const WorkloadId& workload, Epoch epoch) { raises_[{workload, epoch.granter()}].erase(epoch); }
+
+void Ledger::granter_died(int granter) {
+  std::erase_if(raises_, [&](const auto& entry) { return entry.first.second == granter; });
+}
+
+void Ledger::asked(gate::RequestId request, const WorkloadId& workload, gate::Method method, bool has_key) {
+  requests_[request] = Request{workload, method, has_key};
+}
+
+void Ledger::executed(gate::RequestId id, const std::string& instance, Epoch epoch) {
+  Request& request = requests_.at(id);
+  if (++request.executions > 1 && request.method == gate::Method::other && !request.has_key)
+    world_.violation(fmt::format("promise 3: request {} took effect {} times, last in {} ({})", id, request.executions,
+                                 instance, epoch));
+  if (request.refusal == gate::Outcome::none)
+    world_.violation(fmt::format("promise 3: request {} took effect after its client was told that it had not", id));
+}
+
+void Ledger::answered(gate::RequestId id) {
+  Request& request = requests_.at(id);
+  if (request.told) world_.violation(fmt::format("promise 3: request {} was answered twice", id));
+  if (request.executions == 0)
+    world_.violation(fmt::format("promise 3: request {} was answered without having been carried out", id));
+  request.told = true;
+  ++answered_;
+}
+
+void Ledger::refused(gate::RequestId id, gate::Outcome outcome, const std::string& why) {
+  Request& request = requests_.at(id);
+  if (request.told) world_.violation(fmt::format("promise 3: request {} was answered twice ({})", id, why));
+  if (outcome == gate::Outcome::none && request.executions > 0)
+    world_.violation(fmt::format("promise 3: request {} was said not to have taken effect, but did ({})", id, why));
+  request.told = true;
+  request.refusal = outcome;
+  ++(outcome == gate::Outcome::unknown ? unknown_ : refused_);
+}
+
+void Ledger::close() {
+  for (const auto& [id, request] : requests_)
+    if (!request.told) world_.violation(fmt::format("promise 3: request {} of {} was lost in silence", id, request.workload));
+}
+
+}  // namespace yado::sim

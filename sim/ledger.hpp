@@ -1,0 +1,60 @@
+#pragma once
+// What the simulation knows and no daemon does: who really runs, what really took effect, what every client was told.
+// The promises of docs/architecture.md are checked here.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "gate/core/scheduler.hpp"
+#include "model/cluster.hpp"
+#include "world.hpp"
+
+namespace yado::sim {
+
+class Ledger {
+ public:
+  explicit Ledger(World& world) : world_(world) {}
+
+  // Promise 1: never two live owners of an exclusive workload.
+  void may_run(const WorkloadId& workload, Consistency consistency, const std::string& instance, Epoch epoch);
+  void stopped(const WorkloadId& workload, const std::string& instance);
+
+  // One relocation at a time: two raises under way that the same granter wants are a lost single flight.
+  void raise_began(const WorkloadId& workload, Epoch epoch);
+  void raise_ended(const WorkloadId& workload, Epoch epoch);
+  /// What it had under way is nobody's flight any more.
+  void granter_died(int granter);
+
+  // Promise 3: answered once, or refused with a reason that is true.
+  void asked(gate::RequestId request, const WorkloadId& workload, gate::Method method, bool has_key);
+  void executed(gate::RequestId request, const std::string& instance, Epoch epoch);
+  void answered(gate::RequestId request);
+  void refused(gate::RequestId request, gate::Outcome outcome, const std::string& why);
+  /// When all is over: nobody was left without a word.
+  void close();
+
+  std::size_t requests() const { return requests_.size(); }
+  std::size_t answered_count() const { return answered_; }
+  std::size_t unknown_count() const { return unknown_; }
+  std::size_t refused_count() const { return refused_; }
+
+ private:
+  struct Request {
+    WorkloadId workload;
+    gate::Method method;
+    bool has_key = false;
+    int executions = 0;
+    bool told = false;
+    std::optional<gate::Outcome> refusal;
+  };
+  World& world_;
+  std::map<WorkloadId, std::map<std::string, Epoch>> live_;  // of exclusive workloads
+  std::map<WorkloadId, Epoch> newest_run_;
+  std::map<std::pair<WorkloadId, int>, std::map<Epoch, int>> raises_;
+  std::map<gate::RequestId, Request> requests_;
+  std::size_t answered_ = 0, unknown_ = 0, refused_ = 0;
+};
+
+}  // namespace yado::sim
