@@ -66,9 +66,12 @@ Result<Mounted> bind_mount(const std::filesystem::path& source, const std::files
   return attach_mount(tree, target);
 }
 
-Result<Fd> make_tmpfs() {
+Result<Fd> make_tmpfs(std::uint64_t bytes) {
   const Fd context(static_cast<int>(::syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
   if (!context.valid()) return fail_errno("fsopen tmpfs");
+  const std::string size = fmt::format("{}", bytes);
+  if (bytes != 0 && ::syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, "size", size.c_str(), 0) != 0)
+    return fail_errno("size of a tmpfs");
   if (::syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
     return fail_errno("create a tmpfs");
   const int fd = static_cast<int>(::syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, 0));

@@ -1,6 +1,7 @@
 #pragma once
 // Mounts as values, by the descriptor-based calls (open_tree(2), mount_setattr(2), move_mount(2)).
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -40,8 +41,8 @@ Result<Mounted> attach_mount(const Fd& tree, const std::filesystem::path& target
 Result<Mounted> bind_mount(const std::filesystem::path& source, const std::filesystem::path& target,
                            const MountChange& change);
 
-/// A detached tmpfs.
-Result<Fd> make_tmpfs();
+/// A detached tmpfs; `bytes` 0: the kernel's default bound, half of the memory.
+Result<Fd> make_tmpfs(std::uint64_t bytes = 0);
 /// overlayfs(5); `work` must be on the file system of `upper`.
 Result<Mounted> mount_overlay(const std::filesystem::path& lower, const std::filesystem::path& upper,
                               const std::filesystem::path& work, const std::filesystem::path& target);
