@@ -103,6 +103,7 @@ struct Client::Connection : std::enable_shared_from_this<Client::Connection> {
   void close(const std::string& why) {
     if (!std::exchange(open, false)) return;
     for (auto& [id, call] : pending) {
+      if (call->answer) continue;  // answered, and not yet resumed
       call->answer = fail(Errc::canceled, "the connection to the supervisor ended: {}", why);
       call->woken.cancel();
     }

@@ -234,6 +234,7 @@ void Supervisor::loop() {
   }
   for (Running& operation : operations_) operation.operation.cancel();
   if (container_ && !exit_) (void)stop(5s);
+  ::unlink(socket_of(config_.directory).c_str());
 }
 
 void Supervisor::arm_timer() {
@@ -442,6 +443,7 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
     YADO_TRY(status, what);
     YADO_ASSIGN(json stopped, stop(grace), what);
     end_ = true;
+    ::unlink(socket_of(config_.directory).c_str());  // before the answer: who has it finds no supervisor any more
     return stopped;
   }
   return fail(Errc::invalid_argument, "there is no call \"{}\"", what);
