@@ -1,0 +1,108 @@
+#include "agent/images.hpp"
+
+#include <algorithm>
+#include <sys/stat.h>
+
+#include "image/checksum.hpp"
+#include "image/fingerprint.hpp"
+#include "os/clock.hpp"
+
+namespace yado::agent {
+namespace {
+
+/// Changes when any file of the image was written, cut or replaced.
+Result<std::string> stamp_of(const image::Store& store, const image::Manifest& manifest) {
+  image::Checksum sum;
+  const auto add = [&](const std::filesystem::path& path) -> Status {
+    struct stat found {};
+    if (::stat(path.c_str(), &found) != 0) return fail_errno(fmt::format("image {}: {}", manifest.id, path.native()));
+    sum.add_field(path.native());
+    for (const auto number : {static_cast<std::uint64_t>(found.st_ino), static_cast<std::uint64_t>(found.st_size),
+                              static_cast<std::uint64_t>(found.st_mtim.tv_sec), static_cast<std::uint64_t>(found.st_mtim.tv_nsec),
+                              static_cast<std::uint64_t>(found.st_ctim.tv_sec), static_cast<std::uint64_t>(found.st_ctim.tv_nsec)})
+      sum.add_field(number);
+    return {};
+  };
+  YADO_TRY(add(store.root() / manifest.id.str() / "manifest.json"), "stamp");
+  for (const image::Part& part : manifest.parts)
+    for (const image::File& file : part.files) YADO_TRY(add(store.part_directory(manifest.id, part.name) / file.path), "stamp");
+  return sum.hex();
+}
+
+struct Checked {
+  image::Manifest manifest;
+  std::string stamp;
+};
+
+}  // namespace
+
+Images::Images(image::Store store, Workers& workers) : store_(std::move(store)), workers_(workers) {
+  for (image::Manifest& manifest : store_.list()) images_.emplace(manifest.id, std::move(manifest));
+}
+
+boost::asio::awaitable<Result<image::Manifest>> Images::verified(ImageId id) {
+  const auto known = stamps_.find(id);
+  const std::string stamp = known == stamps_.end() ? "" : known->second;
+  std::function<Result<Checked>()> work = [this, id, stamp]() -> Result<Checked> {
+    YADO_ASSIGN(image::Manifest manifest, store_.read(id), "image");
+    auto before = stamp_of(store_, manifest);
+    if (!before) return fail(Errc::corrupt, "{}", before.error().message);
+    if (*before != stamp) YADO_TRY(store_.verify(id), "verify");
+    return Checked{std::move(manifest), std::move(*before)};
+  };
+  auto checked = co_await workers_.run(std::move(work));
+  if (!checked) {
+    stamps_.erase(id);
+    co_return std::unexpected(checked.error());
+  }
+  stamps_[id] = checked->stamp;
+  co_return std::move(checked->manifest);
+}
+
+boost::asio::awaitable<void> Images::added(image::Manifest manifest) {
+  const ImageId id = manifest.id;
+  std::function<Result<std::string>()> work = [this, manifest] { return stamp_of(store_, manifest); };
+  auto stamp = co_await workers_.run(std::move(work));
+  if (stamp) stamps_[id] = std::move(*stamp);
+  images_[id] = std::move(manifest);
+}
+
+boost::asio::awaitable<Status> Images::remove(ImageId id) {
+  images_.erase(id);
+  stamps_.erase(id);
+  std::function<Status()> work = [this, id] { return store_.remove(id); };
+  co_return co_await workers_.run(std::move(work));
+}
+
+boost::asio::awaitable<Result<std::string>> Images::fingerprint(std::string root) {
+  std::function<Result<std::string>()> work = [root] { return image::fingerprint(root); };
+  auto found = co_await workers_.run(std::move(work));
+  if (found) roots_[root] = *found;
+  co_return found;
+}
+
+boost::asio::awaitable<Result<std::string>> Images::spec_hash(WorkloadSpec spec) {
+  if (const auto known = roots_.find(spec.container.root); known != roots_.end())
+    co_return image::spec_hash(spec, known->second);
+  co_return co_await fresh_spec_hash(std::move(spec));
+}
+
+boost::asio::awaitable<Result<std::string>> Images::fresh_spec_hash(WorkloadSpec spec) {
+  auto found = co_await fingerprint(spec.container.root);
+  if (!found) co_return std::unexpected(found.error());
+  co_return image::spec_hash(spec, *found);
+}
+
+bool Images::current(const image::Manifest& manifest, const WorkloadSpec* spec) const {
+  if (!spec) return true;
+  const auto root = roots_.find(spec->container.root);
+  return root == roots_.end() || manifest.spec_hash == image::spec_hash(*spec, root->second);
+}
+
+ImageReport Images::report(const image::Manifest& manifest) const {
+  const std::int64_t age_ms = os::wall_ms() - manifest.created_wall_ms;  // clocks of hosts differ: never below zero
+  return {.id = manifest.id, .workload = manifest.workload, .spec_hash = manifest.spec_hash, .bytes = manifest.bytes(),
+          .age = milliseconds(std::max<std::int64_t>(0, age_ms))};
+}
+
+}  // namespace yado::agent

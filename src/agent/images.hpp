@@ -1,0 +1,57 @@
+#pragma once
+// The images of this host as the agent uses them: found in the store, verified before use, known to be current or not.
+//
+// "Verified before use": every checksum was compared by this agent process, and since then no file of the image has
+// changed its inode, length, mtime or ctime (compared at every use, some microseconds per file). A file that was cut,
+// overwritten or replaced is noticed; bits that rot on the disk underneath are noticed by the next agent process only.
+// Full verification reads the whole image, which on a raise would cost as much as the restore; so the agent verifies
+// what it finds at its start in the background, and what it wrote or fetched itself was checksummed on the way.
+//
+// "Current": the hash of the spec and of the root file system is the one in the manifest. The root is looked at again
+// in the background (fresh_spec_hash), not on the way of a raise. An image that is not current is not reported.
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/workers.hpp"
+#include "image/store.hpp"
+#include "model/cluster.hpp"
+
+namespace yado::agent {
+
+class Images {
+ public:
+  /// Blocks while it reads the manifests.
+  Images(image::Store store, Workers& workers);
+
+  const image::Store& store() const { return store_; }
+  const std::map<ImageId, image::Manifest>& all() const { return images_; }
+
+  /// The manifest of an image that may be used now. Errors: `not_found`, `corrupt`.
+  boost::asio::awaitable<Result<image::Manifest>> verified(ImageId id);
+  /// An image came into being here, checksummed by its writer.
+  boost::asio::awaitable<void> added(image::Manifest manifest);
+  boost::asio::awaitable<Status> remove(ImageId id);
+
+  /// What an image of `spec` taken now would carry. The root's fingerprint may be as old as the last fresh_spec_hash of it.
+  boost::asio::awaitable<Result<std::string>> spec_hash(WorkloadSpec spec);
+  /// The same, of the root as it is now.
+  boost::asio::awaitable<Result<std::string>> fresh_spec_hash(WorkloadSpec spec);
+  /// False only when it is known to be of another spec or root.
+  bool current(const image::Manifest& manifest, const WorkloadSpec* spec) const;
+
+  ImageReport report(const image::Manifest& manifest) const;
+
+ private:
+  boost::asio::awaitable<Result<std::string>> fingerprint(std::string root);
+
+  image::Store store_;
+  Workers& workers_;
+  std::map<ImageId, image::Manifest> images_;
+  std::map<ImageId, std::string> stamps_;       ///< of the files when they were verified
+  std::map<std::string, std::string> roots_;    ///< root -> fingerprint
+};
+
+}  // namespace yado::agent

@@ -1,0 +1,120 @@
+#pragma once
+// The instances of this host, from launch to end: addresses and ports, network, supervisor, readiness.
+// Of the io_context's thread; what blocks is handed to the Workers.
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include "agent/agent.hpp"
+#include "agent/core/agent_core.hpp"
+#include "agent/free_list.hpp"
+#include "agent/images.hpp"
+#include "agent/promise.hpp"
+#include "agent/state_directory.hpp"
+#include "agent/supervisor/client.hpp"
+#include "agent/workers.hpp"
+#include "net/host_network.hpp"
+#include "os/pidfd.hpp"
+
+namespace yado::agent {
+
+/// What a restore needs: an image of the store, or a draft that is to prove itself.
+using ImageSource = container::ImageParts;
+
+class Instances {
+ public:
+  struct Surroundings {
+    boost::asio::io_context& io;
+    const Config& config;
+    const StateDirectory& directory;
+    Workers& workers;
+    net::HostNetwork& network;
+    Images& images;
+    std::function<std::shared_ptr<void>()> keep_alive;  ///< of what all this lives in
+  };
+  /// Told to the agent; never for an instance that is being launched or killed, and never for a builder.
+  struct Events {
+    std::function<void(const InstanceId&, const std::string& how)> exited;
+    std::function<void(const InstanceId&, bool runs)> runs;
+    /// The supervisor wants its lease renewed (also while it is launched).
+    std::function<void(const InstanceId&, const WorkloadId&, Epoch, std::uint64_t ticket)> renew;
+  };
+  Instances(Surroundings around, Events events);
+  ~Instances();
+
+  /// Found at the agent's start: adopted when its supervisor answers (the report says as what), else cleared away.
+  boost::asio::awaitable<std::optional<InstanceReport>> adopt(InstanceRecord record);
+
+  /// Answered when it answers its readiness request (owner) or stands frozen (standby). After a failure something may
+  /// be left of it: kill() it. `since`: when the call came that wants it.
+  boost::asio::awaitable<Result<Launched>> launch(Launch wish, Instant since);
+  boost::asio::awaitable<Result<Launched>> promote(Promote wish, Instant since);
+  boost::asio::awaitable<Status> freeze(InstanceId id);
+  /// Returns when nothing is left: processes, group, network, published port, directory.
+  boost::asio::awaitable<void> kill(InstanceId id);
+
+  /// Starts a builder and waits until its start-up is complete.
+  boost::asio::awaitable<Status> start_builder(BuildCall call);
+  /// Checkpoints it into two directories; it does not run on.
+  boost::asio::awaitable<Result<std::map<std::string, std::string>>> checkpoint(InstanceId id, std::filesystem::path criu,
+                                                                               std::filesystem::path disk);
+  /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
+  boost::asio::awaitable<Status> prove(InstanceId id, WorkloadSpec spec, ImageSource source);
+
+  /// As seen from outside: a group that stands still, or whose processes are all stopped, is frozen.
+  boost::asio::awaitable<InstanceState> inspect(InstanceId id);
+
+  bool contains(const InstanceId& id) const { return live_.contains(id); }
+  /// To its supervisor; null when there is none.
+  std::shared_ptr<supervisor::Client> link(const InstanceId& id) const;
+  std::string cgroup_of(const InstanceId& id) const;
+  /// Lets go of every supervisor; the instances go on.
+  void let_go();
+
+ private:
+  struct Live {
+    InstanceRecord record;
+    WorkloadSpec spec;
+    std::shared_ptr<supervisor::Client> link;  ///< null once the connection is closed
+    os::Pidfd supervisor;
+    Promise<std::string> ended;    ///< how the instance ended, by itself or by kill()
+    Promise<bool> launch_over;     ///< nothing of a launch or promotion is under way any more
+    Promise<bool> gone;            ///< kill() is through
+    bool killing = false;
+
+    Live(const boost::asio::any_io_executor& executor, InstanceRecord made, WorkloadSpec of)
+        : record(std::move(made)), spec(std::move(of)), ended(executor), launch_over(executor), gone(executor) {}
+  };
+  using LivePtr = std::shared_ptr<Live>;
+
+  Result<LivePtr> enter(InstanceRecord record, WorkloadSpec spec);
+  boost::asio::awaitable<Status> bring_up(LivePtr live);
+  boost::asio::awaitable<Result<Launched>> launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source, Instant since);
+  boost::asio::awaitable<Status> run_readiness(LivePtr live, bool starting);
+  boost::asio::awaitable<Status> begin(LivePtr live, const std::optional<ImageSource>& source, bool frozen);
+  boost::asio::awaitable<Status> settle(LivePtr live);
+  boost::asio::awaitable<Result<ImageSource>> source_of(ImageId id, WorkloadSpec spec);
+  boost::asio::awaitable<Error> with_log(LivePtr live, Error error);
+  boost::asio::awaitable<void> clear_away(InstanceRecord record);
+  boost::asio::awaitable<void> save(LivePtr live);
+  void spawn(boost::asio::awaitable<void> work);
+  boost::asio::awaitable<Result<supervisor::Description>> connect(LivePtr live);
+  supervisor::Events events_of(const LivePtr& live);
+  void exited(const LivePtr& live, const std::string& how, const std::string& log);
+  Endpoint endpoint(const InstanceRecord& record) const;
+
+  Surroundings around_;
+  Events events_;
+  std::map<InstanceId, LivePtr> live_;
+  FreeList addresses_, ports_;
+  std::map<WorkloadId, nanoseconds> cold_took_;  ///< the bound of how long a faster way may take
+};
+
+}  // namespace yado::agent

@@ -1,0 +1,117 @@
+#include "agent/side_calls.hpp"
+
+#include "base/log.hpp"
+#include "os/clock.hpp"
+#include "os/process.hpp"
+#include "transfer/transfer.hpp"
+#include "wire/client.hpp"
+
+namespace yado::agent {
+
+namespace asio = boost::asio;
+
+namespace {
+
+/// Of one answer of a pull: a piece of 1 MiB over a slow link between sites (1 Mbit/s) needs 8 s.
+constexpr seconds piece_limit{30};
+
+}  // namespace
+
+asio::awaitable<Result<CallReply>> SideCalls::run(AgentCall what) {
+  if (auto* c = std::get_if<BuildCall>(&what)) co_return co_await build(std::move(*c));
+  if (auto* c = std::get_if<PullCall>(&what)) co_return co_await pull(std::move(*c));
+  CallReply reply;
+  if (auto* c = std::get_if<DropImageCall>(&what)) {
+    const Status removed = co_await around_.images.remove(c->image);
+    if (!removed) co_return std::unexpected(removed.error());
+    co_return reply;
+  }
+  if (auto* c = std::get_if<InspectCall>(&what)) {
+    reply.instance = c->instance;
+    reply.state = co_await around_.instances.inspect(c->instance);
+    co_return reply;
+  }
+  co_return fail(Errc::internal, "{} is no call of this kind", name_of(what));
+}
+
+asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
+  CallReply reply;
+  if (const auto known = around_.images.all().find(call.image); known != around_.images.all().end()) {
+    reply.image = around_.images.report(known->second);  // asked again
+    co_return reply;
+  }
+  const container::Criu criu{.binary = around_.config.criu};
+  if (const Status there = container::require(criu); !there) co_return std::unexpected(there.error());
+  const InstanceId builder = call.instance;
+  const ImageId image = call.image;
+  auto manifest = co_await take_image(std::move(call));
+  co_await around_.instances.kill(builder);  // after a failure it may still be there
+  if (!manifest) {
+    Error why = context(manifest.error(), fmt::format("image {}", image)).error();
+    co_return std::unexpected(std::move(why));
+  }
+  co_await around_.images.added(*manifest);
+  reply.image = around_.images.report(*manifest);
+  co_return reply;
+}
+
+asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
+  // The root as it is before the builder reads it: changed under way, the image is of the old one and found stale.
+  auto hash = co_await around_.images.fresh_spec_hash(call.spec);
+  if (!hash) co_return std::unexpected(hash.error());
+  if (const Status settled = co_await around_.instances.start_builder(call); !settled) co_return std::unexpected(settled.error());
+
+  auto begun = around_.images.store().begin(call.image);
+  if (!begun) co_return std::unexpected(begun.error());
+  const auto draft = std::make_shared<image::Draft>(std::move(*begun));
+  const auto criu = draft->part_directory("criu"), disk = draft->part_directory("disk");
+  if (!criu) co_return std::unexpected(criu.error());
+  if (!disk) co_return std::unexpected(disk.error());
+  auto properties = co_await around_.instances.checkpoint(call.instance, *criu, *disk);
+  if (!properties) co_return std::unexpected(properties.error());
+  co_await around_.instances.kill(call.instance);
+
+  // It proves itself while it is still a draft: an image that does not work never comes into being, not even when this
+  // process dies now.
+  ImageSource source{*criu, *disk, *properties};
+  const InstanceId copy(call.instance.str() + "-proof");
+  if (const Status proved = co_await around_.instances.prove(copy, call.spec, std::move(source)); !proved) {
+    Error why = context(proved.error(), "the restored copy does not work").error();
+    co_return std::unexpected(std::move(why));
+  }
+  image::Manifest manifest;
+  manifest.id = call.image;
+  manifest.workload = call.spec.name;
+  manifest.spec_hash = *hash;
+  manifest.created_wall_ms = os::wall_ms();
+  manifest.parts = {image::Part{image::PartType::criu, "criu", {}}, image::Part{image::PartType::disk, "disk", {}}};
+  manifest.properties = std::move(*properties);
+  std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
+  co_return co_await around_.workers.run(std::move(commit));
+}
+
+asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
+  CallReply reply;
+  if (const auto known = around_.images.all().find(call.image); known != around_.images.all().end()) {
+    reply.image = around_.images.report(known->second);
+    co_return reply;
+  }
+  auto hash = co_await around_.images.fresh_spec_hash(call.spec);
+  if (!hash) co_return std::unexpected(hash.error());
+  auto peer = wire::Client::tls(around_.io, call.from.address, call.from.port, around_.identity, "agent:");
+  if (!peer) co_return std::unexpected(peer.error());
+  std::function<void(transfer::Progress)> nobody_watches;
+  auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), call.image, *peer, piece_limit,
+                                          std::move(nobody_watches));
+  if (!manifest) co_return std::unexpected(manifest.error());
+  if (manifest->spec_hash != *hash) {
+    (void)co_await around_.images.remove(call.image);
+    co_return fail(Errc::conflict, "image {} was taken of another spec or root file system than this host's ({}: same "
+                   "names, sizes and times of files on every host?)", call.image, call.spec.container.root);
+  }
+  co_await around_.images.added(*manifest);
+  reply.image = around_.images.report(*manifest);
+  co_return reply;
+}
+
+}  // namespace yado::agent

@@ -1,0 +1,33 @@
+#pragma once
+// The calls that decide nothing: build an image, copy one, drop one, look at an instance.
+
+#include <boost/asio/awaitable.hpp>
+
+#include "agent/images.hpp"
+#include "agent/instances.hpp"
+#include "wire/tls.hpp"
+
+namespace yado::agent {
+
+class SideCalls {
+ public:
+  struct Surroundings {
+    boost::asio::io_context& io;
+    const Config& config;
+    Workers& workers;
+    Images& images;
+    Instances& instances;
+    const wire::Identity& identity;
+  };
+  explicit SideCalls(Surroundings around) : around_(around) {}
+
+  boost::asio::awaitable<Result<CallReply>> run(AgentCall what);
+
+ private:
+  boost::asio::awaitable<Result<CallReply>> build(BuildCall call);
+  boost::asio::awaitable<Result<image::Manifest>> take_image(BuildCall call);
+  boost::asio::awaitable<Result<CallReply>> pull(PullCall call);
+  Surroundings around_;
+};
+
+}  // namespace yado::agent
