@@ -30,7 +30,7 @@ struct Hierarchies {
 };
 
 Result<Hierarchies> find_hierarchies() {
-  YADO_ASSIGN(const std::string table, read_text("/proc/self/mountinfo"), "find cgroups");
+  YADO_ASSIGN(const std::string table, read_text("/proc/thread-self/mountinfo"), "find cgroups");
   Hierarchies found;
   std::istringstream lines(table);
   for (std::string line; std::getline(lines, line);) {
@@ -88,7 +88,7 @@ Status make_directory(const fs::path& path) {
 }
 
 /// Makes `name` under `root`, switching the v2 controllers on for every level above it.
-Status make_tree(const fs::path& root, const std::string& name, bool controllers) {
+Status make_tree_once(const fs::path& root, const std::string& name, bool controllers) {
   fs::path at = root;
   for (const fs::path& part : fs::path(name)) {
     if (controllers) {
@@ -101,6 +101,15 @@ Status make_tree(const fs::path& root, const std::string& name, bool controllers
     YADO_TRY(make_directory(at), "cgroup");
   }
   return {};
+}
+
+/// Repeated when a parent that had become empty was removed under its hands (Cgroup::remove of another process).
+Status make_tree(const fs::path& root, const std::string& name, bool controllers) {
+  constexpr int tries = 10;
+  for (int i = 1;; ++i) {
+    Status made = make_tree_once(root, name, controllers);
+    if (made || made.error().code != Errc::not_found || i == tries) return made;
+  }
 }
 
 }  // namespace
@@ -366,6 +375,13 @@ Status Cgroup::remove() {
       }
       std::this_thread::sleep_for(pause);
     }
+    // Parents that hold nothing any more go with it; the kernel refuses for the others.
+    fs::path parent = directory.parent_path();
+    if (!freezer_only_)
+      for (fs::path above = fs::path(name_).parent_path(); !above.empty(); above = above.parent_path()) {
+        if (::rmdir(parent.c_str()) != 0) break;
+        parent = parent.parent_path();
+      }
   }
   if (result) release();
   return result;

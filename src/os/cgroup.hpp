@@ -40,7 +40,8 @@ class Cgroup {
   Cgroup& operator=(Cgroup&& other) noexcept;
   ~Cgroup();
 
-  /// `name` is relative to the root of every hierarchy ("yado/site.4"); parents are made and stay. An empty group of
+  /// `name` is relative to the root of every hierarchy ("yado/site.4"); parents are made, and removed with
+  /// the last group in them. An empty group of
   /// that name is taken over; one with processes in it is `conflict`.
   static Result<Cgroup> create(const std::string& name);
   /// A group that exists, to look at, freeze or clear away. Error `not_found`.

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "os/file.hpp"
@@ -48,6 +49,8 @@ Status become(const Spawn& options) {
     ours = ::fcntl(ours, F_DUPFD_CLOEXEC, spare);
     if (ours < 0) return fail_errno(fmt::format("pass descriptor {}", its));
   }
+  // Whoever made a descriptor without close-on-exec did not mean this program by it.
+  ::syscall(SYS_close_range, 3U, ~0U, 4U /* CLOSE_RANGE_CLOEXEC */);
   for (const auto& [ours, its] : wanted)
     if (::dup2(ours, its) < 0) return fail_errno(fmt::format("pass descriptor {}", its));
 

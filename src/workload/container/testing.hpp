@@ -99,7 +99,7 @@ inline ContainerSpec counter() {
 /// An empty network namespace with its loopback up and 10.87.0.2 on it.
 inline Result<os::Netns> make_network() {
   YADO_ASSIGN(os::Netns made, os::Netns::create(), "test");
-  YADO_TRY(os::run_in(made, []() -> Status {
+  const auto configure = []() -> Status {
     const os::Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     const auto set = [&](const char* name, const char* address) -> Status {
       ifreq request{};
@@ -114,7 +114,8 @@ inline Result<os::Netns> make_network() {
     };
     YADO_TRY(set("lo", "127.0.0.1"), "lo");
     return set("lo:1", "10.87.0.2");
-  }), "network of a test");
+  };
+  YADO_TRY(os::run_in(made, configure), "network of a test");
   return made;
 }
 
