@@ -4,6 +4,7 @@
 #include <linux/mount.h>
 #include <linux/perf_event.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,7 +29,14 @@ Result<std::uint64_t> tracepoint_number() {
   return std::strtoull(text, nullptr, 10);
 }
 
+/// The head page and one page of data.
+std::size_t buffer_bytes() { return 2 * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
+
 }  // namespace
+
+ListenWatch::~ListenWatch() {
+  for (void* buffer : buffers_) ::munmap(buffer, buffer_bytes());
+}
 
 Result<ListenWatch> ListenWatch::open(std::uint16_t port) {
   YADO_ASSIGN(const std::uint64_t number, tracepoint_number(), "watch for a listening socket");
@@ -50,6 +58,10 @@ Result<ListenWatch> ListenWatch::open(std::uint16_t port) {
       return fail_errno("perf_event_open");
     }
     if (::ioctl(event.get(), PERF_EVENT_IOC_SET_FILTER, filter.c_str()) != 0) return fail_errno("tracepoint filter");
+    // Read-only means overwriting: the buffer is never read and never full.
+    void* buffer = ::mmap(nullptr, buffer_bytes(), PROT_READ, MAP_SHARED, event.get(), 0);
+    if (buffer == MAP_FAILED) return fail_errno("map the buffer of a tracepoint");
+    watch.buffers_.push_back(buffer);
     watch.events_.push_back(std::move(event));
   }
   for (const Fd& event : watch.events_)

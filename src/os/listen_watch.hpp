@@ -9,16 +9,21 @@
 
 namespace yado::os {
 
-/// Becomes readable after a socket, in whatever network namespace, began to listen on `port`: a hint to look, not a
-/// proof. Errors `permission` or `unsupported` where perf events or tracefs are not to be had: then look by turns.
+/// One of its descriptors becomes readable once for every socket that, in whatever network namespace, begins to listen
+/// on `port`: a hint to look, not a proof. poll(2) itself takes the event off. Errors `permission` or `unsupported` where perf events or tracefs are not to be had: then look by turns.
 class ListenWatch {
  public:
   static Result<ListenWatch> open(std::uint16_t port);
+  ListenWatch(ListenWatch&&) noexcept = default;
+  ListenWatch& operator=(ListenWatch&&) = delete;
+  ~ListenWatch();
   /// One per CPU, for poll(2).
   const std::vector<Fd>& descriptors() const { return events_; }
 
  private:
+  ListenWatch() = default;
   std::vector<Fd> events_;
+  std::vector<void*> buffers_;  ///< mapped only because an event without a buffer never sleeps in poll(2)
 };
 
 }  // namespace yado::os

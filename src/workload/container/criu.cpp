@@ -46,9 +46,11 @@ bool says_no_space(const std::string& log) { return log.find("No space left") !=
 /// (46 ms measured). Where /run is none, CRIU gets one in a mount namespace of its own, filled from the last time.
 class KernelCache {
  public:
-  static Result<KernelCache> make(const fs::path& directory) {
+  static Result<KernelCache> make(const fs::path& directory, const std::vector<std::string>& arguments) {
     KernelCache cache;
     struct statfs status {};
+    // What lies below /run must stay in sight.
+    if (std::ranges::any_of(arguments, [](const std::string& word) { return word.find("/run/") == 0; })) return cache;
     if (directory.empty() || (::statfs("/run", &status) == 0 && status.f_type == TMPFS_MAGIC)) return cache;
     YADO_ASSIGN(cache.tmpfs_, os::make_tmpfs(), "CRIU's /run");
     // What is true of one boot's kernel may be false of the next one's.
@@ -95,7 +97,7 @@ struct Run {
 };
 
 Status run(const Criu& criu, const Run& wanted, std::string_view what) {
-  YADO_ASSIGN(const KernelCache cache, KernelCache::make(criu.kernel_cache), what);
+  YADO_ASSIGN(const KernelCache cache, KernelCache::make(criu.kernel_cache, wanted.arguments), what);
   os::Spawn options;
   options.arguments = wanted.arguments;
   options.environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"};

@@ -60,12 +60,7 @@ Result<StartupTimes> wait_startup(const os::Pidfd& first, const os::Cgroup& grou
     const nanoseconds pause = watch ? limit - waited() : std::clamp<nanoseconds>((already + waited()) / 16, 1ms, 100ms);
     YADO_ASSIGN(const Woken woken, wait(first, watch ? &*watch : nullptr, std::min(pause, limit - waited())), "start-up");
     if (woken == Woken::exit) return exited();
-    if (woken == Woken::hint && watch) {
-      // The event is told once and cannot be taken off without a mapping: look at once, and from now on by turns.
-      if (!listeners(first.pid(), port).empty()) break;
-      YADO_ASSIGN(const Woken again, wait(first, nullptr, 1ms), "start-up");
-      if (again == Woken::exit) return exited();
-    }
+    // A hint: somebody began to listen on this port, here or in another network namespace. Look again.
   }
   times.listening = waited();
   times.window = std::max<nanoseconds>((already + times.listening) / 4, 10ms);
