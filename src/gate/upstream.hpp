@@ -1,0 +1,55 @@
+#pragma once
+// Connections to instances, and those kept for later requests. A kept connection goes only to the very endpoint (of the
+// very host) that it was made for, and goes away by itself when its server closes it.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "gate/peer.hpp"
+#include "model/cluster.hpp"
+#include "wire/parser.hpp"
+
+namespace yado::gate {
+
+struct Place {
+  HostId host;
+  Endpoint endpoint;
+  auto operator<=>(const Place&) const = default;
+};
+
+class Upstream : public Peer {
+ public:
+  /// Memory per connection, and how far a fast instance may run ahead of a slow client (besides the socket buffers).
+  static constexpr std::size_t buffer_bytes = 64 * 1024;
+
+  Upstream(Socket socket, Place at, std::size_t head_bytes)
+      : Peer(std::move(socket), buffer_bytes), place(std::move(at)), parser(wire::Parser::Kind::response, head_bytes) {}
+
+  const Place place;
+  wire::Parser parser;
+};
+
+class Pool final : private Peer::Watcher {
+ public:
+  explicit Pool(std::size_t most_per_place) : most_per_place_(most_per_place) {}
+
+  /// The one used last, or null.
+  std::shared_ptr<Upstream> take(const Place& place);
+  /// `upstream` has carried a whole exchange and its server keeps it open.
+  void keep(std::shared_ptr<Upstream> upstream);
+  /// Closes what leads to places that `wanted` does not accept.
+  void retain(const std::function<bool(const Place&)>& wanted);
+  void clear();
+  std::size_t size() const;
+
+ private:
+  void unasked(Peer& peer) override;
+
+  std::size_t most_per_place_;
+  std::map<Place, std::vector<std::shared_ptr<Upstream>>> idle_;
+};
+
+}  // namespace yado::gate
