@@ -40,8 +40,7 @@ void read_json(const json& j, const std::string& path, Status& status, PrepareCa
 }
 
 void to_json(json& j, const BuildCall& v) {
-  j = json{
-      {"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}};
+  j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}};
 }
 
 void read_json(const json& j, const std::string& path, Status& status, BuildCall& v) {
@@ -74,10 +73,7 @@ json three(const Call& v) {
 
 template <class Call>
 void read_three(const json& j, const std::string& path, Status& status, Call& v) {
-  Fields(j, path, status)
-      .required("workload", v.workload)
-      .required("instance", v.instance)
-      .required("epoch", v.epoch);
+  Fields(j, path, status).required("workload", v.workload).required("instance", v.instance).required("epoch", v.epoch);
 }
 
 }  // namespace
@@ -104,13 +100,8 @@ void to_json(json& j, const AgentCall& value) {
 }
 
 void to_json(json& j, const CallReply& v) {
-  j = json{{"instance", v.instance.str()},
-           {"endpoint", v.endpoint},
-           {"way", name_of(v.way)},
-           {"times", v.times},
-           {"state", name_of(v.state)},
-           {"sequence", v.sequence},
-           {"detail", v.detail}};
+  j = json{{"instance", v.instance.str()}, {"endpoint", v.endpoint}, {"way", name_of(v.way)}, {"times", v.times},
+           {"state", name_of(v.state)},    {"sequence", v.sequence}, {"detail", v.detail}};
   if (v.image) j["image"] = *v.image;
 }
 
@@ -127,12 +118,9 @@ void read_json(const json& j, const std::string& path, Status& status, CallReply
 }
 
 void to_json(json& j, const Event& v) {
-  j = json{{"kind", v.kind},
-           {"workload", v.workload.str()},
-           {"host", v.host.str()},
-           {"instance", v.instance.str()},
-           {"epoch", v.epoch.value()},
-           {"fields", v.fields}};
+  j = json{{"kind", v.kind},           {"workload", v.workload.str()},
+           {"host", v.host.str()},     {"instance", v.instance.str()},
+           {"epoch", v.epoch.value()}, {"fields", v.fields}};
 }
 
 void read_json(const json& j, const std::string& path, Status& status, Event& v) {

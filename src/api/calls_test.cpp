@@ -1,6 +1,7 @@
 #include "api/calls.hpp"
 
 #include <gtest/gtest.h>
+
 #include <nlohmann/json.hpp>
 
 namespace yado {
@@ -42,8 +43,7 @@ TEST(ApiCallsTest, EveryCallComesBackAsItWas) {
 
 TEST(ApiCallsTest, AnUnknownKindIsNotFoundAndACallWithoutAnEpochIsRefused) {
   EXPECT_EQ(api::parse_call("explode", "{}").error().code, Errc::not_found);
-  EXPECT_EQ(api::parse_call("stop", R"({"workload":"site","instance":"site.7"})").error().message,
-            "epoch: is missing");
+  EXPECT_EQ(api::parse_call("stop", R"({"workload":"site","instance":"site.7"})").error().message, "epoch: is missing");
   EXPECT_EQ(api::parse_call("stop", R"({"workload":"site","instance":"site.7","epoch":-1})").error().message,
             "epoch: -1 is not between 0 and 18446744073709551615");
   EXPECT_EQ(api::parse_call("raise", R"({"workload":"site","instance":"site.7","epoch":1,"image":"../x"})")

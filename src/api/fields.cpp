@@ -9,12 +9,18 @@ void wrong(Status& status, const std::string& path, std::string_view what) {
 
 std::string_view kind_of(const nlohmann::json& json) {
   switch (json.type()) {
-    case nlohmann::json::value_t::null: return "null";
-    case nlohmann::json::value_t::object: return "an object";
-    case nlohmann::json::value_t::array: return "an array";
-    case nlohmann::json::value_t::string: return "a string";
-    case nlohmann::json::value_t::boolean: return "true or false";
-    default: return "a number";
+    case nlohmann::json::value_t::null:
+      return "null";
+    case nlohmann::json::value_t::object:
+      return "an object";
+    case nlohmann::json::value_t::array:
+      return "an array";
+    case nlohmann::json::value_t::string:
+      return "a string";
+    case nlohmann::json::value_t::boolean:
+      return "true or false";
+    default:
+      return "a number";
   }
 }
 
@@ -44,11 +50,12 @@ void read_integer(const nlohmann::json& json, const std::string& path, Status& s
     return expected(status, path, "a number", json);
   }
   negative = !json.is_number_unsigned() && json.get<std::int64_t>() < 0;
-  magnitude = negative ? std::uint64_t{0} - static_cast<std::uint64_t>(json.get<std::int64_t>())
-                       : json.get<std::uint64_t>();
+  magnitude =
+      negative ? std::uint64_t{0} - static_cast<std::uint64_t>(json.get<std::int64_t>()) : json.get<std::uint64_t>();
   if (magnitude > (negative ? least_magnitude : most))
-    wrong(status, path, fmt::format("{} is not between {}{} and {}", quoted(json), least_magnitude ? "-" : "",
-                                    least_magnitude, most));
+    wrong(
+        status, path,
+        fmt::format("{} is not between {}{} and {}", quoted(json), least_magnitude ? "-" : "", least_magnitude, most));
 }
 
 }  // namespace detail

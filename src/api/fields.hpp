@@ -1,6 +1,6 @@
 #pragma once
-// How JSON is read without exceptions and with the path of the field in every error. Heavy (includes nlohmann/json.hpp):
-// for .cpp files that make types of their own readable:
+// How JSON is read without exceptions and with the path of the field in every error. Heavy (includes
+// nlohmann/json.hpp): for .cpp files that make types of their own readable:
 //
 //   void read_json(const nlohmann::json& json, const std::string& path, Status& status, RaiseCall& value) {
 //     Fields(json, path, status).required("epoch", value.epoch).optional("way", value.way);
@@ -14,13 +14,12 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "api/json.hpp"
 #include "base/error.hpp"
@@ -79,8 +78,9 @@ void read_json(const nlohmann::json& json, const std::string& path, Status& stat
 void read_json(const nlohmann::json& json, const std::string& path, Status& status, nlohmann::json& value);
 
 template <class Integer>
-  requires(std::integral<Integer> && !std::same_as<Integer, bool>)
-void read_json(const nlohmann::json& json, const std::string& path, Status& status, Integer& value) {
+requires(std::integral<Integer> && !std::same_as<Integer, bool>) void read_json(const nlohmann::json& json,
+                                                                                const std::string& path, Status& status,
+                                                                                Integer& value) {
   using Limits = std::numeric_limits<Integer>;
   std::uint64_t magnitude = 0;
   bool negative = false;
@@ -90,7 +90,7 @@ void read_json(const nlohmann::json& json, const std::string& path, Status& stat
 }
 
 template <class Enum>
-  requires std::is_enum_v<Enum>
+requires std::is_enum_v<Enum>
 void read_json(const nlohmann::json& json, const std::string& path, Status& status, Enum& value) {
   std::string word;
   read_json(json, path, status, word);
@@ -108,8 +108,8 @@ void read_json(const nlohmann::json& json, const std::string& path, Status& stat
   read_json(json, path, status, text);
   if (!status) return;
   if (!text.empty() && !valid_name(text))
-    return detail::wrong(status, path, fmt::format("{} is not a valid name (a-z, 0-9, '-' and '.', at most 63)",
-                                                   detail::quoted(json)));
+    return detail::wrong(
+        status, path, fmt::format("{} is not a valid name (a-z, 0-9, '-' and '.', at most 63)", detail::quoted(json)));
   value = Name<Tag>(std::move(text));
 }
 
@@ -163,7 +163,10 @@ class Fields {
       return *this;
     }
     read_json(*found, detail::member(path_, key), status_, value);
-    if constexpr (requires { value.empty(); value.str(); })
+    if constexpr (requires {
+                    value.empty();
+                    value.str();
+                  })
       if (status_ && value.empty()) detail::wrong(status_, detail::member(path_, key), "must not be empty");
     return *this;
   }

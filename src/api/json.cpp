@@ -6,12 +6,14 @@
 
 namespace yado {
 
-using nlohmann::json;
 using api::Fields;
+using nlohmann::json;
 
 namespace {
 
-std::int64_t us(nanoseconds duration) { return std::chrono::duration_cast<std::chrono::microseconds>(duration).count(); }
+std::int64_t us(nanoseconds duration) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+}
 
 // JSON has no NaN; nlohmann would write null, which no reader of a number takes.
 double finite(double value) { return std::isfinite(value) ? value : 0; }
@@ -71,10 +73,7 @@ void read_json(const json& j, const std::string& path, Status& status, Container
 }
 
 void to_json(json& j, const Readiness& v) {
-  j = json{{"path", v.path},
-           {"status", v.status},
-           {"contains", v.contains},
-           {"start_limit_ms", v.start_limit.count()}};
+  j = json{{"path", v.path}, {"status", v.status}, {"contains", v.contains}, {"start_limit_ms", v.start_limit.count()}};
 }
 
 void read_json(const json& j, const std::string& path, Status& status, Readiness& v) {
@@ -146,12 +145,8 @@ void read_json(const json& j, const std::string& path, Status& status, Endpoint&
 }
 
 void to_json(json& j, const InstanceReport& v) {
-  j = json{{"id", v.id.str()},
-           {"workload", v.workload.str()},
-           {"purpose", name_of(v.purpose)},
-           {"epoch", v.epoch.value()},
-           {"state", name_of(v.state)},
-           {"endpoint", v.endpoint},
+  j = json{{"id", v.id.str()},         {"workload", v.workload.str()}, {"purpose", name_of(v.purpose)},
+           {"epoch", v.epoch.value()}, {"state", name_of(v.state)},    {"endpoint", v.endpoint},
            {"age_ms", v.age.count()}};
   if (v.image) j["image"] = v.image->str();
 }
@@ -302,8 +297,8 @@ std::string dump(const json& value) { return value.dump(-1, ' ', false, json::er
 
 std::string dump_pretty(const json& value) { return value.dump(2, ' ', false, json::error_handler_t::replace); }
 
-#define YADO_READABLE(T)                                \
-  template Result<T> from_json_value<T>(const json&);   \
+#define YADO_READABLE(T)                              \
+  template Result<T> from_json_value<T>(const json&); \
   template Result<T> parse<T>(std::string_view);
 
 YADO_READABLE(WorkloadSpec)

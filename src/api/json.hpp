@@ -13,10 +13,9 @@
 // Units stand in the keys: `…_ms` whole milliseconds, RaiseTimes `…_us` whole microseconds. Enumerations are the words
 // of model/names.hpp, epochs are plain numbers.
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "base/error.hpp"
 #include "model/cluster.hpp"

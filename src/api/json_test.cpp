@@ -1,6 +1,7 @@
 #include "api/json.hpp"
 
 #include <gtest/gtest.h>
+
 #include <nlohmann/json.hpp>
 
 #include "api/fields.hpp"

@@ -1,12 +1,12 @@
 #include "image/checksum.hpp"
 
-#include <array>
-#include <cerrno>
 #include <fcntl.h>
 #include <unistd.h>
-#include <vector>
-
 #include <xxhash.h>
+
+#include <array>
+#include <cerrno>
+#include <vector>
 
 #include "base/check.hpp"
 #include "base/units.hpp"

@@ -1,14 +1,15 @@
 #include "image/disk.hpp"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <fcntl.h>
-#include <map>
-#include <set>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <map>
+#include <set>
 
 #include "base/check.hpp"
 #include "base/units.hpp"
@@ -63,8 +64,7 @@ Result<FileSum> measure(const fs::path& path, Durable durable) {
 }
 
 Status sync_tree(const fs::path& part, const Tree& tree) {
-  for (const std::string& directory : tree.directories)
-    YADO_PASS(sync_directory(part / directory));
+  for (const std::string& directory : tree.directories) YADO_PASS(sync_directory(part / directory));
   return sync_directory(part);
 }
 
@@ -88,7 +88,8 @@ Status compare_part(const fs::path& directory, const Part& part, Durable durable
   }
   for (const auto& [path, file] : expected) {
     YADO_TAKE(const FileSum sum, measure(directory / path, durable));
-    if (sum.bytes != file->bytes) return fail(Errc::corrupt, "{}: {} bytes instead of {}", path, sum.bytes, file->bytes);
+    if (sum.bytes != file->bytes)
+      return fail(Errc::corrupt, "{}: {} bytes instead of {}", path, sum.bytes, file->bytes);
     if (sum.xxh128 != file->xxh128) return fail(Errc::corrupt, "{}: checksum differs", path);
   }
   if (durable == Durable::yes) return sync_tree(directory, tree);

@@ -16,9 +16,9 @@ inline constexpr std::string_view removed_prefix = ".removed-";
 
 enum class Durable { no, yes };
 
-/// The files of one part directory with lengths and checksums, sorted by path. Anything that is neither a regular file nor
-/// a directory is `corrupt`, as is a name that no manifest may carry. With `Durable::yes`, files and directories are on
-/// the disk when it returns.
+/// The files of one part directory with lengths and checksums, sorted by path. Anything that is neither a regular file
+/// nor a directory is `corrupt`, as is a name that no manifest may carry. With `Durable::yes`, files and directories
+/// are on the disk when it returns.
 Result<std::vector<File>> measure_part(const std::filesystem::path& part, Durable durable);
 
 /// The whole directory of an image against its manifest: parts and files missing or too many, lengths, checksums.

@@ -1,5 +1,6 @@
-#include <cerrno>
 #include <sys/stat.h>
+
+#include <cerrno>
 
 #include "base/check.hpp"
 #include "image/disk.hpp"

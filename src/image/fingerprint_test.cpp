@@ -1,11 +1,11 @@
 #include "image/fingerprint.hpp"
 
-#include <algorithm>
-#include <functional>
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <gtest/gtest.h>
+#include <algorithm>
+#include <functional>
 
 #include "image/temporary_directory.hpp"
 
@@ -102,14 +102,14 @@ TEST(FingerprintTest, ATarIsItsLengthAndTime) {
 TEST(FingerprintTest, WhatIsNoRootFileSystemSaysSo) {
   TemporaryDirectory directory;
   EXPECT_EQ(fingerprint(directory.path() / "missing").error().code, Errc::not_found);
-  EXPECT_EQ(fingerprint("/dev/null").error().message,
-            "root file system /dev/null: neither a directory nor a tar");
+  EXPECT_EQ(fingerprint("/dev/null").error().message, "root file system /dev/null: neither a directory nor a tar");
 }
 
 WorkloadSpec spec() {
   WorkloadSpec spec;
   spec.name = WorkloadId("site");
-  spec.container = {.root = "/srv", .command = {"a", "bc"}, .environment = {{"A", "1"}}, .mounts = {{"/s", "/t", true}}};
+  spec.container = {
+      .root = "/srv", .command = {"a", "bc"}, .environment = {{"A", "1"}}, .mounts = {{"/s", "/t", true}}};
   spec.service = {.hosts = {"site.test"}, .port = 80};
   return spec;
 }
@@ -121,8 +121,12 @@ TEST(SpecHashTest, WhatAnImageDependsOnChangesIt) {
   const std::function<void(WorkloadSpec&)> changes[] = {
       [](auto& s) { s.name = WorkloadId("site2"); },
       [](auto& s) { s.container.root = "/srv2"; },
-      [](auto& s) { s.container.command = {"ab", "c"}; },
-      [](auto& s) { s.container.environment = {{"A1", ""}}; },
+      [](auto& s) {
+        s.container.command = {"ab", "c"};
+      },
+      [](auto& s) {
+        s.container.environment = {{"A1", ""}};
+      },
       [](auto& s) { s.container.working_directory = "/x"; },
       [](auto& s) { s.container.uid = 1; },
       [](auto& s) { s.container.gid = 1; },

@@ -1,10 +1,9 @@
 #include "image/manifest.hpp"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
-
-#include <nlohmann/json.hpp>
 
 #include "base/units.hpp"
 #include "image/checksum.hpp"
@@ -34,14 +33,10 @@ json to_value(const Manifest& manifest) {
       files.push_back({{"path", file.path}, {"bytes", file.bytes}, {"xxh128", file.xxh128}});
     parts.push_back({{"type", name_of(part.type)}, {"name", part.name}, {"files", std::move(files)}});
   }
-  json value{{"format", format_name},
-             {"version", format_version},
-             {"id", manifest.id.str()},
-             {"workload", manifest.workload.str()},
-             {"spec_hash", manifest.spec_hash},
-             {"created_wall_ms", manifest.created_wall_ms},
-             {"parts", std::move(parts)},
-             {"properties", manifest.properties}};
+  json value{{"format", format_name},           {"version", format_version},
+             {"id", manifest.id.str()},         {"workload", manifest.workload.str()},
+             {"spec_hash", manifest.spec_hash}, {"created_wall_ms", manifest.created_wall_ms},
+             {"parts", std::move(parts)},       {"properties", manifest.properties}};
   if (manifest.base) value["base"] = manifest.base->str();
   return value;
 }
@@ -158,10 +153,14 @@ Result<Manifest> read_manifest(json& value) {
 
 std::string_view name_of(PartType type) {
   switch (type) {
-    case PartType::criu: return "criu";
-    case PartType::pages: return "pages";
-    case PartType::device_state: return "device-state";
-    case PartType::disk: return "disk";
+    case PartType::criu:
+      return "criu";
+    case PartType::pages:
+      return "pages";
+    case PartType::device_state:
+      return "device-state";
+    case PartType::disk:
+      return "disk";
   }
   return "unknown";
 }

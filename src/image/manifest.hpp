@@ -34,9 +34,9 @@ struct Part {
 struct Manifest {
   ImageId id;
   WorkloadId workload;
-  std::string spec_hash;            ///< spec + root file system when taken
+  std::string spec_hash;  ///< spec + root file system when taken
   std::int64_t created_wall_ms = 0;
-  std::optional<ImageId> base;      ///< of a delta
+  std::optional<ImageId> base;  ///< of a delta
   std::vector<Part> parts;
   std::map<std::string, std::string> properties;  ///< what the driver needs to restore (for containers: pipe inodes …)
 

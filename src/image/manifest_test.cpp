@@ -1,8 +1,8 @@
 #include "image/manifest.hpp"
 
-#include <functional>
-
 #include <gtest/gtest.h>
+
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "image/checksum.hpp"
@@ -97,7 +97,8 @@ TEST(ImageManifestTest, PathsThatLeaveThePartAreRefused) {
               "manifest: parts[0].files[0].path: leaves its part or is no path")
         << path;
   for (const char* name : {"", "..", "a/b", ".draft-x", "CRIU"})
-    EXPECT_EQ(refusal_of([&](auto& m) { m["parts"][0]["name"] = name; }), "manifest: parts[0].name: is not a valid name");
+    EXPECT_EQ(refusal_of([&](auto& m) { m["parts"][0]["name"] = name; }),
+              "manifest: parts[0].name: is not a valid name");
   EXPECT_EQ(refusal_of([](auto& m) { m["parts"][0]["name"] = "manifest.json"; }),
             "manifest: parts[0].name: is the manifest's own");
   EXPECT_EQ(refusal_of([](auto& m) { m["id"] = "../../etc"; }), "manifest: id: is not a valid name");

@@ -1,13 +1,14 @@
 #include "image/store.hpp"
 
-#include <algorithm>
-#include <cerrno>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 
 #include "base/log.hpp"
 #include "image/disk.hpp"

@@ -1,14 +1,14 @@
 #include "image/store.hpp"
 
-#include <algorithm>
-#include <functional>
+#include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <gtest/gtest.h>
+#include <algorithm>
+#include <functional>
 
 #include "image/checksum.hpp"
 #include "image/temporary_directory.hpp"

@@ -26,8 +26,7 @@ std::string at(std::string_view field, std::size_t index) { return fmt::format("
 bool has_nul(std::string_view text) { return text.find('\0') != std::string_view::npos; }
 
 void check_absolute(Problems& problems, const std::string& field, std::string_view path) {
-  if (!path.starts_with('/'))
-    return problems.add(field, "{} is not an absolute path", quote(path));
+  if (!path.starts_with('/')) return problems.add(field, "{} is not an absolute path", quote(path));
   if (has_nul(path)) return problems.add(field, "{} contains a NUL character", quote(path));
   if (path.ends_with("/..") || path.find("/../") != std::string_view::npos)
     problems.add(field, "{} must not contain \"..\"", quote(path));
@@ -108,8 +107,7 @@ void check_service(Problems& problems, const Service& service) {
   if (service.port == 0) problems.add("service.port", "must be between 1 and 65535: where the application listens");
 
   const Readiness& ready = service.ready;
-  if (!ready.path.starts_with('/'))
-    problems.add("service.ready.path", "{} does not start with '/'", quote(ready.path));
+  if (!ready.path.starts_with('/')) problems.add("service.ready.path", "{} does not start with '/'", quote(ready.path));
   // It becomes part of a request line, where a space or a line break would begin something else.
   else if (!std::ranges::all_of(ready.path, [](char c) { return c > ' ' && c < 0x7f; }))
     problems.add("service.ready.path", "{} holds characters that must be percent-encoded", quote(ready.path));

@@ -33,12 +33,12 @@ struct Keys {
 const std::vector<Keys>& all_keys() {
   static const std::vector<Keys> keys{
       {"", "the top of the file, above every [table]", {"name", "kind", "container", "service", "policy"}},
-      {"container", "[container]",
-       {"root", "command", "env", "cwd", "uid", "gid", "memory", "cpus", "pids", "mounts"}},
+      {"container", "[container]", {"root", "command", "env", "cwd", "uid", "gid", "memory", "cpus", "pids", "mounts"}},
       {"container.mounts", "[[container.mounts]]", {"source", "target", "read_only"}},
       {"service", "[service]", {"hosts", "port", "ready", "idempotency_header"}},
       {"service.ready", "[service.ready]", {"path", "status", "contains", "start_limit"}},
-      {"policy", "[policy]",
+      {"policy",
+       "[policy]",
        {"standby", "consistency", "lease", "relocations", "lifetime", "image_age", "frozen_age", "placement"}},
   };
   return keys;
@@ -79,17 +79,17 @@ class Errors {
 
   void add(toml::source_position where, std::string_view field, std::string_view message) {
     // Positions that toml++ does not know (tables that only a dotted key implies) are 0:0.
-    const auto line = std::max<toml::source_index>(where.line, 1), column = std::max<toml::source_index>(where.column, 1);
-    lines_.push_back({line, column, fmt::format("{}:{}:{}: {}{}{}", file_, line, column, field,
-                                                field.empty() ? "" : ": ", message)});
+    const auto line = std::max<toml::source_index>(where.line, 1),
+               column = std::max<toml::source_index>(where.column, 1);
+    lines_.push_back({line, column,
+                      fmt::format("{}:{}:{}: {}{}{}", file_, line, column, field, field.empty() ? "" : ": ", message)});
   }
 
   /// Everything in the order of the file.
   Error joined() {
     std::ranges::stable_sort(lines_, {}, [](const Line& l) { return std::pair(l.line, l.column); });
     std::string text;
-    for (std::size_t i = 0; i < std::min(lines_.size(), most_lines); ++i)
-      text += (i == 0 ? "" : "\n") + lines_[i].text;
+    for (std::size_t i = 0; i < std::min(lines_.size(), most_lines); ++i) text += (i == 0 ? "" : "\n") + lines_[i].text;
     if (lines_.size() > most_lines) text += fmt::format("\n{}: and {} more", file_, lines_.size() - most_lines);
     return {Errc::invalid_argument, std::move(text)};
   }
@@ -107,13 +107,20 @@ class Errors {
 
 std::string_view kind_of(const toml::node& node) {
   switch (node.type()) {
-    case toml::node_type::table: return "a table";
-    case toml::node_type::array: return "an array";
-    case toml::node_type::string: return "a string";
-    case toml::node_type::integer: return "a whole number";
-    case toml::node_type::floating_point: return "a number";
-    case toml::node_type::boolean: return "true or false";
-    default: return "a date or time";
+    case toml::node_type::table:
+      return "a table";
+    case toml::node_type::array:
+      return "an array";
+    case toml::node_type::string:
+      return "a string";
+    case toml::node_type::integer:
+      return "a whole number";
+    case toml::node_type::floating_point:
+      return "a number";
+    case toml::node_type::boolean:
+      return "true or false";
+    default:
+      return "a date or time";
   }
 }
 
@@ -227,7 +234,8 @@ class Reader {
   }
 
   template <class Integer>
-  void integer(const toml::node& node, const std::string& field, Integer& value, std::int64_t least, std::int64_t most) {
+  void integer(const toml::node& node, const std::string& field, Integer& value, std::int64_t least,
+               std::int64_t most) {
     const auto* number = node.as_integer();
     if (!number) return wrong_type(node, field, "a whole number");
     if (number->get() < least || number->get() > most)

@@ -1,9 +1,9 @@
 #include "spec/spec.hpp"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <random>
-
-#include <gtest/gtest.h>
 
 #include "spec/check.hpp"
 
@@ -129,8 +129,9 @@ TEST(SpecTest, WhatIsNoTomlSaysWhere) {
 }
 
 TEST(SpecTest, MissingKeysAreNamed) {
-  EXPECT_EQ(error_of(""), "site.toml:1:1: name: is missing\nsite.toml:1:1: container: is missing\n"
-                          "site.toml:1:1: service: is missing");
+  EXPECT_EQ(error_of(""),
+            "site.toml:1:1: name: is missing\nsite.toml:1:1: container: is missing\n"
+            "site.toml:1:1: service: is missing");
   EXPECT_EQ(error_of(with("root", "")), "site.toml:2:1: container.root: is missing");
   EXPECT_EQ(error_of(with("command", "")), "site.toml:2:1: container.command: is missing");
   EXPECT_EQ(error_of(with("hosts", "")), "site.toml:5:1: service.hosts: is missing");
@@ -190,11 +191,13 @@ TEST(SpecTest, SizesDurationsAndRatesAreCheckedAtTheirPlace) {
   EXPECT_TRUE(error_of(with_policy("lease = \"5\"\n")).starts_with("site.toml:9:9: policy.lease: \"5\" is not a dura"));
   EXPECT_EQ(error_of(with_policy("lease = \"2h\"\n")), "site.toml:9:9: policy.lease: is not between 100ms and 1h");
   EXPECT_TRUE(error_of(with_policy("relocations = 10\n")).starts_with("site.toml:9:15: policy.relocations: expected"));
-  EXPECT_TRUE(error_of(with_policy("relocations = \"10\"\n")).starts_with("site.toml:9:15: policy.relocations: \"10\""));
+  EXPECT_TRUE(
+      error_of(with_policy("relocations = \"10\"\n")).starts_with("site.toml:9:15: policy.relocations: \"10\""));
 }
 
 TEST(SpecTest, NamesMustFitEveryPlaceTheyAreUsedIn) {
-  EXPECT_TRUE(error_of(with("name", "name = \"My Site\"")).starts_with("site.toml:1:8: name: \"My Site\" is not a name"));
+  EXPECT_TRUE(
+      error_of(with("name", "name = \"My Site\"")).starts_with("site.toml:1:8: name: \"My Site\" is not a name"));
   EXPECT_TRUE(error_of(with("name", "name = \"\"")).starts_with("site.toml:1:8: name: \"\" is not a name"));
   EXPECT_NE(error_of(with("name", "name = \"" + std::string(41, 'a') + "\"")), "(accepted)");
   EXPECT_EQ(error_of(with("name", "name = \"" + std::string(40, 'a') + "\"")), "(accepted)");
@@ -210,8 +213,9 @@ TEST(SpecTest, PathsMustBeAbsoluteAndMayNotClimb) {
   EXPECT_EQ(error_of(with("root", "root = \"/a\"\nmounts = [{ source = \"data\", target = \"/data\" }]")),
             "site.toml:4:22: container.mounts[0].source: \"data\" is not an absolute path");
   EXPECT_NE(error_of(with("root", "root = \"/a\"\nmounts = [{ source = \"/data\", target = \"/\" }]")), "(accepted)");
-  EXPECT_NE(error_of(with("root", "root = \"/a\"\nmounts = [{ source = \"/a\", target = \"/c\" },"
-                                  "{ source = \"/b\", target = \"/c\" }]")),
+  EXPECT_NE(error_of(with("root",
+                          "root = \"/a\"\nmounts = [{ source = \"/a\", target = \"/c\" },"
+                          "{ source = \"/b\", target = \"/c\" }]")),
             "(accepted)");
 }
 
@@ -241,8 +245,9 @@ TEST(SpecTest, TheReadinessRequestCannotBecomeAnotherRequest) {
 }
 
 TEST(SpecTest, ExclusiveWorkloadsHaveNoSecondStart) {
-  EXPECT_TRUE(error_of(with_policy("consistency = \"exclusive\"\nstandby = \"image\"\n"))
-                  .starts_with("site.toml:10:11: policy.standby: an exclusive workload can only have standby = \"cold\""));
+  EXPECT_TRUE(
+      error_of(with_policy("consistency = \"exclusive\"\nstandby = \"image\"\n"))
+          .starts_with("site.toml:10:11: policy.standby: an exclusive workload can only have standby = \"cold\""));
   EXPECT_NE(error_of(with_policy("consistency = \"exclusive\"\nstandby = \"frozen\"\n")), "(accepted)");
   auto spec = parse(with_policy("consistency = \"exclusive\"\n"), "site.toml", environment);
   ASSERT_TRUE(spec);
@@ -261,15 +266,16 @@ TEST(SpecTest, AnUnsetVariableIsAnErrorAtItsPlace) {
 }
 
 TEST(SpecTest, EveryMistakeIsReportedOnceInTheOrderOfTheFile) {
-  EXPECT_EQ(error_of("name = \"\"\n[container]\nroot = \"a\"\ncommand = [3]\nenv = { \"\\n\" = 1 }\n[service]\n"
-                     "hosts = \"site.test\"\nport = 0\n[policy]\nstandby = \"hot\"\n"),
-            "site.toml:1:8: name: \"\" is not a name: 1 to 40 of a-z, 0-9, '-' and '.', first and last a letter or digit\n"
-            "site.toml:3:8: container.root: \"a\" is not an absolute path\n"
-            "site.toml:4:12: container.command[0]: expected a string, found a whole number\n"
-            "site.toml:5:16: container.env.\"\\x0a\": expected a string, found a whole number\n"
-            "site.toml:7:9: service.hosts: expected an array of strings, found a string\n"
-            "site.toml:8:8: service.port: 0 is not between 1 and 65535\n"
-            "site.toml:10:11: policy.standby: \"hot\" is not one of cold, image, frozen");
+  EXPECT_EQ(
+      error_of("name = \"\"\n[container]\nroot = \"a\"\ncommand = [3]\nenv = { \"\\n\" = 1 }\n[service]\n"
+               "hosts = \"site.test\"\nport = 0\n[policy]\nstandby = \"hot\"\n"),
+      "site.toml:1:8: name: \"\" is not a name: 1 to 40 of a-z, 0-9, '-' and '.', first and last a letter or digit\n"
+      "site.toml:3:8: container.root: \"a\" is not an absolute path\n"
+      "site.toml:4:12: container.command[0]: expected a string, found a whole number\n"
+      "site.toml:5:16: container.env.\"\\x0a\": expected a string, found a whole number\n"
+      "site.toml:7:9: service.hosts: expected an array of strings, found a string\n"
+      "site.toml:8:8: service.port: 0 is not between 1 and 65535\n"
+      "site.toml:10:11: policy.standby: \"hot\" is not one of cold, image, frozen");
 }
 
 TEST(SpecTest, ThousandsOfMistakesBecomeAShortError) {
@@ -292,8 +298,9 @@ TEST(SpecTest, NestingAndSizeThatWouldEatTheStackAreRefused) {
   EXPECT_NE(error_of("a = " + repeat("[", 500'000)), "(accepted)");
   EXPECT_NE(error_of("a = " + repeat("{a=", 300'000)), "(accepted)");
   EXPECT_NE(error_of(std::string(2 << 20, '\n')), "(accepted)");
-  EXPECT_EQ(error_of(with("command", "command = [\"app\", \"" + repeat(".", 1000) + "\", '...\"']  # " + repeat(".", 100))),
-            "(accepted)")
+  EXPECT_EQ(
+      error_of(with("command", "command = [\"app\", \"" + repeat(".", 1000) + "\", '...\"']  # " + repeat(".", 100))),
+      "(accepted)")
       << "dots in strings and comments are no keys";
 }
 
@@ -308,11 +315,21 @@ TEST(SpecTest, DamagedFilesAreRefusedWithAPlaceOrAccepted) {
     for (auto edits = 1 + random() % 6; edits > 0 && !text.empty(); --edits) {
       const std::size_t at = random() % text.size();
       switch (random() % 5) {
-        case 0: text[at] = spice[random() % spice.size()]; break;
-        case 1: text.insert(at, 1, spice[random() % spice.size()]); break;
-        case 2: text.erase(at, 1 + random() % 20); break;
-        case 3: text.insert(at, text.substr(random() % text.size(), random() % 40)); break;
-        case 4: text.resize(at + 1); break;
+        case 0:
+          text[at] = spice[random() % spice.size()];
+          break;
+        case 1:
+          text.insert(at, 1, spice[random() % spice.size()]);
+          break;
+        case 2:
+          text.erase(at, 1 + random() % 20);
+          break;
+        case 3:
+          text.insert(at, text.substr(random() % text.size(), random() % 40));
+          break;
+        case 4:
+          text.resize(at + 1);
+          break;
       }
     }
     const auto result = parse(text, "f", environment);
@@ -325,7 +342,8 @@ TEST(SpecTest, DamagedFilesAreRefusedWithAPlaceOrAccepted) {
     std::string_view lines = result.error().message;
     while (!lines.empty()) {
       const auto line = lines.substr(0, lines.find('\n'));
-      EXPECT_TRUE(line.starts_with("f:") && line.size() > 6 && line[2] >= '1' && line[2] <= '9') << line << "\n" << text;
+      EXPECT_TRUE(line.starts_with("f:") && line.size() > 6 && line[2] >= '1' && line[2] <= '9') << line << "\n"
+                                                                                                 << text;
       lines.remove_prefix(std::min(line.size() + 1, lines.size()));
     }
   }
@@ -336,8 +354,8 @@ TEST(SpecCheckTest, ASpecThatCameAsJsonIsHeldToTheSameRules) {
   const auto problems = problems_of(WorkloadSpec{});
   std::vector<std::string> fields;
   for (const Problem& problem : problems) fields.push_back(problem.field);
-  EXPECT_EQ(fields, (std::vector<std::string>{"name", "container.root", "container.command", "service.hosts",
-                                              "service.port"}));
+  EXPECT_EQ(fields,
+            (std::vector<std::string>{"name", "container.root", "container.command", "service.hosts", "service.port"}));
   EXPECT_FALSE(check(WorkloadSpec{}));
   auto spec = parse(smallest, "site.toml", {});
   ASSERT_TRUE(spec);

@@ -14,8 +14,7 @@ struct Unit {
   std::uint64_t factor;
 };
 
-constexpr Unit time_units[] = {{"ms", 1},         {"s", 1000},      {"min", 60'000},
-                               {"h", 3'600'000}, {"d", 86'400'000}};
+constexpr Unit time_units[] = {{"ms", 1}, {"s", 1000}, {"min", 60'000}, {"h", 3'600'000}, {"d", 86'400'000}};
 constexpr Unit size_units[] = {{"B", 1},
                                {"KiB", std::uint64_t{1} << 10},
                                {"MiB", std::uint64_t{1} << 20},
@@ -100,15 +99,15 @@ Result<std::string> expand(std::string_view text, const Environment& environment
     } else if (text.starts_with("${")) {
       const auto end = text.find('}');
       if (end == std::string_view::npos)
-        return fail(Errc::invalid_argument, "{} has no closing brace (write \"$${{\" for a plain \"${{\")", quote(text));
+        return fail(Errc::invalid_argument, "{} has no closing brace (write \"$${{\" for a plain \"${{\")",
+                    quote(text));
       const std::string name(text.substr(2, end - 2));
       if (name.empty() || !name_start(name[0]) || !std::ranges::all_of(name, name_rest))
         return fail(Errc::invalid_argument,
                     "{} is not a variable: letters, digits and '_' only (write \"$${{\" for a plain \"${{\")",
                     quote(text.substr(0, end + 1)));
       const auto found = environment.find(name);
-      if (found == environment.end())
-        return fail(Errc::invalid_argument, "the variable {} is not set", quote(name));
+      if (found == environment.end()) return fail(Errc::invalid_argument, "the variable {} is not set", quote(name));
       result += found->second;
       text.remove_prefix(end + 1);
     } else {

@@ -1,6 +1,6 @@
 #pragma once
-// The little languages inside specs: "512MiB", "10min", "10/min", "${HOME}/site". Pure; the CLI's flags speak them, too.
-// Errors are `invalid_argument` and say what would be right; the caller puts the place in front.
+// The little languages inside specs: "512MiB", "10min", "10/min", "${HOME}/site". Pure; the CLI's flags speak them,
+// too. Errors are `invalid_argument` and say what would be right; the caller puts the place in front.
 
 #include <cstdint>
 #include <functional>

@@ -29,7 +29,8 @@ TEST(SpecValuesTest, SizesAreBinaryUnits) {
 TEST(SpecValuesTest, RatesCountPerDuration) {
   EXPECT_EQ(parse_rate("10/min"), (Rate{10, 60'000ms}));
   EXPECT_EQ(parse_rate("1/5s"), (Rate{1, 5000ms}));
-  for (const char* wrong : {"", "10", "/min", "10/", "0/min", "-1/min", "10/0s", "10 / min", "10/min/s", "5000000000/s"})
+  for (const char* wrong :
+       {"", "10", "/min", "10/", "0/min", "-1/min", "10/0s", "10 / min", "10/min/s", "5000000000/s"})
     EXPECT_FALSE(parse_rate(wrong)) << wrong;
 }
 

@@ -2,7 +2,8 @@
 // What control must not lose, as texts: the store knows neither records nor events, only that they are durable.
 //
 // One owner thread; calls block for as long as the disk takes. Errors: `no_space` (worth repeating when there is room),
-// `permission`, `io`, `corrupt`. After an error nothing of that call is in the store, and everything before it still is.
+// `permission`, `io`, `corrupt`. After an error nothing of that call is in the store, and everything before it still
+// is.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,9 +1,6 @@
 #pragma once
 // A call that blocks, made on another thread while a coroutine waits for it.
 
-#include <functional>
-#include <memory>
-
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
@@ -13,6 +10,8 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <functional>
+#include <memory>
 
 namespace yado::transfer {
 

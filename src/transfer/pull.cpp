@@ -1,7 +1,8 @@
-#include <algorithm>
 #include <fcntl.h>
-#include <memory>
 #include <sys/statvfs.h>
+
+#include <algorithm>
+#include <memory>
 
 #include "os/file.hpp"
 #include "transfer/blocking.hpp"
@@ -53,7 +54,11 @@ class Pull {
  public:
   Pull(const image::Store& store, asio::any_io_executor executor, wire::Client& from, nanoseconds limit,
        std::function<void(Progress)> on_progress)
-      : store_(store), executor_(std::move(executor)), from_(from), limit_(limit), on_progress_(std::move(on_progress)) {}
+      : store_(store),
+        executor_(std::move(executor)),
+        from_(from),
+        limit_(limit),
+        on_progress_(std::move(on_progress)) {}
 
   asio::awaitable<Result<image::Manifest>> run(ImageId id) {
     auto manifest = co_await fetch_manifest(id);

@@ -1,8 +1,9 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <memory>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "transfer/blocking.hpp"
 #include "transfer/target.hpp"
@@ -15,10 +16,14 @@ namespace asio = boost::asio;
 
 int status_of(Errc code) {
   switch (code) {
-    case Errc::not_found: return 404;
-    case Errc::invalid_argument: return 404;  // a name that no image has
-    case Errc::permission: return 403;
-    default: return 500;
+    case Errc::not_found:
+      return 404;
+    case Errc::invalid_argument:
+      return 404;  // a name that no image has
+    case Errc::permission:
+      return 403;
+    default:
+      return 500;
   }
 }
 
@@ -90,8 +95,7 @@ asio::awaitable<void> serve_file(const image::Store& store, asio::any_io_executo
   wire::Headers headers{{"content-type", "application/octet-stream"},
                         {"content-length", std::to_string(range->end - range->first)}};
   if (!asked.empty())
-    headers.emplace_back("content-range",
-                         fmt::format("bytes {}-{}/{}", range->first, range->end - 1, (*file)->bytes));
+    headers.emplace_back("content-range", fmt::format("bytes {}-{}/{}", range->first, range->end - 1, (*file)->bytes));
   if (auto started = co_await responder.start(asked.empty() ? 200 : 206, std::move(headers)); !started) co_return;
 
   for (Range left = *range; left.first < left.end;) {

@@ -31,8 +31,8 @@ struct Range {
   bool operator==(const Range&) const = default;
 };
 
-/// "bytes=<first>-<last>", of which `first` must lie in the file; what lies behind its end is cut off. An empty `header`
-/// is the whole file. Error `invalid_argument` for anything else, several ranges included (RFC 9110, 14.1.2).
+/// "bytes=<first>-<last>", of which `first` must lie in the file; what lies behind its end is cut off. An empty
+/// `header` is the whole file. Error `invalid_argument` for anything else, several ranges included (RFC 9110, 14.1.2).
 Result<Range> parse_range(std::string_view header, std::uint64_t file_bytes);
 std::string range_header(Range range);
 

@@ -12,11 +12,10 @@
 // the io_context goes on answering. Of an image's bytes there is at most one piece in memory per request. To shut down,
 // join that pool before the io_context is destroyed.
 
-#include <cstdint>
-#include <functional>
-
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <cstdint>
+#include <functional>
 
 #include "base/error.hpp"
 #include "base/time.hpp"
@@ -40,11 +39,11 @@ struct Progress {
   std::uint64_t of = 0;
 };
 
-/// Copies image `id` from the agent behind `from` into `store` and returns its manifest. Every file is compared with the
-/// manifest before the image comes into being; after any error there is neither an image nor a draft, and nothing is
-/// resumed. `limit` bounds every single answer (the manifest, a piece). `store` and `from` must live until it returns.
-/// Errors: `already_exists` (here), `not_found` (there), `corrupt` (not what its manifest says), `no_space` (before the
-/// first byte when it is plain that it cannot fit), and those of wire::Client::call.
+/// Copies image `id` from the agent behind `from` into `store` and returns its manifest. Every file is compared with
+/// the manifest before the image comes into being; after any error there is neither an image nor a draft, and nothing
+/// is resumed. `limit` bounds every single answer (the manifest, a piece). `store` and `from` must live until it
+/// returns. Errors: `already_exists` (here), `not_found` (there), `corrupt` (not what its manifest says), `no_space`
+/// (before the first byte when it is plain that it cannot fit), and those of wire::Client::call.
 boost::asio::awaitable<Result<image::Manifest>> pull(const image::Store& store, boost::asio::any_io_executor blocking,
                                                      ImageId id, wire::Client& from, nanoseconds limit,
                                                      std::function<void(Progress)> on_progress);

@@ -1,16 +1,15 @@
 #include "transfer/transfer.hpp"
 
-#include <algorithm>
-#include <fstream>
-#include <future>
-#include <thread>
+#include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/thread_pool.hpp>
-
-#include <gtest/gtest.h>
+#include <fstream>
+#include <future>
+#include <thread>
 
 #include "image/checksum.hpp"
 #include "image/temporary_directory.hpp"
@@ -84,10 +83,11 @@ class TransferTest : public testing::Test {
     for (std::size_t i = 0; i < memory.size(); ++i) memory[i] = static_cast<char>(i * i >> 7);
     image::put_file(pages / "pages-1.img", memory);
     image::put_file(pages / "one-piece", std::string(piece_bytes, 'p'));
-    const image::Manifest manifest{.id = id,
-                                   .workload = WorkloadId("site"),
-                                   .parts = {{image::PartType::criu, "criu", {}}, {image::PartType::pages, "pages", {}}},
-                                   .properties = {{"pipe", "pipe:[42]"}}};
+    const image::Manifest manifest{
+        .id = id,
+        .workload = WorkloadId("site"),
+        .parts = {{image::PartType::criu, "criu", {}}, {image::PartType::pages, "pages", {}}},
+        .properties = {{"pipe", "pipe:[42]"}}};
     auto committed = draft->commit(manifest);
     ASSERT_TRUE(committed) << committed.error().message;
   }
@@ -211,7 +211,8 @@ TEST_F(TransferTest, AFileThatBecameShorterIsCorrupt) {
 
 TEST_F(TransferTest, AFlippedBitIsCorrupt) {
   make_image();
-  std::fstream damaged(there_->root() / "site-img.3/pages/pages-1.img", std::ios::in | std::ios::out | std::ios::binary);
+  std::fstream damaged(there_->root() / "site-img.3/pages/pages-1.img",
+                       std::ios::in | std::ios::out | std::ios::binary);
   damaged.seekp(static_cast<std::streamoff>(2 * piece_bytes));
   damaged.put('\x55').flush();
   const Error error = pull_error();
@@ -296,7 +297,9 @@ TEST_F(TransferTest, ASlowDiskHoldsNobodyElse) {
   asio::thread_pool slow(1);
   std::promise<void> release;
   asio::post(slow, [held = release.get_future().share()] { held.wait(); });
-  std::function<Result<std::thread::id>()> work = []() -> Result<std::thread::id> { return std::this_thread::get_id(); };
+  std::function<Result<std::thread::id>()> work = []() -> Result<std::thread::id> {
+    return std::this_thread::get_id();
+  };
   bool other_ran = false;
   auto other = [&]() -> asio::awaitable<void> {
     other_ran = true;
@@ -318,8 +321,7 @@ TEST_F(TransferTest, APullThatIsAbandonedLeavesNothing) {
     auto client = wire::Client::tls(other, "127.0.0.1", port_, identity("agent:h2"), "agent:h1");
     ASSERT_TRUE(client);
     bool begun = false;
-    asio::co_spawn(other,
-                   pull(*here_, pool_.get_executor(), id, *client, patience, [&](Progress) { begun = true; }),
+    asio::co_spawn(other, pull(*here_, pool_.get_executor(), id, *client, patience, [&](Progress) { begun = true; }),
                    asio::detached);
     while (!begun) {
       other.poll();

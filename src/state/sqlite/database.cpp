@@ -1,8 +1,8 @@
 #include "state/sqlite/database.hpp"
 
-#include <cerrno>
-
 #include <sqlite3.h>
+
+#include <cerrno>
 
 #include "base/check.hpp"
 
@@ -11,28 +11,40 @@ namespace {
 
 Errc code_of(int extended, int system_errno) {
   switch (extended & 0xff) {
-    case SQLITE_FULL: return Errc::no_space;
+    case SQLITE_FULL:
+      return Errc::no_space;
     case SQLITE_BUSY:
-    case SQLITE_LOCKED: return Errc::conflict;
+    case SQLITE_LOCKED:
+      return Errc::conflict;
     case SQLITE_CORRUPT:
-    case SQLITE_NOTADB: return Errc::corrupt;
+    case SQLITE_NOTADB:
+      return Errc::corrupt;
     case SQLITE_READONLY:
     case SQLITE_PERM:
-    case SQLITE_AUTH: return Errc::permission;
-    case SQLITE_CANTOPEN: return system_errno == ENOSPC ? Errc::no_space : Errc::permission;
-    case SQLITE_IOERR: return system_errno == ENOSPC || system_errno == EDQUOT ? Errc::no_space : Errc::io;
-    default: return Errc::internal;
+    case SQLITE_AUTH:
+      return Errc::permission;
+    case SQLITE_CANTOPEN:
+      return system_errno == ENOSPC ? Errc::no_space : Errc::permission;
+    case SQLITE_IOERR:
+      return system_errno == ENOSPC || system_errno == EDQUOT ? Errc::no_space : Errc::io;
+    default:
+      return Errc::internal;
   }
 }
 
 // What a person can do about it.
 std::string_view advice(Errc code) {
   switch (code) {
-    case Errc::no_space: return "; make room on that disk";
-    case Errc::conflict: return "; another process has it open: is a control running?";
-    case Errc::corrupt: return "; put back a copy of it, or move it and its -wal file away to begin with an empty cluster";
-    case Errc::permission: return "; the directory and the file must be writable";
-    default: return "";
+    case Errc::no_space:
+      return "; make room on that disk";
+    case Errc::conflict:
+      return "; another process has it open: is a control running?";
+    case Errc::corrupt:
+      return "; put back a copy of it, or move it and its -wal file away to begin with an empty cluster";
+    case Errc::permission:
+      return "; the directory and the file must be writable";
+    default:
+      return "";
   }
 }
 

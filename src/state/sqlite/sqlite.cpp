@@ -1,10 +1,11 @@
 #include "state/sqlite/sqlite.hpp"
 
-#include <algorithm>
-#include <cerrno>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 
 #include "base/check.hpp"
 #include "state/sqlite/database.hpp"
@@ -120,13 +121,15 @@ Result<std::unique_ptr<Store>> open_sqlite(const fs::path& file) {
   // The lock is taken by the first access and kept until this process ends, however it ends.
   YADO_TRY(database.execute("PRAGMA locking_mode = EXCLUSIVE"), "store");
   YADO_ASSIGN(const std::string mode, database.value("PRAGMA journal_mode = WAL"), "store");
-  if (mode != "wal") return fail(Errc::unsupported, "store: {}: this file system allows no write-ahead log", file.native());
+  if (mode != "wal")
+    return fail(Errc::unsupported, "store: {}: this file system allows no write-ahead log", file.native());
   YADO_TRY(database.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; BEGIN IMMEDIATE; COMMIT"), "store");
   YADO_ASSIGN(const std::string check, database.value("PRAGMA integrity_check(1)"), "store");
   if (check != "ok")
-    return fail(Errc::corrupt,
-                "store: {}: {}; put back a copy of it, or move it and its -wal file away to begin with an empty cluster",
-                file.native(), check);
+    return fail(
+        Errc::corrupt,
+        "store: {}: {}; put back a copy of it, or move it and its -wal file away to begin with an empty cluster",
+        file.native(), check);
   YADO_TRY(migrate(database, schema_steps()), fmt::format("store: {}", file.native()));
   YADO_TRY(sync_directory(file.parent_path()), "store");
   return std::make_unique<SqliteStore>(std::move(database));

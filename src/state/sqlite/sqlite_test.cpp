@@ -1,17 +1,17 @@
 #include "state/sqlite/sqlite.hpp"
 
-#include <csignal>
-#include <cstdlib>
 #include <fcntl.h>
-#include <fstream>
-#include <functional>
+#include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <gtest/gtest.h>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
 
 #include "base/check.hpp"
 #include "state/sqlite/schema.hpp"
@@ -96,8 +96,7 @@ TEST_F(SqliteStoreTest, TextsAreDataAndNeverSql) {
 
 TEST_F(SqliteStoreTest, EventsAreKeptInOrderAndTheOldestGoFirst) {
   reopen();
-  for (std::uint64_t n = 1; n <= 10; ++n)
-    EXPECT_TRUE(store_->append_event(n, std::to_string(n), n > 4 ? n - 4 : 1));
+  for (std::uint64_t n = 1; n <= 10; ++n) EXPECT_TRUE(store_->append_event(n, std::to_string(n), n > 4 ? n - 4 : 1));
   EXPECT_TRUE(store_->append_event(10, "ten", 6)) << "the same number again";
   reopen();
   EXPECT_EQ(store_->events(100), (Events{{6, "6"}, {7, "7"}, {8, "8"}, {9, "9"}, {10, "ten"}}));
@@ -135,7 +134,8 @@ TEST_F(SqliteStoreTest, AFileThatIsNoDatabaseIsLeftAsItIs) {
 
 TEST_F(SqliteStoreTest, DamageInTheMiddleIsFoundWhenItIsOpened) {
   reopen();
-  for (int n = 0; n < 500; ++n) EXPECT_TRUE(store_->append_event(static_cast<std::uint64_t>(n), std::string(200, 'x'), 0));
+  for (int n = 0; n < 500; ++n)
+    EXPECT_TRUE(store_->append_event(static_cast<std::uint64_t>(n), std::string(200, 'x'), 0));
   store_.reset();  // checkpoints the write-ahead log
   const auto size = fs::file_size(file());
   ASSERT_GT(size, 50'000U);
@@ -229,7 +229,8 @@ TEST_F(SqliteStoreTest, AKilledWriterLosesNothingThatWasAcknowledged) {
     }
     ::close(acknowledged[1]);
     std::uint64_t last = 0;
-    for (int n = 0; n < 20 + 13 * round; ++n) ASSERT_EQ(::read(acknowledged[0], &last, sizeof last), ssize_t(sizeof last));
+    for (int n = 0; n < 20 + 13 * round; ++n)
+      ASSERT_EQ(::read(acknowledged[0], &last, sizeof last), ssize_t(sizeof last));
     ASSERT_EQ(::kill(child, SIGKILL), 0);
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
