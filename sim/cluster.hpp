@@ -112,6 +112,7 @@ class Control {
   control::AskId last_ask_ = 0;
   std::map<control::AskId, std::function<void(Result<Route>, bool)>> asks_;
   std::map<WorkloadId, control::Record> disk_;
+  std::map<HostId, std::string> boots_;  ///< what the core believes of each host, for the ledger
   Instant armed_{};
 };
 

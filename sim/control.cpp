@@ -66,6 +66,11 @@ void Control::idle(const NodeName& gate, const gate::ReportIdle& report) {
 
 void Control::act() {
   World& world = cluster_.world;
+  for (const auto& host : core_->hosts(world.now())) {
+    const std::string boot = fmt::format("{} {} {}", host.report.host, host.report.boot, host.alive);
+    std::string& known = boots_[host.report.host];
+    if (known != boot) cluster_.ledger.host_given_up(0, std::exchange(known, boot));
+  }
   for (control::Action& action : core_->take()) {
     if (auto* a = std::get_if<control::Persist>(&action)) {
       disk_[a->record.spec.name] = a->record;
@@ -80,7 +85,7 @@ void Control::act() {
       const auto* raise = std::get_if<RaiseCall>(&b->call);
       const WorkloadId workload = workload_of(b->call);
       const Epoch epoch = epoch_of(b->call);
-      if (raise) cluster_.ledger.raise_began(workload, epoch);
+      if (raise) cluster_.ledger.raise_began(workload, epoch, boots_[b->host]);
       auto answered = std::make_shared<bool>(false);
       auto once = [this, answered, done, raise = raise != nullptr, workload, epoch](Result<CallReply> result) {
         if (std::exchange(*answered, true)) return;

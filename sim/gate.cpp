@@ -142,7 +142,7 @@ void Gate::forward(const gate::Forward& forward) {
       if (!current()) return;
       core_.answering(id, attempt, cluster_.world.now());
       attempt_.erase(id);
-      cluster_.ledger.answered(id);
+      cluster_.ledger.answered(id, name_);
       core_.finished(id, cluster_.world.now());
     });
   };

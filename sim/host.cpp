@@ -47,8 +47,9 @@ void Host::start_agent() {
 void Host::kill_agent() {
   ++agent_life_;
   agent_.reset();
-  replies_.clear();
   cluster_.world.trace(fmt::format("{}: agent dies", id_));
+  // Its kernel lives and closes its connections.
+  for (auto& [id, reply] : std::exchange(replies_, {})) reply(fail(Errc::unavailable, "{}: the agent died", id_));
 }
 
 void Host::set_executing(Container& container, bool executing) {

@@ -21,15 +21,21 @@ void Ledger::may_run(const WorkloadId& workload, Consistency consistency, const 
 
 void Ledger::stopped(const WorkloadId& workload, const std::string& instance) { live_[workload].erase(instance); }
 
-void Ledger::raise_began(const WorkloadId& workload, Epoch epoch) {
+void Ledger::raise_began(const WorkloadId& workload, Epoch epoch, const std::string& host_and_boot) {
   auto& under_way = raises_[{workload, epoch.granter()}];
-  ++under_way[epoch];
+  under_way[epoch] = host_and_boot;
   if (under_way.size() > 1)
     world_.violation(fmt::format("single flight: {} is being raised under {} and {} at once", workload,
                                  under_way.begin()->first, under_way.rbegin()->first));
 }
 
 void Ledger::raise_ended(const WorkloadId& workload, Epoch epoch) { raises_[{workload, epoch.granter()}].erase(epoch); }
+
+void Ledger::host_given_up(int granter, const std::string& host_and_boot) {
+  for (auto& [key, under_way] : raises_)
+    if (key.second == granter)
+      std::erase_if(under_way, [&](const auto& raise) { return raise.second == host_and_boot; });
+}
 
 void Ledger::granter_died(int granter) {
   std::erase_if(raises_, [&](const auto& entry) { return entry.first.second == granter; });
@@ -41,6 +47,7 @@ void Ledger::asked(gate::RequestId request, const WorkloadId& workload, gate::Me
 
 void Ledger::executed(gate::RequestId id, const std::string& instance, Epoch epoch) {
   Request& request = requests_.at(id);
+  request.last_epoch = epoch;
   if (++request.executions > 1 && request.method == gate::Method::other && !request.has_key)
     world_.violation(fmt::format("promise 3: request {} took effect {} times, last in {} ({})", id, request.executions,
                                  instance, epoch));
@@ -48,8 +55,13 @@ void Ledger::executed(gate::RequestId id, const std::string& instance, Epoch epo
     world_.violation(fmt::format("promise 3: request {} took effect after its client was told that it had not", id));
 }
 
-void Ledger::answered(gate::RequestId id) {
+void Ledger::answered(gate::RequestId id, const std::string& gate) {
   Request& request = requests_.at(id);
+  Epoch& newest = newest_answer_[{gate, request.workload}];
+  if (request.last_epoch < newest)
+    world_.violation(fmt::format("promise 3: {} passed on an answer of {} under {} after one under {}", gate,
+                                 request.workload, request.last_epoch, newest));
+  newest = std::max(newest, request.last_epoch);
   if (request.told) world_.violation(fmt::format("promise 3: request {} was answered twice", id));
   if (request.executions == 0)
     world_.violation(fmt::format("promise 3: request {} was answered without having been carried out", id));

@@ -21,8 +21,11 @@ class Ledger {
   void may_run(const WorkloadId& workload, Consistency consistency, const std::string& instance, Epoch epoch);
   void stopped(const WorkloadId& workload, const std::string& instance);
 
-  // One relocation at a time: two raises under way that the same granter wants are a lost single flight.
-  void raise_began(const WorkloadId& workload, Epoch epoch);
+  // One relocation at a time: two raises under way by the same granter, on hosts that it believes to be alive, are a
+  // lost single flight.
+  void raise_began(const WorkloadId& workload, Epoch epoch, const std::string& host_and_boot);
+  /// The granter gave up on whatever it had asked of that boot of a host.
+  void host_given_up(int granter, const std::string& host_and_boot);
   void raise_ended(const WorkloadId& workload, Epoch epoch);
   /// What it had under way is nobody's flight any more.
   void granter_died(int granter);
@@ -30,7 +33,9 @@ class Ledger {
   // Promise 3: answered once, or refused with a reason that is true.
   void asked(gate::RequestId request, const WorkloadId& workload, gate::Method method, bool has_key);
   void executed(gate::RequestId request, const std::string& instance, Epoch epoch);
-  void answered(gate::RequestId request);
+  /// The route points only at an owner: what a gate passes on never comes from an older epoch than what it passed on
+  /// before.
+  void answered(gate::RequestId request, const std::string& gate);
   void refused(gate::RequestId request, gate::Outcome outcome, const std::string& why);
   /// When all is over: nobody was left without a word.
   void close();
@@ -46,13 +51,15 @@ class Ledger {
     gate::Method method;
     bool has_key = false;
     int executions = 0;
+    Epoch last_epoch;
     bool told = false;
     std::optional<gate::Outcome> refusal;
   };
   World& world_;
   std::map<WorkloadId, std::map<std::string, Epoch>> live_;  // of exclusive workloads
   std::map<WorkloadId, Epoch> newest_run_;
-  std::map<std::pair<WorkloadId, int>, std::map<Epoch, int>> raises_;
+  std::map<std::pair<std::string, WorkloadId>, Epoch> newest_answer_;
+  std::map<std::pair<WorkloadId, int>, std::map<Epoch, std::string>> raises_;
   std::map<gate::RequestId, Request> requests_;
   std::size_t answered_ = 0, unknown_ = 0, refused_ = 0;
 };

@@ -46,9 +46,10 @@ Errc code_of_errno(int error_number) {
     case EEXIST: return Errc::already_exists;
     case EACCES: case EPERM: return Errc::permission;
     case ENOSPC: case EDQUOT: return Errc::no_space;
-    case ECONNREFUSED: case ECONNRESET: case EPIPE: return Errc::refused;
+    case ECONNREFUSED: return Errc::refused;
     case ETIMEDOUT: return Errc::timed_out;
-    case EHOSTUNREACH: case ENETUNREACH: case EAGAIN: return Errc::unavailable;
+    // A reset in the middle proves less than a refusal: something did listen there.
+    case ECONNRESET: case EPIPE: case EHOSTUNREACH: case ENETUNREACH: case EAGAIN: return Errc::unavailable;
     case EINVAL: return Errc::invalid_argument;
     case ENOSYS: case EOPNOTSUPP: return Errc::unsupported;
     case ECANCELED: return Errc::canceled;

@@ -1,6 +1,7 @@
 #pragma once
-// What an agent can be asked to do. Every call names the workload and the epoch its sender believes in; an agent that
-// has seen a higher one for that workload refuses (Errc::stale_epoch). Every call is idempotent by its ids.
+// What an agent can be asked to do. Every call names the workload and the epoch its sender believes in. A raise is
+// refused (Errc::stale_epoch) when the agent has seen a higher one for that workload; stop, sleep and inspect when the
+// instance they name has a higher one. Every call is idempotent by its ids.
 
 #include <optional>
 #include <string>

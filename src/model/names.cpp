@@ -60,17 +60,9 @@ YADO_DEFINE(RouteState)
 YADO_DEFINE(Evidence)
 
 bool proves_death(Evidence evidence) {
-  switch (evidence) {
-    case Evidence::asleep:
-    case Evidence::exited: return true;
-    // A refused connection proves that nobody listens, not that the old processes have stopped writing;
-    // only their supervisor can say that.
-    case Evidence::refused:
-    case Evidence::silent:
-    case Evidence::unresponsive:
-    case Evidence::requested: return false;
-  }
-  return false;
+  // Only a supervisor's report does. A refused connection proves that nobody listens, not that the old processes have
+  // stopped writing; and what was told to sleep may not have heard it.
+  return evidence == Evidence::exited;
 }
 
 }  // namespace yado

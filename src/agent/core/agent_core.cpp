@@ -36,21 +36,36 @@ void AgentCore::adopt(const InstanceReport& instance, Instant now) {
   if (unfinished || instance.state == InstanceState::exited) kill(instance.id);
 }
 
-bool AgentCore::admit(CallId id, const WorkloadId& workload, Epoch epoch) {
-  Known& known = workloads_[workload];
+/// The fence. A raise makes an owner, so it must be newer than every epoch seen. Stopping, freezing and judging concern
+/// one instance, whose own epoch counts. The others concern images and standbys, which own nothing.
+bool AgentCore::admit(CallId id, const AgentCall& what) {
 #ifndef YADO_CANARY_epoch
-  if (epoch < known.fence) {
-    reply(id, fail(Errc::stale_epoch, "{} is at epoch {} here; {} is over", workload, known.fence, epoch));
+  const WorkloadId& workload = workload_of(what);
+  const Epoch epoch = epoch_of(what);
+  auto refuse = [&](Epoch newer) {
+    reply(id, fail(Errc::stale_epoch, "{} is at epoch {} here; {} is over", workload, newer, epoch));
     return false;
-  }
+  };
+  if (std::holds_alternative<RaiseCall>(what) && epoch < fence(workload)) return refuse(fence(workload));
+  const InstanceId* instance = nullptr;
+  if (const auto* stop = std::get_if<StopCall>(&what)) instance = &stop->instance;
+  if (const auto* sleep = std::get_if<SleepCall>(&what)) instance = &sleep->instance;
+  if (const auto* inspect = std::get_if<InspectCall>(&what)) instance = &inspect->instance;
+  if (instance)
+    if (auto found = instances_.find(*instance); found != instances_.end() && epoch < found->second.report.epoch)
+      return refuse(found->second.report.epoch);
 #endif
-  if (epoch > known.fence) {
-    known.fence = epoch;
-    actions_.push_back(PersistFence{workload, epoch});
-    if (known.raise && known.raise->call.epoch < epoch)
-      abandon_raise(known, Error{Errc::stale_epoch, fmt::format("{} was granted again, under {}", workload, epoch)});
-  }
   return true;
+}
+
+/// From now on nothing older is raised here, whatever happens to this raise.
+void AgentCore::raise_fence(const WorkloadId& workload, Epoch epoch) {
+  Known& known = workloads_[workload];
+  if (epoch <= known.fence) return;
+  known.fence = epoch;
+  actions_.push_back(PersistFence{workload, epoch});
+  if (known.raise && known.raise->call.epoch < epoch)
+    abandon_raise(known, Error{Errc::stale_epoch, fmt::format("{} was granted again, under {}", workload, epoch)});
 }
 
 void AgentCore::remember(Known& known, const WorkloadSpec& spec) {
@@ -60,7 +75,7 @@ void AgentCore::remember(Known& known, const WorkloadSpec& spec) {
 }
 
 void AgentCore::call(CallId id, const AgentCall& what, Instant now) {
-  if (!admit(id, workload_of(what), epoch_of(what))) return;
+  if (!admit(id, what)) return;
   if (const auto* c = std::get_if<RaiseCall>(&what)) return raise(id, *c, now);
   if (const auto* c = std::get_if<PrepareCall>(&what)) return prepare(id, *c, now);
   if (const auto* c = std::get_if<SleepCall>(&what)) return sleep(id, *c, now);
@@ -95,6 +110,7 @@ void AgentCore::raise(CallId id, const RaiseCall& call, Instant now) {
   Known& known = workloads_[call.workload];
   if (call.spec) remember(known, *call.spec);
   if (!known.spec) return reply(id, fail(Errc::not_found, "this host was never told the spec of {}", call.workload));
+  raise_fence(call.workload, call.epoch);
 
   if (known.raise && known.raise->call.epoch == call.epoch) {
     known.raise->callers.push_back(id);  // the same question again

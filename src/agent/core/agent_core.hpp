@@ -1,8 +1,8 @@
 #pragma once
 // An agent's decisions: which calls are refused, which way of starting is taken, what is told to whom. Pure.
 //
-// The fence: per workload the highest epoch ever seen, durable before anything is done under it. A call with an older
-// one is refused, whoever sends it.
+// The fence: per workload the highest epoch that was ever raised here, durable before anything is done under it. A raise
+// with an older one is refused, whoever sends it.
 //
 // A raise tries the ways that are possible here (thaw what stands frozen, restore the image, start cold), fastest first
 // by what they took before, until one answers its readiness request. Of an `exclusive` workload nothing is started while
@@ -149,7 +149,8 @@ class AgentCore {
   void stop(CallId id, const StopCall& call);
   void abandon_raise(Known& known, const Error& why);
   void kill(const InstanceId& instance);
-  bool admit(CallId id, const WorkloadId& workload, Epoch epoch);
+  bool admit(CallId id, const AgentCall& what);
+  void raise_fence(const WorkloadId& workload, Epoch epoch);
   void remember(Known& known, const WorkloadSpec& spec);
   void reply(CallId id, Result<CallReply> result) { actions_.push_back(Reply{id, std::move(result)}); }
   void reply_all(const std::vector<CallId>& ids, const Result<CallReply>& result);

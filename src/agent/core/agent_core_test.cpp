@@ -93,19 +93,23 @@ std::size_t place_of(const std::vector<Action>& actions) {
 
 // ---- the fence -----------------------------------------------------------------------------------------------------
 
-TEST_F(AgentCoreTest, EveryKindOfCallWithAnOldEpochIsRefused) {
+TEST_F(AgentCoreTest, ARaiseUnderAnOldEpochIsRefused) {
   core.recover_fence(site, epoch(7));
-  const Epoch old = epoch(6);
-  for (const AgentCall& stale :
-       {AgentCall(raise_of(one, old)), AgentCall(PrepareCall{spec(), one, old, {}}),
-        AgentCall(BuildCall{spec(), one, old, image}), AgentCall(PullCall{spec(), old, image, {}}),
-        AgentCall(StopCall{site, one, old}), AgentCall(SleepCall{site, one, old}),
-        AgentCall(DropImageCall{site, old, image}), AgentCall(InspectCall{site, one, old})}) {
+  const auto actions = call(raise_of(one, epoch(6)));
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(only<Reply>(actions).result.error().code, Errc::stale_epoch);
+  EXPECT_EQ(core.fence(site), epoch(7));
+}
+
+TEST_F(AgentCoreTest, WhoIsNotNewerThanAnInstanceMayNeitherStopNorJudgeIt) {
+  core.adopt({.id = one, .workload = site, .epoch = epoch(7), .state = InstanceState::running}, now);
+  core.take();
+  for (const AgentCall& stale : {AgentCall(StopCall{site, one, epoch(6)}), AgentCall(SleepCall{site, one, epoch(6)}),
+                                 AgentCall(InspectCall{site, one, epoch(6)})}) {
     const auto actions = call(stale);
     ASSERT_EQ(actions.size(), 1u) << name_of(stale);
     EXPECT_EQ(only<Reply>(actions).result.error().code, Errc::stale_epoch) << name_of(stale);
   }
-  EXPECT_EQ(core.fence(site), epoch(7));
 }
 
 TEST_F(AgentCoreTest, ANewEpochIsDurableBeforeAnythingIsDoneUnderIt) {

@@ -204,7 +204,6 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
   Record& record = workload.record;
   const WorkloadId& id = record.spec.name;
   const bool exclusive = record.spec.policy.consistency == Consistency::exclusive;
-  const bool old_may_run = record.phase != OwnerPhase::absent;
   const HostId old_host = record.host;
   const InstanceId old_instance = record.instance;
   const Epoch old_epoch = record.epoch;
@@ -212,8 +211,8 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
   workload.owner = OwnerOperation{.evidence = evidence, .suspect = suspect, .only = std::move(only)};
   if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
   grant(workload, now);
-  workload.owner->fenced = exclusive || proves_death(evidence) || !old_may_run;
-  if (exclusive && old_may_run && !proves_death(evidence) && alive(old_host) && workload.owner->not_before > now)
+  workload.owner->fenced = exclusive || proves_death(evidence);
+  if (exclusive && alive(old_host) && workload.owner->not_before > now)
     // Its host can prove the death faster than the lease ends.
     call(StopCall{id, old_instance, record.epoch}, workload.owner->not_before - now,
          Pending{Pending::What::stop_owner, id, old_host, old_instance, {}, old_epoch});
@@ -277,7 +276,8 @@ void ControlCore::raise_done(Workload& workload, const Pending& pending, const R
     return owner_is_up(workload, pending.host, instance, reply.sequence, now);
   }
   operation.last_error = fmt::format("{}: {}", pending.host, result.error().text());
-  operation.tried.push_back(pending.host);
+  // A host that has seen a higher epoch (a gate's, while control was down) is asked again under a still higher one.
+  if (result.error().code != Errc::stale_epoch) operation.tried.push_back(pending.host);
   emit("raise-failed", workload, pending.host, {{"error", result.error().text()}});
   // The call may have been carried out although its answer was lost: the next attempt is a new epoch.
   const bool said_no = result.error().code != Errc::timed_out && result.error().code != Errc::unavailable;
@@ -344,6 +344,17 @@ void ControlCore::owner_lost(Workload& workload, Evidence evidence, Instant now)
   begin_owner(workload, evidence, evidence == Evidence::exited ? HostId() : host, std::nullopt, now);
 }
 
+void ControlCore::apply(const Effect& effect, HostReport& report) {
+  if (effect.instance) {
+    std::erase_if(report.instances, [&](const InstanceReport& known) { return known.id == effect.instance->id; });
+    report.instances.push_back(*effect.instance);
+  }
+  if (effect.image) {
+    std::erase_if(report.images, [&](const ImageReport& known) { return known.id == effect.image->id; });
+    report.images.push_back(*effect.image);
+  }
+}
+
 // ---- agents --------------------------------------------------------------------------------------------------------
 
 HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
@@ -364,10 +375,8 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
   host.silent = false;
   host.report = report;
   std::erase_if(host.effects, [&](const Effect& effect) { return !same_boot || effect.sequence < report.sequence; });
-  for (const Effect& effect : host.effects) {
-    if (effect.instance) host.report.instances.push_back(*effect.instance);
-    if (effect.image) host.report.images.push_back(*effect.image);
-  }
+  for (const Effect& effect : host.effects) apply(effect, host.report);
+  if (!same_boot) host_lost(report.host, "it was started anew", now);
   if (new_address) actions_.push_back(PushRoutes{});
 
   for (const InstanceReport& instance : report.instances) judge_instance(report, instance, reply, now);
@@ -503,13 +512,16 @@ void ControlCore::tick(Instant now) {
 }
 
 void ControlCore::check_hosts(Instant now) {
+  std::vector<HostId> lost;
   for (auto& [id, host] : hosts_) {
     if (host.silent || !host.detector.silent(now)) continue;
     host.silent = true;
+    lost.push_back(id);
     actions_.push_back(Emit{Event{"host-silent", {}, id, {}, {},
                                   {{"silent_ms", fmt::format("{:.0f}", to_ms(now - host.detector.last_heard()))}}}});
     if (braked()) actions_.push_back(Emit{Event{"brake", {}, id, {}, {}, {}}});
   }
+  for (const HostId& id : lost) host_lost(id, "it fell silent", now);
   if (braked()) return;
   for (auto& [id, workload] : workloads_) {
     const Record& record = workload.record;
@@ -708,11 +720,19 @@ bool ControlCore::braked() const {
   return detect::brake(static_cast<std::size_t>(silent), hosts_.size());
 }
 
+/// What was asked of a host that is gone is not waited for: a raise goes to the next host at once. Should the call be
+/// carried out after all, its epoch is old by then.
+void ControlCore::host_lost(const HostId& id, const std::string& why, Instant now) {
+  std::vector<CallId> calls;
+  for (const auto& [call_id, pending] : pending_)
+    if (pending.host == id) calls.push_back(call_id);
+  for (CallId call_id : calls) call_done(call_id, fail(Errc::unavailable, "{}: {}", id, why), now);
+}
+
 void ControlCore::remember_effect(const HostId& id, Effect effect) {
   auto host = hosts_.find(id);
   if (host == hosts_.end() || effect.sequence < host->second.report.sequence) return;  // the report knows already
-  if (effect.instance) host->second.report.instances.push_back(*effect.instance);
-  if (effect.image) host->second.report.images.push_back(*effect.image);
+  apply(effect, host->second.report);
   host->second.effects.push_back(std::move(effect));
 }
 

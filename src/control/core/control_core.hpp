@@ -216,6 +216,8 @@ class ControlCore {
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
   void judge_image(const ImageReport& image, HeartbeatReply& reply);
   void check_hosts(Instant now);
+  void host_lost(const HostId& host, const std::string& why, Instant now);
+  static void apply(const Effect& effect, HostReport& report);
   void remember_effect(const HostId& host, Effect effect);
 
   Settings settings_;

@@ -402,15 +402,16 @@ void Scheduler::routes(RouteTable table, Instant now) {
     auto [entry, made] = workloads_.try_emplace(id, Workload{.response = detect::RttEstimator(response_bounds)});
     Workload& workload = entry->second;
     const Epoch before = workload.route.epoch;
+    const bool was_up = workload.route.state == RouteState::up;
     if (made) workload.last_used = now;
     adopt(id, workload, route, now);
     if (workload.route.state == RouteState::stopped) {
       workload.relocation.reset();
       workload.holding_since.reset();
       refuse_held(id, 503, fmt::format("{} is stopped", id));
-    } else if (workload.route.state == RouteState::up && (workload.route.epoch > before || workload.holding_since)) {
+    } else if (workload.route.state == RouteState::up) {
       // A new owner ends any relocation under way; the old one ends it only when nobody suspects it.
-      if (workload.route.epoch > before) workload.relocation.reset();
+      if (workload.route.epoch > before || !was_up) workload.relocation.reset();
       if (!workload.relocation) release(id, workload, false, now);
     }
   }
