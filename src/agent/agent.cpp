@@ -81,9 +81,9 @@ asio::awaitable<Status> Agent::Impl::run(std::function<void(std::uint16_t)> list
   tell_images();
   pump();
 
-  const auto self = shared_from_this();
+  const std::weak_ptr<Impl> weak = weak_from_this();  // members must not keep what they are members of
   server = std::make_unique<wire::Server>(
-      io, [self](const wire::Request& request, wire::Responder& responder) { return self->serve(request, responder); },
+      io, [weak](const wire::Request& request, wire::Responder& responder) { return serve(weak.lock(), request, responder); },
       wire::Server::Limits{});
   const std::uint16_t wanted = config.port != 0 ? config.port : directory->last_port();
   auto bound = server->listen_tls(config.address, wanted, identity);
@@ -94,10 +94,10 @@ asio::awaitable<Status> Agent::Impl::run(std::function<void(std::uint16_t)> list
   log::info("agent of {} listens on {}:{}", config.host, config.address, port);
   if (listening) listening(port);
 
-  heartbeat = std::make_unique<Heartbeat>(io, *control, config.host, [self] { return self->report(); },
-                                          [self](const HeartbeatAnswer& said) { self->heartbeat_answered(said); });
+  heartbeat = std::make_unique<Heartbeat>(io, *control, config.host, [this] { return report(); },
+                                          [this](const HeartbeatAnswer& said) { heartbeat_answered(said); });
   spawn(watch_images());
-  co_await heartbeat->run();
+  co_await heartbeat->run();  // whoever runs this keeps all of it
   co_return Status{};
 }
 

@@ -59,12 +59,13 @@ void read_json(const json& value, const std::string& path, Status& status, ExecR
 
 }  // namespace
 
-asio::awaitable<void> Agent::Impl::serve(const wire::Request& request, wire::Responder& responder) {
+asio::awaitable<void> Agent::Impl::serve(std::shared_ptr<Impl> self, const wire::Request& request, wire::Responder& responder) {
+  if (!self) co_return;
   if (transfer::is_transfer(request)) {
-    co_await transfer::serve(images->store(), workers.executor(), request, responder);
+    co_await transfer::serve(self->images->store(), self->workers.executor(), request, responder);
     co_return;
   }
-  wire::Response made = co_await answer(request);
+  wire::Response made = co_await self->answer(request);
   (void)co_await responder.respond(std::move(made));
 }
 

@@ -5,25 +5,11 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <nlohmann/json.hpp>
 
-#include "api/fields.hpp"
 #include "base/log.hpp"
 
-namespace yado {
-
-// Found by argument-dependent lookup (api/fields.hpp).
-static void read_json(const nlohmann::json& json, const std::string& path, Status& status, StopCall& value) {
-  auto read = api::from_json_value<StopCall>(json);
-  if (read) value = std::move(*read);
-  else status = context(read.error(), path);
-}
-static void read_json(const nlohmann::json& json, const std::string& path, Status& status, DropImageCall& value) {
-  auto read = api::from_json_value<DropImageCall>(json);
-  if (read) value = std::move(*read);
-  else status = context(read.error(), path);
-}
-
-namespace agent {
+namespace yado::agent {
 
 namespace asio = boost::asio;
 
@@ -38,11 +24,33 @@ constexpr milliseconds answer_limit{2'000};
 
 }  // namespace
 
-static void read_json(const nlohmann::json& json, const std::string& path, Status& status, HeartbeatAnswer& value) {
-  api::Fields(json, path, status).optional("retire", value.retire).optional("drop", value.drop).optional("heartbeat_ms", value.pace);
+namespace {
+
+template <class Call>
+Status read_calls(const nlohmann::json& json, const char* key, std::vector<Call>& into) {
+  const auto list = json.find(key);
+  if (list == json.end() || list->is_null()) return {};
+  if (!list->is_array()) return fail(Errc::invalid_argument, "{}: is not an array", key);
+  for (const nlohmann::json& item : *list) {
+    YADO_ASSIGN(Call call, api::from_json_value<Call>(item), key);
+    into.push_back(std::move(call));
+  }
+  return {};
 }
 
-Result<HeartbeatAnswer> heartbeat_answer_from_json(std::string_view text) { return api::parse<HeartbeatAnswer>(text); }
+}  // namespace
+
+Result<HeartbeatAnswer> heartbeat_answer_from_json(std::string_view text) {
+  YADO_ASSIGN(const nlohmann::json json, api::parse_json(text), "heart-beat answer");
+  if (!json.is_object()) return fail(Errc::invalid_argument, "heart-beat answer: no object");
+  HeartbeatAnswer answer;
+  YADO_TRY(read_calls(json, "retire", answer.retire), "heart-beat answer");
+  YADO_TRY(read_calls(json, "drop", answer.drop), "heart-beat answer");
+  // Bounds: a wrong number must neither flood control nor silence this host.
+  if (const auto pace = json.find("heartbeat_ms"); pace != json.end() && pace->is_number_unsigned())
+    answer.pace = milliseconds(std::clamp<std::uint64_t>(pace->get<std::uint64_t>(), 10, 60'000));
+  return answer;
+}
 
 struct Heartbeat::State {
   State(asio::io_context& context, wire::Client& to, HostId name) : client(to), host(std::move(name)), timer(context) {}
@@ -110,5 +118,4 @@ void Heartbeat::stop() {
   state_->timer.cancel();
 }
 
-}  // namespace agent
-}  // namespace yado
+}  // namespace yado::agent

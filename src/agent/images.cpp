@@ -36,6 +36,21 @@ struct Checked {
 
 }  // namespace
 
+Status let_restorer_read(const std::filesystem::path& criu_part) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const auto allow = [&](const fs::path& path, fs::perms wanted) {
+    const fs::perms mode = fs::status(path, error).permissions();
+    // Only where needed: chmod changes the ctime, by which a changed file is noticed.
+    if (!error && (mode & wanted) != wanted) fs::permissions(path, wanted, fs::perm_options::add, error);
+  };
+  allow(criu_part, fs::perms::group_read | fs::perms::group_exec | fs::perms::others_read | fs::perms::others_exec);
+  for (fs::directory_iterator it(criu_part, error), end; !error && it != end; it.increment(error))
+    allow(it->path(), fs::perms::group_read | fs::perms::others_read);
+  if (error) return fail(Errc::io, "let the restorer read {}: {}", criu_part.native(), error.message());
+  return {};
+}
+
 Images::Images(image::Store store, Workers& workers) : store_(std::move(store)), workers_(workers) {
   for (image::Manifest& manifest : store_.list()) images_.emplace(manifest.id, std::move(manifest));
 }
@@ -45,6 +60,7 @@ boost::asio::awaitable<Result<image::Manifest>> Images::verified(ImageId id) {
   const std::string stamp = known == stamps_.end() ? "" : known->second;
   std::function<Result<Checked>()> work = [this, id, stamp]() -> Result<Checked> {
     YADO_ASSIGN(image::Manifest manifest, store_.read(id), "image");
+    YADO_TRY(let_restorer_read(store_.part_directory(id, "criu")), "image");
     auto before = stamp_of(store_, manifest);
     if (!before) return fail(Errc::corrupt, "{}", before.error().message);
     if (*before != stamp) YADO_TRY(store_.verify(id), "verify");

@@ -21,6 +21,10 @@
 
 namespace yado::agent {
 
+/// While CRIU restores, the processes that it makes read the image themselves, already as the container's own users: so
+/// the files of its part must be readable for all. Nobody else gets there, because the store is a directory of mode 0700.
+Status let_restorer_read(const std::filesystem::path& criu_part);
+
 class Images {
  public:
   /// Blocks while it reads the manifests.

@@ -59,7 +59,7 @@ struct Agent::Impl : std::enable_shared_from_this<Agent::Impl> {
   void spawn(boost::asio::awaitable<void> work);
 
   // api.cpp
-  boost::asio::awaitable<void> serve(const wire::Request& request, wire::Responder& responder);
+  static boost::asio::awaitable<void> serve(std::shared_ptr<Impl> self, const wire::Request& request, wire::Responder& responder);
   boost::asio::awaitable<wire::Response> answer(const wire::Request& request);
   boost::asio::awaitable<wire::Response> answer_call(const wire::Request& request, std::string kind);
   boost::asio::awaitable<wire::Response> answer_instance(const wire::Request& request, InstanceId id, std::string what);

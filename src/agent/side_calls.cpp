@@ -70,6 +70,7 @@ asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
   auto properties = co_await around_.instances.checkpoint(call.instance, *criu, *disk);
   if (!properties) co_return std::unexpected(properties.error());
   co_await around_.instances.kill(call.instance);
+  if (const Status readable = let_restorer_read(*criu); !readable) co_return std::unexpected(readable.error());
 
   // It proves itself while it is still a draft: an image that does not work never comes into being, not even when this
   // process dies now.
