@@ -13,7 +13,8 @@ namespace yado::supervisor {
 /// Runs until the end of the supervisor and returns the process's exit status. `network`: the instance's network
 /// namespace; none: it shares this process's. `ready`: one packet of text is written when the socket answers ("ok")
 /// or nothing will come of it (the error); then it is closed.
-/// Only in a process with one thread and nothing else to do: it changes signal masks and the mount namespace.
+/// Only in a process with one thread and nothing else to do: it changes signal masks, and enters a mount namespace of
+/// its own and the network namespace.
 int run(const Config& config, os::Fd network, os::Fd ready);
 
 }  // namespace yado::supervisor

@@ -64,7 +64,10 @@ Result<std::vector<Door>> doors(pid_t process, std::uint16_t port, std::size_t c
   std::vector<Door> made;
   const std::vector<sockaddr_storage> addresses = listeners(process, port);
   if (addresses.empty()) return made;
-  YADO_ASSIGN(const os::Fd home, os::open_path("/proc/thread-self/ns/net", O_RDONLY), "knock");
+  os::Fd home;
+  if (network_namespace >= 0) {
+    YADO_ASSIGN(home, os::open_path("/proc/thread-self/ns/net", O_RDONLY), "knock");
+  }
   if (network_namespace >= 0 && ::setns(network_namespace, CLONE_NEWNET) != 0) return fail_errno("enter the network namespace");
   for (std::size_t i = 0; i < count; ++i) {
     const sockaddr_storage& address = addresses[i % addresses.size()];
