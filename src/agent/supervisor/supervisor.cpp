@@ -128,6 +128,7 @@ class Supervisor {
   How how_ = How::none;
   Instant born_{}, state_since_{};
   std::optional<os::ExitStatus> exit_;
+  bool log_ended_ = false;
   bool stay_frozen_ = false;  ///< somebody wanted it frozen while an operation had it frozen anyway
 
   std::optional<lease::Holder> lease_;
@@ -172,7 +173,7 @@ void Supervisor::loop() {
     watch(listener_.get());
     watch(signals_.get());
     watch(timer_.get());
-    watch(container_ ? container_->output().get() : -1);
+    watch(container_ && !log_ended_ ? container_->output().get() : -1);
     watch(container_ && !exit_ ? container_->process().fd() : -1);
     const std::size_t first_client = wanted.size();
     std::vector<std::uint64_t> client_numbers;
@@ -272,6 +273,8 @@ void Supervisor::read_log() {
   // A bound per turn: a program that writes without end must not keep the lease waiting.
   for (int turn = 0; turn < 16; ++turn) {
     const ssize_t n = ::read(container_->output().get(), buffer, sizeof buffer);
+    // A program may close its output and live on: an ended pipe would be "readable" for ever.
+    if (n == 0) log_ended_ = true;
     if (n <= 0) return;
     log_->append(std::string_view(buffer, static_cast<std::size_t>(n)));
   }

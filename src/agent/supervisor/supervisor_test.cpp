@@ -195,6 +195,25 @@ TEST_F(SupervisorTest, TheEndOfTheProgramIsToldWithItsLastWords) {
   EXPECT_EQ(connection->call("stop")["code"], 4);
 }
 
+TEST_F(SupervisorTest, AProgramThatClosesItsOutputDoesNotKeepTheSupervisorBusy) {
+  auto connection = launch(config("a", python("import os,time\nos.close(1); os.close(2)\nwhile True: time.sleep(1)")));
+  ASSERT_OK(connection);
+  connection->call("start");
+  const auto cpu_ticks = [&] {
+    std::ifstream file(fmt::format("/proc/{}/stat", supervisors_.back()));
+    std::string word;
+    long user = 0, system = 0;
+    for (int i = 0; i < 13; ++i) file >> word;
+    file >> user >> system;
+    return user + system;
+  };
+  std::this_thread::sleep_for(100ms);
+  const long before = cpu_ticks();
+  std::this_thread::sleep_for(500ms);
+  // A loop that never sleeps would use 50 ticks of 10 ms on an idle machine, and its share on a busy one.
+  EXPECT_LE(cpu_ticks() - before, 2);
+}
+
 TEST_F(SupervisorTest, ExecAnswersWithStatusAndBoundedOutput) {
   auto connection = launch(config("a", counter()));
   ASSERT_OK(connection);
