@@ -11,6 +11,7 @@
 #include "agent/impl.hpp"
 #include "api/fields.hpp"
 #include "base/log.hpp"
+#include "model/names.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/process.hpp"
@@ -78,6 +79,7 @@ asio::awaitable<Status> Agent::Impl::run(std::function<void(std::uint16_t)> list
   if (Status recovered = recover(); !recovered) co_return recovered;
   co_await check_criu();
   co_await adopt_all();
+  instances->leave_to_others();
   tell_images();
   pump();
 
@@ -263,10 +265,21 @@ asio::awaitable<bool> Agent::Impl::may_launch(WorkloadId workload, InstanceId in
   co_return false;
 }
 
+namespace {
+void note(const InstanceId& id, std::string_view how, const Result<Launched>& launched) {
+  if (launched)
+    log::info("{} {}: raise {:.1f} ms, ready {:.1f} ms", id, how, to_ms(launched->times.raise), to_ms(launched->times.ready));
+  else
+    log::warn("{} not {}: {}", id, how, launched.error().text());
+}
+}  // namespace
+
 asio::awaitable<void> Agent::Impl::do_launch(Launch wish, Instant since) {
   if (!co_await may_launch(wish.spec.name, wish.instance)) co_return;
   const InstanceId id = wish.instance;
+  const std::string how = fmt::format("launched by {}", name_of(wish.way));
   const auto launched = co_await instances->launch(std::move(wish), since);
+  note(id, how, launched);
   core.launched(id, launched, os::now());
   pump();
   changed();
@@ -276,6 +289,7 @@ asio::awaitable<void> Agent::Impl::do_promote(Promote wish, Instant since) {
   if (!co_await may_launch(wish.spec.name, wish.instance)) co_return;
   const InstanceId id = wish.instance;
   const auto launched = co_await instances->promote(std::move(wish), since);
+  note(id, "thawed", launched);
   core.launched(id, launched, os::now());
   pump();
   changed();

@@ -282,6 +282,8 @@ TEST_F(AgentTest, AColdRaiseAnswersAtThePublishedPortAndStopLeavesNothing) {
     const auto raised = host.raise(spec_of(host.directory / "root"), "site.1", 1);
     ASSERT_OK(raised);
     EXPECT_EQ(raised->way, Way::cold);
+    RecordProperty("cold_raise_us", static_cast<int>(raised->times.raise.count() / 1000));
+    RecordProperty("cold_ready_us", static_cast<int>(raised->times.ready.count() / 1000));
     EXPECT_GT(raised->times.raise, 0ns);
     EXPECT_GT(raised->times.ready, 0ns);
     EXPECT_EQ(host.get(raised->endpoint), "answer 2") << "the readiness request was the first";
@@ -423,6 +425,8 @@ TEST_F(AgentTest, ABuiltImageIsRestoredAndACutOneIsPassedOver) {
 
     const auto raised = host.raise(spec, "site.2", 2, image);
     ASSERT_OK(raised);
+    RecordProperty("image_raise_us", static_cast<int>(raised->times.raise.count() / 1000));
+    RecordProperty("image_ready_us", static_cast<int>(raised->times.ready.count() / 1000));
     EXPECT_EQ(raised->way, Way::image) << raised->detail;
     EXPECT_EQ(host.get(raised->endpoint), "answer 2") << "the image was taken before it served anything";
 
@@ -441,6 +445,119 @@ TEST_F(AgentTest, ABuiltImageIsRestoredAndACutOneIsPassedOver) {
     ASSERT_OK(cold);
     EXPECT_EQ(cold->way, Way::cold);
     EXPECT_THAT(cold->detail, HasSubstr("pages")) << "it says why the faster way was not taken";
+  });
+}
+
+TEST_F(AgentTest, AnImageThatWasPulledIsRestoredThere) {
+  on_a_host([](Host& host) {
+    if (host.config.criu.empty()) GTEST_SKIP() << "needs a working CRIU: $YADO_CRIU";
+    ASSERT_OK(host.start());
+    const WorkloadSpec spec = spec_of(host.directory / "root");
+    const ImageId image("site-img.1");
+    ASSERT_OK(host.call(BuildCall{spec, InstanceId("site.1"), Epoch::make(1, 0), image}));
+
+    auto authority = wire::Authority::open_or_create(host.directory / "ca");
+    ASSERT_OK(authority);
+    auto identity = authority->issue("agent:h2");
+    ASSERT_OK(identity);
+    ASSERT_OK(identity->save(host.directory / "identity-2"));
+    Config config = host.config;
+    config.host = HostId("h2");
+    config.identity = host.directory / "identity-2";
+    config.state_directory = host.directory / "state-2";
+    config.cgroup += "/h2";
+    Agent second(host.io, config);
+    std::uint16_t port = 0;
+    std::optional<Status> ended;
+    asio::co_spawn(host.io, second.run([&](std::uint16_t bound) { port = bound; }),
+                   [&](std::exception_ptr, Status status) { ended = std::move(status); });
+    ASSERT_TRUE(host.until([&] { return port != 0 || ended; }));
+    ASSERT_FALSE(ended) << ended->error().text();
+    const auto ask = [&](const AgentCall& what) -> Result<CallReply> {
+      YADO_ASSIGN(wire::Client client, wire::Client::tls(host.io, address, port, host.control_identity, "agent:h2"), "test");
+      wire::Request request;
+      request.method = "POST";
+      request.target = fmt::format("/v1/calls/{}", name_of(what));
+      request.body = api::dump(nlohmann::json(what));
+      YADO_ASSIGN(const wire::Response response, wire::run(host.io, client.call(std::move(request), hang)), "test");
+      if (response.status != 200) return fail(Errc::internal, "{}", response.body);
+      return api::parse<CallReply>(response.body);
+    };
+    const auto pulled = ask(PullCall{spec, Epoch::make(1, 0), image, {address, host.port}});
+    ASSERT_OK(pulled);
+    ASSERT_TRUE(pulled->image);
+    EXPECT_EQ(pulled->image->id, image);
+    const auto raised = ask(RaiseCall{spec, site, InstanceId("site.2"), Epoch::make(2, 0), image});
+    EXPECT_TRUE(raised) << raised.error().text();
+    if (raised) {
+      EXPECT_EQ(raised->way, Way::image) << raised->detail;
+      EXPECT_EQ(host.get(raised->endpoint), "answer 2");
+      EXPECT_TRUE(ask(StopCall{site, InstanceId("site.2"), Epoch::make(2, 0)}));
+    }
+    second.stop();
+    EXPECT_TRUE(host.until([&] { return ended.has_value(); }));
+  });
+}
+
+TEST_F(AgentTest, AnImageOfAChangedRootIsNotRestored) {
+  on_a_host([](Host& host) {
+    if (host.config.criu.empty()) GTEST_SKIP() << "needs a working CRIU: $YADO_CRIU";
+    ASSERT_OK(host.start());
+    const WorkloadSpec spec = spec_of(host.directory / "root");
+    const ImageId image("site-img.1");
+    ASSERT_OK(host.call(BuildCall{spec, InstanceId("site.1"), Epoch::make(1, 0), image}));
+    host.kill_agent();
+    std::ofstream(host.directory / "root" / "etc" / "new-version") << "2";
+    host.reports.clear();
+    ASSERT_OK(host.start());
+    const auto raised = host.raise(spec, "site.2", 2, image);
+    ASSERT_OK(raised);
+    EXPECT_EQ(raised->way, Way::cold);
+    EXPECT_TRUE(host.until([&] { return !host.reports.empty() && host.reports.back().images.empty(); }))
+        << "control is not told of it, so that it builds a new one";
+  });
+}
+
+TEST_F(AgentTest, AGateMayRaiseWhatIsSharedByAnEpochOfItsOwnAndNothingElse) {
+  on_a_host([](Host& host) {
+    ASSERT_OK(host.start());
+    auto authority = wire::Authority::open_or_create(host.directory / "ca");
+    ASSERT_OK(authority);
+    auto gate = authority->issue("gate:g1");
+    ASSERT_OK(gate);
+    host.control_identity = *gate;
+    const WorkloadSpec spec = spec_of(host.directory / "root");
+    WorkloadSpec exclusive = spec;
+    exclusive.policy.consistency = Consistency::exclusive;
+    const auto code_of = [&](const AgentCall& what) {
+      const auto reply = host.call(what);
+      return reply ? Errc::internal : reply.error().code;
+    };
+    const Epoch own = Epoch::make(3, 1);
+    EXPECT_EQ(code_of(StopCall{site, InstanceId("site.1"), own}), Errc::permission);
+    EXPECT_EQ(code_of(RaiseCall{exclusive, site, InstanceId("site.1"), own, {}}), Errc::permission);
+    EXPECT_EQ(code_of(RaiseCall{spec, site, InstanceId("site.1"), Epoch::make(3, 0), {}}), Errc::permission);
+    EXPECT_EQ(code_of(RaiseCall{{}, site, InstanceId("site.1"), own, {}}), Errc::not_found) << "never told of it";
+    ASSERT_OK(host.call(RaiseCall{spec, site, InstanceId("site.1"), own, {}}));
+    const auto exec = host.ask_agent("POST", "/v1/instances/site.1/exec", R"({"command":["/usr/bin/perl","-e","1"]})");
+    ASSERT_OK(exec);
+    EXPECT_EQ(exec->status, 403);
+  });
+}
+
+TEST_F(AgentTest, ExecRunsInsideAndSaysHowItEnded) {
+  on_a_host([](Host& host) {
+    ASSERT_OK(host.start());
+    ASSERT_OK(host.raise(spec_of(host.directory / "root"), "site.1", 1));
+    const auto done = host.ask_agent("POST", "/v1/instances/site.1/exec", R"({"command":["/usr/bin/perl","-e","print 6*7; exit 5"]})");
+    ASSERT_OK(done);
+    EXPECT_THAT(done->body, testing::AllOf(HasSubstr("\"output\":\"42\""), HasSubstr("\"status\":5")));
+    const auto nobody = host.ask_agent("POST", "/v1/instances/site.9/exec", R"({"command":["x"]})");
+    ASSERT_OK(nobody);
+    EXPECT_EQ(nobody->status, 404);
+    const auto nonsense = host.ask_agent("POST", "/v1/instances/site.1/exec", R"({"command":[]})");
+    ASSERT_OK(nonsense);
+    EXPECT_EQ(nonsense->status, 400);
   });
 }
 

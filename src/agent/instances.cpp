@@ -383,4 +383,13 @@ asio::awaitable<std::optional<InstanceReport>> Instances::adopt(InstanceRecord r
                            .age = std::chrono::duration_cast<milliseconds>(age)};
 }
 
+void Instances::leave_to_others() {
+  const auto published = around_.network.published();
+  if (!published) return log::warn("published ports: {}", published.error().text());
+  for (const auto& [port, target] : *published) {
+    ports_.mark_taken(port);
+    addresses_.mark_taken(target.address.value);
+  }
+}
+
 }  // namespace yado::agent

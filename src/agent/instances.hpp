@@ -52,6 +52,9 @@ class Instances {
   /// Found at the agent's start: adopted when its supervisor answers (the report says as what), else cleared away.
   boost::asio::awaitable<std::optional<InstanceReport>> adopt(InstanceRecord record);
 
+  /// Published ports and addresses that are none of ours (of a second agent on this host) are not given out. After adopt().
+  void leave_to_others();
+
   /// Answered when it answers its readiness request (owner) or stands frozen (standby). After a failure something may
   /// be left of it: kill() it. `since`: when the call came that wants it.
   boost::asio::awaitable<Result<Launched>> launch(Launch wish, Instant since);

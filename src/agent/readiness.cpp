@@ -81,7 +81,9 @@ asio::awaitable<Status> wait_ready(asio::io_context& io, ReadinessWish wish, Pro
       reason = answer.error().message;  // "timed out" says less than what was wrong before
     if (stop.given()) continue;
     if (!wish.starting) co_return fail(Errc::application, "{}", reason);
-    const nanoseconds wait = std::clamp<nanoseconds>((os::now() - begun) / 16, 1ms, 100ms);
+    // A refusal costs nothing; a wrong answer cost the application a request at a time when it has better things to do.
+    const nanoseconds shortest = answer.error().code == Errc::refused ? 1ms : 20ms;
+    const nanoseconds wait = std::clamp<nanoseconds>((os::now() - begun) / 16, shortest, 100ms);
     co_await pause->wait(wait);
   }
 }
