@@ -179,7 +179,7 @@ void ControlLink::raise(const RaiseWithoutControl& raise, const Endpoint& agent,
 
 void ControlLink::report_idle(const ReportIdle& idle) {
   wire::Request request = post(fmt::format("/v1/workloads/{}/idle", idle.workload),
-                               json{{"observed", idle.epoch.value()}}, next_request_id());
+                               json{{"observed", idle.epoch.value()}, {"idle", idle.idle}}, next_request_id());
   asking_.spawn<Result<wire::Response>>(client_.call(std::move(request), silence), [](Result<wire::Response> response) {
     if (!response) log::debug("report of an idle workload: {}", response.error().text());
   });

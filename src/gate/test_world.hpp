@@ -24,6 +24,7 @@
 #include "api/calls.hpp"
 #include "api/json.hpp"
 #include "gate/gate.hpp"
+#include "wire/client.hpp"
 #include "wire/parser.hpp"
 #include "wire/run.hpp"
 #include "wire/server.hpp"

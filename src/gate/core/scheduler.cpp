@@ -53,8 +53,15 @@ void Scheduler::place(RequestId id, InHand& request, Instant now) {
       return relocate(request.workload, workload, Evidence::asleep, {}, now);
     case RouteState::up: break;
   }
-  if (workload.relocation) return hold(request, workload, now);
-  if (auto host = hosts_.find(workload.route.host); host != hosts_.end() && host->second.suspect) {
+  const auto host = hosts_.find(workload.route.host);
+  const bool silent = host != hosts_.end() && host->second.suspect;
+  if (workload.relocation) {
+    // Of a suspicion that its host has disproved, control may still make a move: what can be repeated need not wait.
+    const bool disproved = !silent && workload.relocation->evidence == Evidence::silent &&
+                           workload.relocation->suspect == workload.route.host;
+    if (!disproved || workload.route.consistency == Consistency::exclusive || !may_replay(request, workload, false))
+      return hold(request, workload, now);
+  } else if (silent) {
     hold(request, workload, now);
     return relocate(request.workload, workload, Evidence::silent, workload.route.host, now);
   }
@@ -69,6 +76,8 @@ void Scheduler::forward(RequestId id, InHand& request, Workload& workload, Insta
   request.epoch = route.epoch;
   request.forwarded = now;
   if (host.in_hand++ == 0) host.waiting_since = now;
+  // A table may name an owner on a host that it does not list: the owner's own port tells as well whether it lives.
+  if (host.probe_at.port == 0) host.probe_at = route.endpoint;
   if (workload.unanswered++ == 0) workload.last_progress = now;
   // A kept connection may be to a host that died since: what is written to it is neither refused nor answered. Requests
   // that may not be repeated therefore always travel on a connection of their own, whose SYN-ACK is the host check.
@@ -98,7 +107,10 @@ void Scheduler::connected(RequestId id, int attempt, nanoseconds took, Instant n
 }
 
 void Scheduler::sent(RequestId id, int attempt) {
-  if (InHand* request = find(id, attempt); request && request->stage == Stage::connecting) request->stage = Stage::sent;
+  InHand* request = find(id, attempt);
+  if (!request || request->stage != Stage::connecting) return;
+  request->stage = Stage::sent;
+  request->touched = request->touched || request->method != Method::safe;
 }
 
 void Scheduler::answering(RequestId id, int attempt, Instant now) {
@@ -164,6 +176,10 @@ bool Scheduler::may_replay(const InHand& request, const Workload& workload, bool
 }
 
 void Scheduler::refuse(RequestId id, int status, Outcome outcome, std::string why) {
+  if (auto found = requests_.find(id); outcome == Outcome::none && found != requests_.end() && found->second.touched) {
+    status = 502;
+    outcome = Outcome::unknown;  // an earlier attempt of it went out
+  }
   actions_.push_back(Refuse{id, status, outcome, std::move(why)});
   erase(id);
 }
@@ -208,17 +224,21 @@ void Scheduler::pursue(const WorkloadId& id, Workload& workload, Instant now) {
   const Route& route = workload.route;
   if (control_up_ && !relocation.asked_control) {
     relocation.asked_control = true;
+    ++relocation.unanswered;
     actions_.push_back(Ask{id, route.epoch, relocation.evidence, relocation.suspect});
     return;
   }
   if (control_up_) return;  // its answer is under way
   if (route.consistency == Consistency::exclusive) return;  // held until control is back: only it may grant
+  if (relocation.unanswered > 0) return;  // a fallback host's answer is under way
   while (relocation.next_fallback < route.fallback.size()) {
     const HostId& host = route.fallback[relocation.next_fallback++];
     auto known = hosts_.find(host);
     if (host == relocation.suspect || known == hosts_.end() || known->second.suspect) continue;
-    const Epoch epoch = route.epoch.next(granter_);
+    const Epoch epoch = std::max(route.epoch, workload.granted).next(granter_);
+    workload.granted = epoch;
     const InstanceId instance(fmt::format("{}.g{}-{}", id, granter_, epoch.counter()));
+    ++relocation.unanswered;
     actions_.push_back(RaiseWithoutControl{id, host, epoch, instance});
     return;
   }
@@ -284,12 +304,16 @@ void Scheduler::release(const WorkloadId& id, Workload& workload, bool fenced, I
 void Scheduler::relocation_failed(const WorkloadId& id, const Error& error, Instant now) {
   Workload* workload = find(id);
   if (!workload || !workload->relocation) return;
+  if (workload->relocation->unanswered > 0) --workload->relocation->unanswered;
   if (error.code == Errc::unavailable && !control_up_ &&
       workload->relocation->next_fallback < workload->route.fallback.size())
     return pursue(id, *workload, now);
+  // Control says that there is nothing to move; if it knows of no owner either, that is a failure like others.
+  const bool nothing_to_move = error.code == Errc::conflict && workload->route.state == RouteState::up;
+  if (workload->relocation->unanswered > 0 && !nothing_to_move) return;  // somebody else may still succeed
   const Evidence evidence = workload->relocation->evidence;
   workload->relocation.reset();
-  if (error.code == Errc::conflict) {
+  if (nothing_to_move) {
     // Control looked: the instance can serve, it is only slow. Wait longer before asking again.
     workload->patience = 2 * std::max(workload->patience, workload->response.timeout());
     workload->last_progress = now;
@@ -424,7 +448,8 @@ void Scheduler::control_reachable(bool reachable, Instant now) {
   report(reachable ? "control-answers" : "control-silent", {}, {}, {});
   for (auto& [id, workload] : workloads_) {
     if (!workload.relocation) continue;
-    if (reachable) workload.relocation->asked_control = false;  // what was asked before may be lost: ask again
+    // What was asked before is lost: ask again when it is back.
+    if (!reachable && std::exchange(workload.relocation->asked_control, false)) workload.relocation->unanswered = std::max(0, workload.relocation->unanswered - 1);
     pursue(WorkloadId(id), workload, now);
   }
 }
@@ -492,7 +517,9 @@ Instant Scheduler::next_deadline() const {
     const Route& route = workload.route;
     if (workload.holding_since) next = std::min(next, *workload.holding_since + 2 * route.service.ready.start_limit);
     if (route.state != RouteState::up || workload.relocation) continue;
-    if (workload.unanswered > 0)
+    // While its host is suspected (and the brake on), the host's probes say when to look again.
+    const auto host = hosts_.find(route.host);
+    if (workload.unanswered > 0 && (host == hosts_.end() || !host->second.suspect))
       next = std::min(next, workload.last_progress + std::max(workload.patience, workload.response.timeout()));
     if (route.lifetime && workload.in_hand == 0 && !workload.idle_reported)
       next = std::min(next, workload.last_used + *route.lifetime);

@@ -144,6 +144,7 @@ class Scheduler {
     Stage stage = Stage::held;
     int attempt = 0;
     int wasted = 0;  ///< attempts that ended without a relocation in between
+    bool touched = false;  ///< bytes of it went out and repeating it is not harmless: its outcome is never "none" again
     HostId host;     ///< of the attempt under way
     Epoch epoch;
     Instant forwarded{};
@@ -167,6 +168,7 @@ class Scheduler {
     Evidence evidence = Evidence::asleep;
     HostId suspect;
     bool asked_control = false;
+    int unanswered = 0;  ///< questions under way: control's, a fallback host's, or both after control came back
     std::size_t next_fallback = 0;
   };
 
@@ -181,6 +183,7 @@ class Scheduler {
     Instant last_used{};
     std::size_t in_hand = 0;   ///< all of its requests
     std::size_t unanswered = 0;  ///< those forwarded and without a byte of an answer
+    Epoch granted;  ///< the last one given out here: no two raises carry the same
     bool idle_reported = false;
     bool switch_pending = false;  ///< a new owner has not answered yet
   };
