@@ -11,6 +11,8 @@ int main(int argc, char** argv) {
   std::uint64_t seeds = 500, first = 1, trace = 0;
   app.add_option("--seeds", seeds, "how many seeds to run")->capture_default_str();
   app.add_option("--first", first, "the first seed")->capture_default_str();
+  bool stop_early = false;
+  app.add_flag("--stop-early", stop_early, "stop at the first seed that breaks a promise");
   app.add_option("--trace", trace, "run this one seed and print everything that happens");
   CLI11_PARSE(app, argc, argv);
 
@@ -37,6 +39,10 @@ int main(int argc, char** argv) {
     if (failed++ == 0) first_failed = seed;
     if (failed <= 5)
       for (const auto& violation : once.violations) std::printf("seed %lu: %s\n", seed, violation.c_str());
+    if (stop_early) {
+      seeds = seed - first + 1;
+      break;
+    }
   }
   std::printf("%lu seeds (each run twice), %lu with violations, %lu not repeatable; %zu requests: %zu answered, %zu unknown, "
               "%zu refused\n", seeds, failed, different, requests, answered, unknown, refused);
