@@ -38,7 +38,9 @@ class FailoverTest : public ::testing::Test {
     return world.add_route("site", "h1", std::move(at));
   }
   void TearDown() override {
-    if (world.gate) { EXPECT_EQ(world.gate->counters().ticks_without_progress, 0u); }
+    if (world.gate) {
+      EXPECT_EQ(world.gate->counters().ticks_without_progress, 0u);
+    }
   }
   void relocate_to(const Instance& instance, bool fenced = false) {
     world.answer_ask = [this, at = instance.at(), fenced](const std::string&, const nlohmann::json&) {
@@ -239,9 +241,8 @@ TEST_F(FailoverTest, ManyRequestsShareOneRelocationAndNoneIsLost) {
 }
 
 TEST_F(FailoverTest, AHeldRequestsBodyStaysWithTheClientUntilThereIsAnInstance) {
-  Instance& instance = add(Instance::replying([](const Answer& request, const wire::Head&) {
-    return Instance::ok(std::to_string(request.body.size()));
-  }));
+  Instance& instance = add(Instance::replying(
+      [](const Answer& request, const wire::Head&) { return Instance::ok(std::to_string(request.body.size())); }));
   relocate_to(instance);
   world.hold_asks = true;
   start(std::nullopt);

@@ -31,10 +31,8 @@ void Scheduler::request(RequestId id, std::string_view host_name, Method method,
   }
   Workload& workload = workloads_.at(name->second);
   InHand& request = requests_[id];
-  request = InHand{.workload = name->second,
-                   .method = method,
-                   .has_key = has_idempotency_key,
-                   .replayable_body = replayable_body};
+  request = InHand{
+      .workload = name->second, .method = method, .has_key = has_idempotency_key, .replayable_body = replayable_body};
   ++workload.in_hand;
   workload.last_used = now;
   if (std::exchange(workload.idle_reported, false))
@@ -51,7 +49,8 @@ void Scheduler::place(RequestId id, InHand& request, Instant now) {
     case RouteState::raising:
       hold(request, workload, now);
       return relocate(request.workload, workload, Evidence::asleep, {}, now);
-    case RouteState::up: break;
+    case RouteState::up:
+      break;
   }
   const auto host = hosts_.find(workload.route.host);
   const bool silent = host != hosts_.end() && host->second.suspect;
@@ -201,16 +200,16 @@ void Scheduler::erase(RequestId id) {
 
 void Scheduler::relocate(const WorkloadId& id, Workload& workload, Evidence evidence, const HostId& suspect,
                          Instant now) {
-  if (workload.relocation) return;  // many requests, one relocation
+  if (workload.relocation) return;                       // many requests, one relocation
   if (evidence == Evidence::silent && braked()) return;  // held; check_workloads comes back to it
   if (evidence != Evidence::asleep &&
       !workload.limit.admit(workload.route.relocations, workload.route.relocations_per, now)) {
     workload.last_progress = now;  // look again after as much patience as before, not at once
     workload.holding_since.reset();
     report("rate-limited", id, suspect, workload.route.epoch);
-    return refuse_held(id, 503, fmt::format("{} was relocated {} times in {} s: relocation rate limit", id,
-                                            workload.route.relocations,
-                                            to_ms(workload.route.relocations_per) / 1000));
+    return refuse_held(id, 503,
+                       fmt::format("{} was relocated {} times in {} s: relocation rate limit", id,
+                                   workload.route.relocations, to_ms(workload.route.relocations_per) / 1000));
   }
   workload.relocation = Relocation{.evidence = evidence, .suspect = suspect};
   if (!workload.holding_since) workload.holding_since = now;
@@ -228,9 +227,9 @@ void Scheduler::pursue(const WorkloadId& id, Workload& workload, Instant now) {
     actions_.push_back(Ask{id, route.epoch, relocation.evidence, relocation.suspect});
     return;
   }
-  if (control_up_) return;  // its answer is under way
+  if (control_up_) return;                                  // its answer is under way
   if (route.consistency == Consistency::exclusive) return;  // held until control is back: only it may grant
-  if (relocation.unanswered > 0) return;  // a fallback host's answer is under way
+  if (relocation.unanswered > 0) return;                    // a fallback host's answer is under way
   while (relocation.next_fallback < route.fallback.size()) {
     const HostId& host = route.fallback[relocation.next_fallback++];
     auto known = hosts_.find(host);
@@ -284,7 +283,8 @@ void Scheduler::release(const WorkloadId& id, Workload& workload, bool fenced, I
       // The old owner may finish what it began, unless its host is silent: then nobody will.
       if (auto host = hosts_.find(request.host); host != hosts_.end() && host->second.suspect) {
         actions_.push_back(Abandon{request_id, request.attempt});
-        refuse(request_id, 502, Outcome::unknown, fmt::format("{} fell silent in the middle of its answer", request.host));
+        refuse(request_id, 502, Outcome::unknown,
+               fmt::format("{} fell silent in the middle of its answer", request.host));
       }
       continue;
     }
@@ -404,7 +404,8 @@ void Scheduler::routes(RouteTable table, Instant now) {
     host.probe_at = address.agent;
   }
   std::erase_if(hosts_, [&](const auto& entry) {
-    return entry.second.in_hand == 0 && std::ranges::find(table.hosts, entry.first, &HostAddress::host) == table.hosts.end();
+    return entry.second.in_hand == 0 &&
+           std::ranges::find(table.hosts, entry.first, &HostAddress::host) == table.hosts.end();
   });
   names_.clear();
   std::vector<WorkloadId> gone;
@@ -449,7 +450,8 @@ void Scheduler::control_reachable(bool reachable, Instant now) {
   for (auto& [id, workload] : workloads_) {
     if (!workload.relocation) continue;
     // What was asked before is lost: ask again when it is back.
-    if (!reachable && std::exchange(workload.relocation->asked_control, false)) workload.relocation->unanswered = std::max(0, workload.relocation->unanswered - 1);
+    if (!reachable && std::exchange(workload.relocation->asked_control, false))
+      workload.relocation->unanswered = std::max(0, workload.relocation->unanswered - 1);
     pursue(WorkloadId(id), workload, now);
   }
 }
@@ -511,7 +513,8 @@ Instant Scheduler::next_deadline() const {
     if (host.tries > 0)
       next = std::min(next, host.next_probe);
     else if (host.in_hand > 0 && !host.suspect)
-      next = std::min(next, std::max(host.last_heard, host.waiting_since) + std::max(host.quiet, 2 * host.rtt.timeout()));
+      next =
+          std::min(next, std::max(host.last_heard, host.waiting_since) + std::max(host.quiet, 2 * host.rtt.timeout()));
   }
   for (const auto& [id, workload] : workloads_) {
     const Route& route = workload.route;
@@ -536,7 +539,8 @@ Scheduler::Workload* Scheduler::find(const WorkloadId& id) {
 
 Scheduler::InHand* Scheduler::find(RequestId id, int attempt) {
   auto found = requests_.find(id);
-  if (found == requests_.end() || found->second.attempt != attempt || found->second.stage == Stage::held) return nullptr;
+  if (found == requests_.end() || found->second.attempt != attempt || found->second.stage == Stage::held)
+    return nullptr;
   return &found->second;
 }
 

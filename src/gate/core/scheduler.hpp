@@ -24,8 +24,8 @@
 #include "base/error.hpp"
 #include "base/time.hpp"
 #include "detect/rtt.hpp"
-#include "model/cluster.hpp"
 #include "model/calls.hpp"
+#include "model/cluster.hpp"
 #include "plan/rate_limit.hpp"
 
 namespace yado::gate {
@@ -143,9 +143,9 @@ class Scheduler {
     bool replayable_body = false;
     Stage stage = Stage::held;
     int attempt = 0;
-    int wasted = 0;  ///< attempts that ended without a relocation in between
+    int wasted = 0;        ///< attempts that ended without a relocation in between
     bool touched = false;  ///< bytes of it went out and repeating it is not harmless: its outcome is never "none" again
-    HostId host;     ///< of the attempt under way
+    HostId host;           ///< of the attempt under way
     Epoch epoch;
     Instant forwarded{};
   };
@@ -181,9 +181,9 @@ class Scheduler {
     nanoseconds patience{0};
     Instant last_progress{};
     Instant last_used{};
-    std::size_t in_hand = 0;   ///< all of its requests
+    std::size_t in_hand = 0;     ///< all of its requests
     std::size_t unanswered = 0;  ///< those forwarded and without a byte of an answer
-    Epoch granted;  ///< the last one given out here: no two raises carry the same
+    Epoch granted;               ///< the last one given out here: no two raises carry the same
     bool idle_reported = false;
     bool switch_pending = false;  ///< a new owner has not answered yet
   };
