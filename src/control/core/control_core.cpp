@@ -565,10 +565,29 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
       begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);
     return;
   }
+  drop_unwanted(workload);
   if (record.phase == OwnerPhase::raising || record.spec.policy.standby == StandbyLevel::cold) return;
   if (record.revision == 0 || (record.phase == OwnerPhase::absent && record.instance.empty())) return;
   reconcile_image(workload, now);
   if (record.spec.policy.standby == StandbyLevel::frozen) reconcile_standby(workload, now);
+}
+
+/// A standby level that was lowered is obeyed too: what nobody wants any more is retired by its host's next report, and
+/// no raise uses it.
+void ControlCore::drop_unwanted(Workload& workload) {
+  Record& record = workload.record;
+  const StandbyLevel level = record.spec.policy.standby;
+  const bool standby = record.standby && level != StandbyLevel::frozen;
+  const bool image = record.image && level == StandbyLevel::cold;
+  if (!standby && !image) return;
+  if (standby) record.standby.reset();
+  if (image) {
+    record.image.reset();
+    workload.image_acknowledged = false;
+    if (workload.image.call == 0) workload.image.image = ImageId();
+  }
+  persist(workload);
+  actions_.push_back(PushRoutes{});
 }
 
 void ControlCore::reconcile_image(Workload& workload, Instant now) {

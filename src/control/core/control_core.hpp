@@ -209,6 +209,7 @@ class ControlCore {
   void give_up(Workload& workload, Error error, Instant now);
   void owner_lost(Workload& workload, Evidence evidence, Instant now);
   void reconcile(Workload& workload, Instant now);
+  void drop_unwanted(Workload& workload);
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
