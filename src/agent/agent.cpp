@@ -85,7 +85,10 @@ asio::awaitable<Status> Agent::Impl::run(std::function<void(std::uint16_t)> list
 
   const std::weak_ptr<Impl> weak = weak_from_this();  // members must not keep what they are members of
   server = std::make_unique<wire::Server>(
-      io, [weak](const wire::Request& request, wire::Responder& responder) { return serve(weak.lock(), request, responder); },
+      io,
+      [weak](const wire::Request& request, wire::Responder& responder) {
+        return serve(weak.lock(), request, responder);
+      },
       wire::Server::Limits{});
   const std::uint16_t wanted = config.port != 0 ? config.port : directory->last_port();
   auto bound = server->listen_tls(config.address, wanted, identity);
@@ -96,8 +99,9 @@ asio::awaitable<Status> Agent::Impl::run(std::function<void(std::uint16_t)> list
   log::info("agent of {} listens on {}:{}", config.host, config.address, port);
   if (listening) listening(port);
 
-  heartbeat = std::make_unique<Heartbeat>(io, *control, config.host, [this] { return report(); },
-                                          [this](const HeartbeatAnswer& said) { heartbeat_answered(said); });
+  heartbeat = std::make_unique<Heartbeat>(
+      io, *control, config.host, [this] { return report(); },
+      [this](const HeartbeatAnswer& said) { heartbeat_answered(said); });
   spawn(watch_images());
   co_await heartbeat->run();  // whoever runs this keeps all of it
   co_return Status{};
@@ -106,11 +110,14 @@ asio::awaitable<Status> Agent::Impl::run(std::function<void(std::uint16_t)> list
 asio::awaitable<Status> Agent::Impl::set_up() {
   if (::geteuid() != 0)
     co_return fail(Errc::permission, "the agent makes namespaces, cgroups and network links: run it as root");
-  if (!valid_name(config.host.str())) co_return fail(Errc::invalid_argument, "\"{}\" is no valid host name", config.host);
+  if (!valid_name(config.host.str()))
+    co_return fail(Errc::invalid_argument, "\"{}\" is no valid host name", config.host);
   const auto address = net::Ipv4::parse(config.address);
   if (!address || address->value >> 24 == 127 || address->value == 0)
-    co_return fail(Errc::invalid_argument, "\"{}\" is no address at which other hosts reach this one: give an IPv4 address "
-                   "of this host, not loopback and not 0.0.0.0", config.address);
+    co_return fail(Errc::invalid_argument,
+                   "\"{}\" is no address at which other hosts reach this one: give an IPv4 address "
+                   "of this host, not loopback and not 0.0.0.0",
+                   config.address);
   if (config.supervisor.empty()) co_return fail(Errc::invalid_argument, "no program for supervisors was given");
   auto read = wire::Identity::load(config.identity);
   if (!read) co_return std::unexpected(read.error());
@@ -130,13 +137,9 @@ asio::awaitable<Status> Agent::Impl::set_up() {
 
   const std::weak_ptr<Impl> weak = weak_from_this();  // members must not keep what they are members of
   Instances::Events on;
-  on.exited = [weak](const InstanceId& id, const std::string& how) {
+  on.exited = [weak](const InstanceId& id, const WorkloadId& workload, const std::string& how) {
     const auto self = weak.lock();
     if (!self) return;
-    WorkloadId workload;
-    std::uint64_t sequence = 0;
-    for (const InstanceReport& one : self->core.report(sequence, os::now()))
-      if (one.id == id) workload = one.workload;
     log::info("{} ended: {}", id, how);
     if (self->core.exited(id, os::now())) self->spawn(self->tell_exited(id, workload, how));
     self->pump();
@@ -166,8 +169,10 @@ asio::awaitable<void> Agent::Impl::check_criu() {
   }
   if (wrong.empty()) co_return;
   config.criu.clear();
-  log::warn("no working CRIU ({}): images can neither be taken nor restored here; cold starts and started-then-frozen "
-            "standbys go on. Run tools/install-criu and restart the agent", wrong);
+  log::warn(
+      "no working CRIU ({}): images can neither be taken nor restored here; cold starts and started-then-frozen "
+      "standbys go on. Run tools/install-criu and restart the agent",
+      wrong);
 }
 
 Status Agent::Impl::recover() {
@@ -224,14 +229,22 @@ asio::awaitable<void> Agent::Impl::carry_out_all() {
   while (!todo.empty()) {
     auto [action, since] = std::move(todo.front());
     todo.pop_front();
-    if (auto* fence = std::get_if<PersistFence>(&action)) co_await persist_fence(*fence);
-    else if (auto* spec = std::get_if<PersistSpec>(&action)) co_await persist_spec(std::move(*spec));
-    else if (auto* launch = std::get_if<Launch>(&action)) spawn(do_launch(std::move(*launch), since));
-    else if (auto* promote = std::get_if<Promote>(&action)) spawn(do_promote(std::move(*promote), since));
-    else if (auto* freeze = std::get_if<Freeze>(&action)) spawn(do_freeze(*freeze));
-    else if (auto* kill = std::get_if<Kill>(&action)) spawn(do_kill(*kill));
-    else if (auto* side = std::get_if<Side>(&action)) spawn(do_side(std::move(*side)));
-    else if (auto* reply = std::get_if<Reply>(&action)) do_reply(std::move(*reply));
+    if (auto* fence = std::get_if<PersistFence>(&action))
+      co_await persist_fence(*fence);
+    else if (auto* spec = std::get_if<PersistSpec>(&action))
+      co_await persist_spec(std::move(*spec));
+    else if (auto* launch = std::get_if<Launch>(&action))
+      spawn(do_launch(std::move(*launch), since));
+    else if (auto* promote = std::get_if<Promote>(&action))
+      spawn(do_promote(std::move(*promote), since));
+    else if (auto* freeze = std::get_if<Freeze>(&action))
+      spawn(do_freeze(*freeze));
+    else if (auto* kill = std::get_if<Kill>(&action))
+      spawn(do_kill(*kill));
+    else if (auto* side = std::get_if<Side>(&action))
+      spawn(do_side(std::move(*side)));
+    else if (auto* reply = std::get_if<Reply>(&action))
+      do_reply(std::move(*reply));
   }
   pumping = false;
 }
@@ -243,14 +256,16 @@ asio::awaitable<void> Agent::Impl::persist_fence(PersistFence fence) {
     unsaved_fences.erase(fence.workload);
     co_return;
   }
-  log::error("the fence of {} cannot be made durable ({}): nothing is started for it", fence.workload, saved.error().text());
+  log::error("the fence of {} cannot be made durable ({}): nothing is started for it", fence.workload,
+             saved.error().text());
   unsaved_fences[fence.workload] = fence.epoch;
 }
 
 asio::awaitable<void> Agent::Impl::persist_spec(PersistSpec spec) {
   std::function<Status()> save = [this, spec] { return directory->save_spec(spec.spec); };
   if (const Status saved = co_await workers.run(std::move(save)); !saved)
-    log::warn("the spec of {} is not kept, and cannot be raised without control: {}", spec.spec.name, saved.error().text());
+    log::warn("the spec of {} is not kept, and cannot be raised without control: {}", spec.spec.name,
+              saved.error().text());
 }
 
 /// A fence that could not be written is tried once more: without it nothing runs.
@@ -260,7 +275,9 @@ asio::awaitable<bool> Agent::Impl::may_launch(WorkloadId workload, InstanceId in
   PersistFence fence{workload, unsaved->second};
   co_await persist_fence(std::move(fence));
   if (!unsaved_fences.contains(workload)) co_return true;
-  core.launched(instance, fail(Errc::no_space, "the fence of {} cannot be written to {}", workload, directory->root().native()), os::now());
+  core.launched(instance,
+                fail(Errc::no_space, "the fence of {} cannot be written to {}", workload, directory->root().native()),
+                os::now());
   pump();
   co_return false;
 }
@@ -268,7 +285,8 @@ asio::awaitable<bool> Agent::Impl::may_launch(WorkloadId workload, InstanceId in
 namespace {
 void note(const InstanceId& id, std::string_view how, const Result<Launched>& launched) {
   if (launched)
-    log::info("{} {}: raise {:.1f} ms, ready {:.1f} ms", id, how, to_ms(launched->times.raise), to_ms(launched->times.ready));
+    log::info("{} {}: raise {:.1f} ms, ready {:.1f} ms", id, how, to_ms(launched->times.raise),
+              to_ms(launched->times.ready));
   else
     log::warn("{} not {}: {}", id, how, launched.error().text());
 }
@@ -338,7 +356,8 @@ void Agent::Impl::tell_images() {
     for (const auto& [id, manifest] : images->all()) {
       if (!images->current(manifest, core.spec(manifest.workload))) continue;
       present.insert(id);
-      if (auto [at, first] = taken_ms.try_emplace(manifest.workload, manifest.created_wall_ms); first || at->second <= manifest.created_wall_ms) {
+      if (auto [at, first] = taken_ms.try_emplace(manifest.workload, manifest.created_wall_ms);
+          first || at->second <= manifest.created_wall_ms) {
         at->second = manifest.created_wall_ms;
         newest[manifest.workload] = id;
       }
@@ -416,7 +435,8 @@ asio::awaitable<void> Agent::Impl::watch_images() {
       spec = core.spec(manifest.workload);
       const bool current = images->current(manifest, spec);
       if ((fine || fine.error().code != Errc::corrupt) && current) continue;
-      log::warn("image {} is dropped: {}", manifest.id, current ? fine.error().text() : "the spec or the root file system has changed");
+      log::warn("image {} is dropped: {}", manifest.id,
+                current ? fine.error().text() : "the spec or the root file system has changed");
       (void)co_await images->remove(manifest.id);
       tell_images();
       changed();

@@ -6,22 +6,21 @@
 //                                                      AgentCore
 //   supervisors ◀── start, restore, freeze, promote ───┘   └── Workers: fsync, hashing, networks, unpacking
 //
-// Everything but the Workers' jobs runs on the io_context's one thread. The agent may be killed at any moment: what runs
-// goes on under its supervisors, and the next agent process on the same state directory adopts it.
+// Everything but the Workers' jobs runs on the io_context's one thread. The agent may be killed at any moment: what
+// runs goes on under its supervisors, and the next agent process on the same state directory adopts it.
 //
 //   agent.cpp         start-up, the pump of actions, adoption        instances.cpp    one instance from launch to end
 //   api.cpp           the HTTP API                                   side_calls.cpp   build, pull, drop, inspect
 //   heartbeat.cpp     reports to control                             images.cpp       which images may be used
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/io_context.hpp>
 
 #include "base/error.hpp"
 #include "base/time.hpp"
@@ -31,8 +30,8 @@ namespace yado::agent {
 
 struct Config {
   HostId host;
-  std::string address;           ///< IPv4 of this host, not loopback: the API and the published ports are reached there
-  std::uint16_t port = 0;        ///< of the API; 0: the one of the last time, or any free one
+  std::string address;     ///< IPv4 of this host, not loopback: the API and the published ports are reached there
+  std::uint16_t port = 0;  ///< of the API; 0: the one of the last time, or any free one
   Endpoint control;
   std::filesystem::path identity;         ///< directory with cert.pem, key.pem, ca.pem of "agent:<host>"
   std::filesystem::path state_directory;  ///< docs: state_directory.hpp

@@ -2,17 +2,18 @@
 
 #include "agent/agent.hpp"
 
-#include <csignal>
-#include <fstream>
-#include <set>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <boost/asio/co_spawn.hpp>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
+#include <csignal>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "agent/host_facts.hpp"
+#include "agent/state_directory.hpp"
 #include "agent/supervisor/spawn.hpp"
 #include "agent/supervisor/supervisor.hpp"
 #include "api/calls.hpp"
@@ -41,7 +42,8 @@ const WorkloadId site("site");
 TEST(AgentTestSupervisor, DISABLED_Run) {
   const std::string command = os::read_text("/proc/self/cmdline").value_or("");
   const std::size_t last = command.rfind('\0', command.size() - 2);
-  if (last == std::string::npos || !command.ends_with(std::string("supervisor.json\0", 16))) GTEST_SKIP() << "a helper of AgentTest";
+  if (last == std::string::npos || !command.ends_with(std::string("supervisor.json\0", 16)))
+    GTEST_SKIP() << "a helper of AgentTest";
   ::_exit(supervisor::run_spawned(command.c_str() + last + 1));
 }
 
@@ -49,8 +51,10 @@ TEST(AgentTestSupervisor, DISABLED_Run) {
 Status make_root(const fs::path& root) {
   os::Spawn copy;
   copy.arguments = {"/bin/sh", "-ec",
-                    "mkdir -p $1/tmp $1/proc $1/dev $1/sys $1/etc; for f in /usr/bin/perl $(ldd /usr/bin/perl | grep -o '/[^ ]*'); do "
-                    "mkdir -p $1$(dirname $f); cp -L $f $1$f; done", "sh", root.native()};
+                    "mkdir -p $1/tmp $1/proc $1/dev $1/sys $1/etc; for f in /usr/bin/perl $(ldd /usr/bin/perl | grep "
+                    "-o '/[^ ]*'); do "
+                    "mkdir -p $1$(dirname $f); cp -L $f $1$f; done",
+                    "sh", root.native()};
   copy.environment = {"PATH=/usr/bin:/bin"};
   YADO_ASSIGN(os::Process process, os::spawn(copy), "root");
   YADO_ASSIGN(const auto ended, process.wait(hang), "root");
@@ -96,13 +100,17 @@ struct Host {
     wire::Response response{.status = 200, .headers = {}, .body = "{}"};
     if (request.target.ends_with("/heartbeat")) {
       if (auto report = api::parse<HostReport>(request.body)) reports.push_back(std::move(*report));
-      response.body = api::dump({{"retire", std::exchange(retire, nlohmann::json::array())}, {"drop", nlohmann::json::array()}, {"heartbeat_ms", 20}});
+      response.body = api::dump({{"retire", std::exchange(retire, nlohmann::json::array())},
+                                 {"drop", nlohmann::json::array()},
+                                 {"heartbeat_ms", 20}});
     } else if (request.target.ends_with("/exited")) {
       exits.push_back(request.body);
     } else if (request.target == "/v1/leases/renew") {
       ++renewals;
-      if (answers_renewals) response.body = R"({"ttl_ms": 1000})";
-      else response = {.status = 409, .headers = {}, .body = R"({"error":{"code":"stale-epoch","message":"over"}})"};
+      if (answers_renewals)
+        response.body = R"({"ttl_ms": 1000})";
+      else
+        response = {.status = 409, .headers = {}, .body = R"({"error":{"code":"stale-epoch","message":"over"}})"};
     }
     (void)co_await responder.respond(std::move(response));
   }
@@ -157,8 +165,8 @@ struct Host {
     agent->stop();
     until([&] { return ended.has_value(); });
     agent.reset();
-    io.restart();
-    io.poll();
+    // What was under way (a network being made) holds the directory until it is through; a real one dies with it.
+    until([&] { return StateDirectory::open(config.state_directory).has_value(); });
   }
 
   Result<wire::Response> ask_agent(const std::string& method, const std::string& target, const std::string& body) {
@@ -170,13 +178,15 @@ struct Host {
     return wire::run(io, client.call(std::move(request), hang));
   }
   Result<CallReply> call(const AgentCall& what) {
-    YADO_ASSIGN(const wire::Response response, ask_agent("POST", fmt::format("/v1/calls/{}", name_of(what)), api::dump(nlohmann::json(what))), "test");
+    YADO_ASSIGN(const wire::Response response,
+                ask_agent("POST", fmt::format("/v1/calls/{}", name_of(what)), api::dump(nlohmann::json(what))), "test");
     if (response.status == 200) return api::parse<CallReply>(response.body);
     YADO_ASSIGN(const auto json, api::parse_json(response.body), "test");
     YADO_ASSIGN(const Error error, api::from_json_value<Error>(json.at("error")), "test");
     return std::unexpected(error);
   }
-  Result<CallReply> raise(const WorkloadSpec& spec, const std::string& instance, std::uint64_t counter, std::optional<ImageId> image = {}) {
+  Result<CallReply> raise(const WorkloadSpec& spec, const std::string& instance, std::uint64_t counter,
+                          std::optional<ImageId> image = {}) {
     return call(RaiseCall{spec, spec.name, InstanceId(instance), Epoch::make(counter, 0), std::move(image)});
   }
   /// What a client gets at the published port, as a gate on this host would ask.
@@ -192,7 +202,9 @@ struct Host {
       if (one.id.str() == instance) return &one;
     return nullptr;
   }
-  bool directory_has(const std::string& instance) const { return fs::exists(config.state_directory / "instances" / instance); }
+  bool directory_has(const std::string& instance) const {
+    return fs::exists(config.state_directory / "instances" / instance);
+  }
 };
 
 class AgentTest : public ::testing::Test {
@@ -220,7 +232,8 @@ class AgentTest : public ::testing::Test {
       // What the body left: an agent of the state directory retires it.
       if (!host.agent) (void)host.start();
       std::set<std::string> left;
-      for (const auto& entry : fs::directory_iterator(host.config.state_directory / "instances")) left.insert(entry.path().filename());
+      for (const auto& entry : fs::directory_iterator(host.config.state_directory / "instances"))
+        left.insert(entry.path().filename());
       for (const std::string& id : left) (void)host.call(StopCall{site, InstanceId(id), Epoch::make(1'000, 0)});
       host.kill_agent();
       host.control->stop();
@@ -366,9 +379,11 @@ TEST_F(AgentTest, AnInstanceThatEndsByItselfIsToldToControl) {
 TEST_F(AgentTest, AStandbyIsStartedThenFrozenAndARaiseThawsIt) {
   on_a_host([](Host& host) {
     ASSERT_OK(host.start());
-    const auto prepared = host.call(PrepareCall{spec_of(host.directory / "root"), InstanceId("site.2"), Epoch::make(1, 0), {}});
+    const auto prepared =
+        host.call(PrepareCall{spec_of(host.directory / "root"), InstanceId("site.2"), Epoch::make(1, 0), {}});
     ASSERT_OK(prepared);
-    ASSERT_TRUE(host.until([&] { return host.reported("site.2") && host.reported("site.2")->state == InstanceState::frozen; }));
+    ASSERT_TRUE(
+        host.until([&] { return host.reported("site.2") && host.reported("site.2")->state == InstanceState::frozen; }));
     const auto raised = host.raise(spec_of(host.directory / "root"), "site.3", 2);
     ASSERT_OK(raised);
     EXPECT_EQ(raised->way, Way::frozen);
@@ -403,7 +418,8 @@ TEST_F(AgentTest, AnExclusiveOwnerRunsByItsLeaseAndStandsStillWhenControlRefuses
     ASSERT_OK(raised);
     EXPECT_GE(host.renewals, 1u) << "nothing runs before a round trip";
     host.answers_renewals = false;
-    ASSERT_TRUE(host.until([&] { return host.reported("site.1") && host.reported("site.1")->state == InstanceState::frozen; }));
+    ASSERT_TRUE(
+        host.until([&] { return host.reported("site.1") && host.reported("site.1")->state == InstanceState::frozen; }));
     const auto seen = host.call(InspectCall{site, InstanceId("site.1"), Epoch::make(1, 0)});
     ASSERT_OK(seen);
     EXPECT_EQ(seen->state, InstanceState::frozen);
@@ -474,7 +490,8 @@ TEST_F(AgentTest, AnImageThatWasPulledIsRestoredThere) {
     ASSERT_TRUE(host.until([&] { return port != 0 || ended; }));
     ASSERT_FALSE(ended) << ended->error().text();
     const auto ask = [&](const AgentCall& what) -> Result<CallReply> {
-      YADO_ASSIGN(wire::Client client, wire::Client::tls(host.io, address, port, host.control_identity, "agent:h2"), "test");
+      YADO_ASSIGN(wire::Client client, wire::Client::tls(host.io, address, port, host.control_identity, "agent:h2"),
+                  "test");
       wire::Request request;
       request.method = "POST";
       request.target = fmt::format("/v1/calls/{}", name_of(what));
@@ -549,7 +566,8 @@ TEST_F(AgentTest, ExecRunsInsideAndSaysHowItEnded) {
   on_a_host([](Host& host) {
     ASSERT_OK(host.start());
     ASSERT_OK(host.raise(spec_of(host.directory / "root"), "site.1", 1));
-    const auto done = host.ask_agent("POST", "/v1/instances/site.1/exec", R"({"command":["/usr/bin/perl","-e","print 6*7; exit 5"]})");
+    const auto done = host.ask_agent("POST", "/v1/instances/site.1/exec",
+                                     R"({"command":["/usr/bin/perl","-e","print 6*7; exit 5"]})");
     ASSERT_OK(done);
     EXPECT_THAT(done->body, testing::AllOf(HasSubstr("\"output\":\"42\""), HasSubstr("\"status\":5")));
     const auto nobody = host.ask_agent("POST", "/v1/instances/site.9/exec", R"({"command":["x"]})");
@@ -567,7 +585,8 @@ TEST_F(AgentTest, WithoutCriuItSaysSoAndGoesOn) {
     ASSERT_OK(host.start());
     ASSERT_TRUE(host.until([&] { return !host.reports.empty(); }));
     EXPECT_FALSE(host.reports.back().checkpoint_works);
-    const auto built = host.call(BuildCall{spec_of(host.directory / "root"), InstanceId("site.1"), Epoch::make(1, 0), ImageId("site-img.1")});
+    const auto built = host.call(
+        BuildCall{spec_of(host.directory / "root"), InstanceId("site.1"), Epoch::make(1, 0), ImageId("site-img.1")});
     ASSERT_FALSE(built);
     EXPECT_EQ(built.error().code, Errc::unsupported);
     EXPECT_THAT(built.error().message, HasSubstr("install-criu"));

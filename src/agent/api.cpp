@@ -1,7 +1,6 @@
 // The agent's HTTP API (docs/api.md, "Agent").
 
 #include <charconv>
-
 #include <nlohmann/json.hpp>
 
 #include "agent/impl.hpp"
@@ -18,19 +17,28 @@ namespace {
 
 int status_of(Errc code) {
   switch (code) {
-    case Errc::invalid_argument: return 400;
-    case Errc::permission: return 403;
-    case Errc::not_found: return 404;
+    case Errc::invalid_argument:
+      return 400;
+    case Errc::permission:
+      return 403;
+    case Errc::not_found:
+      return 404;
     case Errc::already_exists:
     case Errc::stale_epoch:
     case Errc::not_owner:
-    case Errc::conflict: return 409;
-    case Errc::rate_limited: return 429;
-    case Errc::unsupported: return 501;
+    case Errc::conflict:
+      return 409;
+    case Errc::rate_limited:
+      return 429;
+    case Errc::unsupported:
+      return 501;
     case Errc::unavailable:
-    case Errc::canceled: return 503;
-    case Errc::no_space: return 507;
-    default: return 500;
+    case Errc::canceled:
+      return 503;
+    case Errc::no_space:
+      return 507;
+    default:
+      return 500;
   }
 }
 
@@ -59,7 +67,8 @@ void read_json(const json& value, const std::string& path, Status& status, ExecR
 
 }  // namespace
 
-asio::awaitable<void> Agent::Impl::serve(std::shared_ptr<Impl> self, const wire::Request& request, wire::Responder& responder) {
+asio::awaitable<void> Agent::Impl::serve(std::shared_ptr<Impl> self, const wire::Request& request,
+                                         wire::Responder& responder) {
   if (!self) co_return;
   if (transfer::is_transfer(request)) {
     co_await transfer::serve(self->images->store(), self->workers.executor(), request, responder);
@@ -76,7 +85,9 @@ asio::awaitable<wire::Response> Agent::Impl::answer(const wire::Request& request
     return refusal(Error{Errc::invalid_argument, fmt::format("{} wants {}, not {}", path, wanted, request.method)});
   };
   if (parts.size() == 2 && parts[0] == "v1" && parts[1] == "version")
-    co_return reply(200, json{{"name", "yado"}, {"version", YADO_VERSION}, {"api", 1}, {"role", "agent"}, {"host", config.host.str()}});
+    co_return reply(
+        200,
+        json{{"name", "yado"}, {"version", YADO_VERSION}, {"api", 1}, {"role", "agent"}, {"host", config.host.str()}});
   if (parts.size() == 3 && parts[0] == "v1" && parts[1] == "calls") {
     if (request.method != "POST") co_return wrong_method("POST");
     co_return co_await answer_call(request, parts[2]);
@@ -93,7 +104,8 @@ asio::awaitable<wire::Response> Agent::Impl::answer(const wire::Request& request
 }
 
 Status Agent::Impl::may_call(const std::string& peer, const AgentCall& what) const {
-  const bool known = std::ranges::any_of(config.callers, [&](const std::string& prefix) { return peer.starts_with(prefix); });
+  const bool known =
+      std::ranges::any_of(config.callers, [&](const std::string& prefix) { return peer.starts_with(prefix); });
   if (!known) return fail(Errc::permission, "{} may not call agents", peer);
   if (!peer.starts_with("gate:")) return {};
   // A gate acts for itself only while control is down, and then only where two owners at once are harmless.
@@ -102,7 +114,8 @@ Status Agent::Impl::may_call(const std::string& peer, const AgentCall& what) con
   const WorkloadSpec* spec = raise->spec ? &*raise->spec : core.spec(raise->workload);
   if (spec && spec->policy.consistency == Consistency::exclusive)
     return fail(Errc::permission, "{} is exclusive: only control grants it", raise->workload);
-  if (raise->epoch.granter() == 0) return fail(Errc::permission, "epoch {} is control's: a gate grants its own", raise->epoch);
+  if (raise->epoch.granter() == 0)
+    return fail(Errc::permission, "epoch {} is control's: a gate grants its own", raise->epoch);
   return {};
 }
 
@@ -115,7 +128,8 @@ asio::awaitable<wire::Response> Agent::Impl::answer_call(const wire::Request& re
   co_return reply(200, json(*result));
 }
 
-asio::awaitable<wire::Response> Agent::Impl::answer_instance(const wire::Request& request, InstanceId id, std::string what) {
+asio::awaitable<wire::Response> Agent::Impl::answer_instance(const wire::Request& request, InstanceId id,
+                                                             std::string what) {
   if (!request.peer.starts_with("control:"))
     co_return refusal(Error{Errc::permission, fmt::format("{} may not look into instances", request.peer)});
   const auto link = instances->link(id);
@@ -143,7 +157,8 @@ asio::awaitable<wire::Response> Agent::Impl::answer_instance(const wire::Request
     all.emplace_back(std::string_view(*log).substr(at, end - at));
     at = end + 1;
   }
-  for (std::size_t i = all.size() > wanted ? all.size() - wanted : 0; i < all.size(); ++i) lines.push_back(std::string(all[i]));
+  for (std::size_t i = all.size() > wanted ? all.size() - wanted : 0; i < all.size(); ++i)
+    lines.push_back(std::string(all[i]));
   co_return reply(200, json{{"lines", std::move(lines)}});
 }
 

@@ -26,8 +26,9 @@ asio::awaitable<Status> Instances::start_builder(BuildCall call) {
   co_return std::unexpected(std::move(why));
 }
 
-asio::awaitable<Result<std::map<std::string, std::string>>> Instances::checkpoint(InstanceId id, std::filesystem::path criu,
-                                                                                 std::filesystem::path disk) {
+asio::awaitable<Result<std::map<std::string, std::string>>> Instances::checkpoint(InstanceId id,
+                                                                                  std::filesystem::path criu,
+                                                                                  std::filesystem::path disk) {
   const auto there = link(id);
   if (!there) co_return fail(Errc::not_found, "{} is not here", id);
   co_return co_await there->checkpoint(Epoch(), std::move(criu), std::move(disk), false);
@@ -64,10 +65,10 @@ asio::awaitable<InstanceState> Instances::inspect(InstanceId id) {
     if (group->frozen().value_or(false)) return true;
     const auto processes = group->processes();
     return processes && !processes->empty() && std::ranges::all_of(*processes, [](pid_t process) {
-      const std::string stat = os::read_text(fmt::format("/proc/{}/stat", process)).value_or("");
-      const std::size_t at = stat.rfind(") ");
-      return at != std::string::npos && (stat[at + 2] == 'T' || stat[at + 2] == 't');
-    });
+             const std::string stat = os::read_text(fmt::format("/proc/{}/stat", process)).value_or("");
+             const std::size_t at = stat.rfind(") ");
+             return at != std::string::npos && (stat[at + 2] == 'T' || stat[at + 2] == 't');
+           });
   };
   const bool frozen = co_await around_.workers.run(std::move(stands));
   co_return frozen ? InstanceState::frozen : InstanceState::running;

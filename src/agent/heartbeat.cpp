@@ -1,7 +1,6 @@
 #include "agent/heartbeat.hpp"
 
 #include <algorithm>
-
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -97,7 +96,8 @@ asio::awaitable<void> Heartbeat::run() {
       state->answered(*answer);
     }
     if (!said) {
-      if (state->pause == milliseconds(0)) log::warn("control does not take the heart-beat: {}; what runs goes on", said.error().text());
+      if (state->pause == milliseconds(0))
+        log::warn("control does not take the heart-beat: {}; what runs goes on", said.error().text());
       state->pause = std::clamp(state->pause * 2, state->pace, std::max(longest_pause, state->pace));
     }
     if (state->stopped) co_return;

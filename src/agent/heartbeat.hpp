@@ -1,11 +1,10 @@
 #pragma once
 // Telling control how the host is: at the pace control asks for, and at once after a change.
 
-#include <functional>
-#include <memory>
-
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
+#include <functional>
+#include <memory>
 
 #include "api/calls.hpp"
 #include "wire/client.hpp"

@@ -1,7 +1,8 @@
 #include "agent/images.hpp"
 
-#include <algorithm>
 #include <sys/stat.h>
+
+#include <algorithm>
 
 #include "image/checksum.hpp"
 #include "image/fingerprint.hpp"
@@ -17,15 +18,17 @@ Result<std::string> stamp_of(const image::Store& store, const image::Manifest& m
     struct stat found {};
     if (::stat(path.c_str(), &found) != 0) return fail_errno(fmt::format("image {}: {}", manifest.id, path.native()));
     sum.add_field(path.native());
-    for (const auto number : {static_cast<std::uint64_t>(found.st_ino), static_cast<std::uint64_t>(found.st_size),
-                              static_cast<std::uint64_t>(found.st_mtim.tv_sec), static_cast<std::uint64_t>(found.st_mtim.tv_nsec),
-                              static_cast<std::uint64_t>(found.st_ctim.tv_sec), static_cast<std::uint64_t>(found.st_ctim.tv_nsec)})
+    for (const auto number :
+         {static_cast<std::uint64_t>(found.st_ino), static_cast<std::uint64_t>(found.st_size),
+          static_cast<std::uint64_t>(found.st_mtim.tv_sec), static_cast<std::uint64_t>(found.st_mtim.tv_nsec),
+          static_cast<std::uint64_t>(found.st_ctim.tv_sec), static_cast<std::uint64_t>(found.st_ctim.tv_nsec)})
       sum.add_field(number);
     return {};
   };
   YADO_TRY(add(store.root() / manifest.id.str() / "manifest.json"), "stamp");
   for (const image::Part& part : manifest.parts)
-    for (const image::File& file : part.files) YADO_TRY(add(store.part_directory(manifest.id, part.name) / file.path), "stamp");
+    for (const image::File& file : part.files)
+      YADO_TRY(add(store.part_directory(manifest.id, part.name) / file.path), "stamp");
   return sum.hex();
 }
 
@@ -117,7 +120,10 @@ bool Images::current(const image::Manifest& manifest, const WorkloadSpec* spec) 
 
 ImageReport Images::report(const image::Manifest& manifest) const {
   const std::int64_t age_ms = os::wall_ms() - manifest.created_wall_ms;  // clocks of hosts differ: never below zero
-  return {.id = manifest.id, .workload = manifest.workload, .spec_hash = manifest.spec_hash, .bytes = manifest.bytes(),
+  return {.id = manifest.id,
+          .workload = manifest.workload,
+          .spec_hash = manifest.spec_hash,
+          .bytes = manifest.bytes(),
           .age = milliseconds(std::max<std::int64_t>(0, age_ms))};
 }
 

@@ -22,7 +22,8 @@
 namespace yado::agent {
 
 /// While CRIU restores, the processes that it makes read the image themselves, already as the container's own users: so
-/// the files of its part must be readable for all. Nobody else gets there, because the store is a directory of mode 0700.
+/// the files of its part must be readable for all. Nobody else gets there, because the store is a directory of mode
+/// 0700.
 Status let_restorer_read(const std::filesystem::path& criu_part);
 
 class Images {
@@ -39,7 +40,8 @@ class Images {
   boost::asio::awaitable<void> added(image::Manifest manifest);
   boost::asio::awaitable<Status> remove(ImageId id);
 
-  /// What an image of `spec` taken now would carry. The root's fingerprint may be as old as the last fresh_spec_hash of it.
+  /// What an image of `spec` taken now would carry. The root's fingerprint may be as old as the last fresh_spec_hash of
+  /// it.
   boost::asio::awaitable<Result<std::string>> spec_hash(WorkloadSpec spec);
   /// The same, of the root as it is now.
   boost::asio::awaitable<Result<std::string>> fresh_spec_hash(WorkloadSpec spec);
@@ -54,8 +56,8 @@ class Images {
   image::Store store_;
   Workers& workers_;
   std::map<ImageId, image::Manifest> images_;
-  std::map<ImageId, std::string> stamps_;       ///< of the files when they were verified
-  std::map<std::string, std::string> roots_;    ///< root -> fingerprint
+  std::map<ImageId, std::string> stamps_;     ///< of the files when they were verified
+  std::map<std::string, std::string> roots_;  ///< root -> fingerprint
 };
 
 }  // namespace yado::agent

@@ -1,11 +1,10 @@
 #pragma once
 // What an Agent is made of. For agent.cpp and api.cpp only.
 
-#include <deque>
-#include <map>
-
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
+#include <deque>
+#include <map>
 
 #include "agent/agent.hpp"
 #include "agent/core/agent_core.hpp"
@@ -59,7 +58,8 @@ struct Agent::Impl : std::enable_shared_from_this<Agent::Impl> {
   void spawn(boost::asio::awaitable<void> work);
 
   // api.cpp
-  static boost::asio::awaitable<void> serve(std::shared_ptr<Impl> self, const wire::Request& request, wire::Responder& responder);
+  static boost::asio::awaitable<void> serve(std::shared_ptr<Impl> self, const wire::Request& request,
+                                            wire::Responder& responder);
   boost::asio::awaitable<wire::Response> answer(const wire::Request& request);
   boost::asio::awaitable<wire::Response> answer_call(const wire::Request& request, std::string kind);
   boost::asio::awaitable<wire::Response> answer_instance(const wire::Request& request, InstanceId id, std::string what);

@@ -1,7 +1,6 @@
 #include "agent/instances.hpp"
 
 #include <algorithm>
-
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 
@@ -36,7 +35,8 @@ std::string last_lines(const std::string& log, std::size_t count) {
 }  // namespace
 
 Instances::Instances(Surroundings around, Events events)
-    : around_(around), events_(std::move(events)),
+    : around_(around),
+      events_(std::move(events)),
       addresses_(net::instance_network.address.value + 2, net::instance_network.address.value + 0xfffe),
       ports_(first_published_port, last_published_port) {}
 Instances::~Instances() { let_go(); }
@@ -62,26 +62,51 @@ asio::awaitable<void> Instances::save(LivePtr live) {
   const InstanceRecord record = live->record;
   std::function<Status()> work = [this, record] { return around_.directory.save_instance(record); };
   // It matters to the next agent process only, and that one clears away what it cannot read.
-  if (auto saved = co_await around_.workers.run(std::move(work)); !saved) log::warn("{}: {}", record.id, saved.error().text());
+  if (auto saved = co_await around_.workers.run(std::move(work)); !saved)
+    log::warn("{}: {}", record.id, saved.error().text());
 }
 
 // ---- from nothing to a supervisor ----------------------------------------------------------------------------------
 
 Result<Instances::LivePtr> Instances::enter(InstanceRecord record, WorkloadSpec spec) {
   if (live_.contains(record.id)) return fail(Errc::already_exists, "{} stands here already", record.id);
-  const auto address = addresses_.take();
+  std::optional<Spare> spare = std::exchange(spare_, std::nullopt);
+  const auto address = spare ? std::optional(spare->address.value) : addresses_.take();
   const auto port = ports_.take();
   if (!address || !port) {
     if (address) addresses_.give_back(*address);
     if (port) ports_.give_back(*port);
-    return fail(Errc::no_space, "no {} is left on this host for {}", address ? "port to publish" : "bridge address", record.id);
+    return fail(Errc::no_space, "no {} is left on this host for {}", address ? "port to publish" : "bridge address",
+                record.id);
   }
   record.address = net::Ipv4{*address};
   record.published = static_cast<std::uint16_t>(*port);
   record.service = spec.service.port;
   record.since_ns = os::now().time_since_epoch().count();
   const InstanceId id = record.id;
-  return live_[id] = std::make_shared<Live>(around_.io.get_executor(), std::move(record), std::move(spec));
+  const auto live = std::make_shared<Live>(around_.io.get_executor(), std::move(record), std::move(spec));
+  if (spare) live->network = std::move(spare->network);
+  return live_[id] = live;
+}
+
+asio::awaitable<void> Instances::make_spare() {
+  if (spare_ || std::exchange(making_spare_, true)) co_return;
+  if (const auto number = addresses_.take()) {
+    const net::Ipv4 address{*number};
+    using Made = Result<std::shared_ptr<os::Netns>>;
+    std::function<Made()> work = [this, address]() -> Made {
+      YADO_ASSIGN(os::Netns network, around_.network.make_instance(address), "spare network");
+      return std::make_shared<os::Netns>(std::move(network));
+    };
+    Made made = co_await around_.workers.run(std::move(work));
+    if (made) {
+      spare_ = Spare{address, std::move(*made)};
+    } else {
+      addresses_.give_back(*number);
+      log::warn("{}", made.error().text());
+    }
+  }
+  making_spare_ = false;
 }
 
 asio::awaitable<Status> Instances::bring_up(LivePtr live) {
@@ -95,14 +120,22 @@ asio::awaitable<Status> Instances::bring_up(LivePtr live) {
   config.cgroup = cgroup_of(record.id);
   config.criu = around_.config.criu;
   config.criu_cache = around_.directory.root();
-  std::function<Status()> work = [this, record, config]() mutable -> Status {
+  const std::shared_ptr<os::Netns> made = std::exchange(live->network, nullptr);
+  std::function<Status()> work = [this, record, config, made]() mutable -> Status {
     YADO_TRY(around_.directory.save_instance(record), "instance");
-    YADO_ASSIGN(config.root, container::prepare_root(config.spec.container.root, around_.directory.roots()), "root file system");
-    YADO_ASSIGN(const os::Netns network, around_.network.make_instance(record.address), "network");
+    YADO_ASSIGN(config.root, container::prepare_root(config.spec.container.root, around_.directory.roots()),
+                "root file system");
+    os::Netns network;
+    if (made) {
+      network = std::move(*made);
+    } else {
+      YADO_ASSIGN(network, around_.network.make_instance(record.address), "network");
+    }
     YADO_TRY(around_.network.publish(record.published, net::Target{record.address, record.service}), "publish");
     return supervisor::spawn_supervisor(config, network.fd().get(), around_.config.supervisor);
   };
   const Status up = co_await around_.workers.run(std::move(work));
+  spawn(make_spare());
   if (!up) co_return up;
   const auto described = co_await connect(live);
   if (!described) co_return std::unexpected(described.error());
@@ -130,7 +163,8 @@ supervisor::Events Instances::events_of(const LivePtr& live) {
   };
   on.state = [this, weak](InstanceState state) {
     if (state != InstanceState::running && state != InstanceState::frozen) return;
-    if (const auto one = weak.lock(); one && !one->killing) events_.runs(one->record.id, state == InstanceState::running);
+    if (const auto one = weak.lock(); one && !one->killing)
+      events_.runs(one->record.id, state == InstanceState::running);
   };
   on.exited = [this, weak](os::ExitStatus status, const std::string& log) {
     if (const auto one = weak.lock()) exited(one, status.text(), last_lines(log, 10));
@@ -147,7 +181,7 @@ supervisor::Events Instances::events_of(const LivePtr& live) {
 void Instances::exited(const LivePtr& live, const std::string& how, const std::string& log) {
   const bool news = !live->ended.given() && live->record.purpose != Purpose::builder;
   live->ended.give(log.empty() ? how : fmt::format("{}; its last log lines:\n{}", how, log));
-  if (news) events_.exited(live->record.id, how);
+  if (news) events_.exited(live->record.id, live->record.workload, how);
 }
 
 // ---- launch and promote --------------------------------------------------------------------------------------------
@@ -195,7 +229,10 @@ asio::awaitable<Error> Instances::with_log(LivePtr live, Error error) {
 }
 
 asio::awaitable<Result<Launched>> Instances::launch(Launch wish, Instant since) {
-  InstanceRecord record{.id = wish.instance, .workload = wish.spec.name, .purpose = wish.purpose, .epoch = wish.epoch,
+  InstanceRecord record{.id = wish.instance,
+                        .workload = wish.spec.name,
+                        .purpose = wish.purpose,
+                        .epoch = wish.epoch,
                         .image = wish.image};
   auto entered = enter(std::move(record), wish.spec);
   if (!entered) co_return std::unexpected(entered.error());
@@ -204,10 +241,13 @@ asio::awaitable<Result<Launched>> Instances::launch(Launch wish, Instant since) 
   using Source = Result<std::optional<ImageSource>>;
   Promise<Source> looked(around_.io.get_executor());
   if (wish.way == Way::image) {
-    const auto look = [](Instances* self, ImageId id, WorkloadSpec spec, Promise<Source> promise) -> asio::awaitable<void> {
+    const auto look = [](Instances* self, ImageId id, WorkloadSpec spec,
+                         Promise<Source> promise) -> asio::awaitable<void> {
       auto found = co_await self->source_of(std::move(id), std::move(spec));
-      if (found) promise.give(std::optional<ImageSource>(std::move(*found)));
-      else promise.give(std::unexpected(found.error()));
+      if (found)
+        promise.give(std::optional<ImageSource>(std::move(*found)));
+      else
+        promise.give(std::unexpected(found.error()));
     };
     spawn(look(this, *wish.image, wish.spec, looked));
   } else {
@@ -216,9 +256,12 @@ asio::awaitable<Result<Launched>> Instances::launch(Launch wish, Instant since) 
   const Status up = co_await bring_up(live);
   const Source source = co_await looked.get();
   Result<Launched> result = fail(Errc::internal, "not launched");
-  if (!up) result = std::unexpected(up.error());
-  else if (!source) result = std::unexpected(source.error());
-  else result = co_await launch_steps(live, std::move(wish), *source, since);
+  if (!up)
+    result = std::unexpected(up.error());
+  else if (!source)
+    result = std::unexpected(source.error());
+  else
+    result = co_await launch_steps(live, std::move(wish), *source, since);
   live->launch_over.give(true);
   co_return result;
 }
@@ -231,7 +274,8 @@ asio::awaitable<Status> Instances::settle(LivePtr live) {
   co_return Status{};
 }
 
-asio::awaitable<Result<Launched>> Instances::launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source, Instant since) {
+asio::awaitable<Result<Launched>> Instances::launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source,
+                                                          Instant since) {
   const bool standby = wish.purpose == Purpose::standby;
   Status done = co_await begin(live, source, standby);
   Launched launched{.endpoint = endpoint(live->record), .times = {}};
@@ -307,13 +351,15 @@ asio::awaitable<void> Instances::kill(InstanceId id) {
   // New connections go elsewhere from now on; what was begun may end within the grace.
   const InstanceRecord record = live->record;
   std::function<Status()> unpublish = [this, record] { return around_.network.unpublish(record.published); };
-  if (auto done = co_await around_.workers.run(std::move(unpublish)); !done) log::warn("{}: {}", id, done.error().text());
+  if (auto done = co_await around_.workers.run(std::move(unpublish)); !done)
+    log::warn("{}: {}", id, done.error().text());
   live->ended.give("it was stopped");
   const auto stop = [](LivePtr one) -> asio::awaitable<void> {
     const auto link = one->link;
     if (!link) co_return;
     const auto stopped = co_await link->stop(one->record.epoch, stop_grace);
-    if (!stopped && stopped.error().code != Errc::canceled) log::warn("{}: stop: {}", one->record.id, stopped.error().text());
+    if (!stopped && stopped.error().code != Errc::canceled)
+      log::warn("{}: stop: {}", one->record.id, stopped.error().text());
   };
   co_await stop(live);
   co_await live->launch_over.get();
@@ -322,7 +368,8 @@ asio::awaitable<void> Instances::kill(InstanceId id) {
   if (live->supervisor.valid()) {
     asio::posix::stream_descriptor ending(around_.io, live->supervisor.fd());
     boost::system::error_code error;
-    co_await ending.async_wait(asio::posix::stream_descriptor::wait_read, asio::redirect_error(asio::use_awaitable, error));
+    co_await ending.async_wait(asio::posix::stream_descriptor::wait_read,
+                               asio::redirect_error(asio::use_awaitable, error));
     (void)ending.release();
   }
   co_await clear_away(record);
@@ -377,19 +424,26 @@ asio::awaitable<std::optional<InstanceReport>> Instances::adopt(InstanceRecord r
   live->record.purpose = found->purpose;
   live_[record.id] = live;
   const nanoseconds age = os::now().time_since_epoch() - nanoseconds(record.since_ns);
-  co_return InstanceReport{.id = record.id, .workload = record.workload, .purpose = found->purpose, .epoch = found->epoch,
-                           .state = record.ready || found->state == InstanceState::exited ? found->state : InstanceState::starting,
-                           .endpoint = endpoint(record), .image = record.image,
-                           .age = std::chrono::duration_cast<milliseconds>(age)};
+  co_return InstanceReport{
+      .id = record.id,
+      .workload = record.workload,
+      .purpose = found->purpose,
+      .epoch = found->epoch,
+      .state = record.ready || found->state == InstanceState::exited ? found->state : InstanceState::starting,
+      .endpoint = endpoint(record),
+      .image = record.image,
+      .age = std::chrono::duration_cast<milliseconds>(age)};
 }
 
 void Instances::leave_to_others() {
   const auto published = around_.network.published();
-  if (!published) return log::warn("published ports: {}", published.error().text());
-  for (const auto& [port, target] : *published) {
-    ports_.mark_taken(port);
-    addresses_.mark_taken(target.address.value);
-  }
+  if (!published) log::warn("published ports: {}", published.error().text());
+  if (published)
+    for (const auto& [port, target] : *published) {
+      ports_.mark_taken(port);
+      addresses_.mark_taken(target.address.value);
+    }
+  spawn(make_spare());
 }
 
 }  // namespace yado::agent

@@ -2,15 +2,14 @@
 // The instances of this host, from launch to end: addresses and ports, network, supervisor, readiness.
 // Of the io_context's thread; what blocks is handed to the Workers.
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
-
-#include <boost/asio/awaitable.hpp>
-#include <boost/asio/io_context.hpp>
 
 #include "agent/agent.hpp"
 #include "agent/core/agent_core.hpp"
@@ -41,7 +40,7 @@ class Instances {
   };
   /// Told to the agent; never for an instance that is being launched or killed, and never for a builder.
   struct Events {
-    std::function<void(const InstanceId&, const std::string& how)> exited;
+    std::function<void(const InstanceId&, const WorkloadId&, const std::string& how)> exited;
     std::function<void(const InstanceId&, bool runs)> runs;
     /// The supervisor wants its lease renewed (also while it is launched).
     std::function<void(const InstanceId&, const WorkloadId&, Epoch, std::uint64_t ticket)> renew;
@@ -52,7 +51,8 @@ class Instances {
   /// Found at the agent's start: adopted when its supervisor answers (the report says as what), else cleared away.
   boost::asio::awaitable<std::optional<InstanceReport>> adopt(InstanceRecord record);
 
-  /// Published ports and addresses that are none of ours (of a second agent on this host) are not given out. After adopt().
+  /// Published ports and addresses that are none of ours (of a second agent on this host) are not given out. After the
+  /// last adopt(); from here on one network stands ready for the next launch.
   void leave_to_others();
 
   /// Answered when it answers its readiness request (owner) or stands frozen (standby). After a failure something may
@@ -66,8 +66,9 @@ class Instances {
   /// Starts a builder and waits until its start-up is complete.
   boost::asio::awaitable<Status> start_builder(BuildCall call);
   /// Checkpoints it into two directories; it does not run on.
-  boost::asio::awaitable<Result<std::map<std::string, std::string>>> checkpoint(InstanceId id, std::filesystem::path criu,
-                                                                               std::filesystem::path disk);
+  boost::asio::awaitable<Result<std::map<std::string, std::string>>> checkpoint(InstanceId id,
+                                                                                std::filesystem::path criu,
+                                                                                std::filesystem::path disk);
   /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
   boost::asio::awaitable<Status> prove(InstanceId id, WorkloadSpec spec, ImageSource source);
 
@@ -86,10 +87,11 @@ class Instances {
     InstanceRecord record;
     WorkloadSpec spec;
     std::shared_ptr<supervisor::Client> link;  ///< null once the connection is closed
+    std::shared_ptr<os::Netns> network;        ///< only until its supervisor has it
     os::Pidfd supervisor;
-    Promise<std::string> ended;    ///< how the instance ended, by itself or by kill()
-    Promise<bool> launch_over;     ///< nothing of a launch or promotion is under way any more
-    Promise<bool> gone;            ///< kill() is through
+    Promise<std::string> ended;  ///< how the instance ended, by itself or by kill()
+    Promise<bool> launch_over;   ///< nothing of a launch or promotion is under way any more
+    Promise<bool> gone;          ///< kill() is through
     bool killing = false;
 
     Live(const boost::asio::any_io_executor& executor, InstanceRecord made, WorkloadSpec of)
@@ -98,8 +100,11 @@ class Instances {
   using LivePtr = std::shared_ptr<Live>;
 
   Result<LivePtr> enter(InstanceRecord record, WorkloadSpec spec);
+  /// Making a network takes 3 to 30 ms here: the next launch finds one made.
+  boost::asio::awaitable<void> make_spare();
   boost::asio::awaitable<Status> bring_up(LivePtr live);
-  boost::asio::awaitable<Result<Launched>> launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source, Instant since);
+  boost::asio::awaitable<Result<Launched>> launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source,
+                                                        Instant since);
   boost::asio::awaitable<Status> run_readiness(LivePtr live, bool starting);
   boost::asio::awaitable<Status> begin(LivePtr live, const std::optional<ImageSource>& source, bool frozen);
   boost::asio::awaitable<Status> settle(LivePtr live);
@@ -117,6 +122,12 @@ class Instances {
   Events events_;
   std::map<InstanceId, LivePtr> live_;
   FreeList addresses_, ports_;
+  struct Spare {
+    net::Ipv4 address;
+    std::shared_ptr<os::Netns> network;
+  };
+  std::optional<Spare> spare_;
+  bool making_spare_ = false;
   std::map<WorkloadId, nanoseconds> cold_took_;  ///< the bound of how long a faster way may take
 };
 

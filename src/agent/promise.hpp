@@ -1,23 +1,21 @@
 #pragma once
 // A value that one coroutine waits for and that somebody else gives, later or earlier, on the same thread.
 
-#include <memory>
-#include <optional>
-#include <utility>
-
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <memory>
+#include <optional>
+#include <utility>
 
 namespace yado::agent {
 
 template <class T>
 class Promise {
  public:
-  explicit Promise(const boost::asio::any_io_executor& executor)
-      : state_(std::make_shared<State>(executor)) {}
+  explicit Promise(const boost::asio::any_io_executor& executor) : state_(std::make_shared<State>(executor)) {}
 
   /// The first value counts.
   void give(T value) const {

@@ -1,9 +1,8 @@
 #include "agent/readiness.hpp"
 
 #include <algorithm>
-#include <list>
-
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <list>
 
 #include "os/clock.hpp"
 #include "os/listen_watch.hpp"

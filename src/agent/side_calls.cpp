@@ -59,7 +59,8 @@ asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
   // The root as it is before the builder reads it: changed under way, the image is of the old one and found stale.
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
-  if (const Status settled = co_await around_.instances.start_builder(call); !settled) co_return std::unexpected(settled.error());
+  if (const Status settled = co_await around_.instances.start_builder(call); !settled)
+    co_return std::unexpected(settled.error());
 
   auto begun = around_.images.store().begin(call.image);
   if (!begun) co_return std::unexpected(begun.error());
@@ -102,13 +103,15 @@ asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   auto peer = wire::Client::tls(around_.io, call.from.address, call.from.port, around_.identity, "agent:");
   if (!peer) co_return std::unexpected(peer.error());
   std::function<void(transfer::Progress)> nobody_watches;
-  auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), call.image, *peer, piece_limit,
-                                          std::move(nobody_watches));
+  auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), call.image, *peer,
+                                          piece_limit, std::move(nobody_watches));
   if (!manifest) co_return std::unexpected(manifest.error());
   if (manifest->spec_hash != *hash) {
     (void)co_await around_.images.remove(call.image);
-    co_return fail(Errc::conflict, "image {} was taken of another spec or root file system than this host's ({}: same "
-                   "names, sizes and times of files on every host?)", call.image, call.spec.container.root);
+    co_return fail(Errc::conflict,
+                   "image {} was taken of another spec or root file system than this host's ({}: same "
+                   "names, sizes and times of files on every host?)",
+                   call.image, call.spec.container.root);
   }
   co_await around_.images.added(*manifest);
   reply.image = around_.images.report(*manifest);

@@ -1,10 +1,10 @@
 #include "agent/state_directory.hpp"
 
-#include <cerrno>
-#include <charconv>
 #include <fcntl.h>
 #include <sys/file.h>
 
+#include <cerrno>
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "api/fields.hpp"
@@ -89,7 +89,8 @@ Result<StateDirectory> StateDirectory::open(const fs::path& root) {
   YADO_ASSIGN(os::Fd lock, os::open_path(root / "agent.lock", O_RDWR | O_CREAT, 0600), "state directory");
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK)
-      return fail(Errc::conflict, "another agent uses the state directory {}: give this one a directory of its own", root.native());
+      return fail(Errc::conflict, "another agent uses the state directory {}: give this one a directory of its own",
+                  root.native());
     return fail_errno(fmt::format("lock {}", (root / "agent.lock").native()));
   }
   for (const char* name : {"fences", "specs", "instances", "images", "roots"})
@@ -107,15 +108,19 @@ Result<std::map<WorkloadId, Epoch>> StateDirectory::fences() const {
   for (const std::string& name : names) {
     auto value = number_in<std::uint64_t>(root_ / "fences" / name);
     if (!value)
-      return fail(value.error().code, "the fence of {} cannot be read ({}); without it an old owner could act again. "
-                  "Write the newest epoch that `yado ps --json` shows for it into the file, or remove it when the workload is gone", name, value.error().message);
+      return fail(value.error().code,
+                  "the fence of {} cannot be read ({}); without it an old owner could act again. "
+                  "Write the newest epoch that `yado ps --json` shows for it into the file, or remove it when the "
+                  "workload is gone",
+                  name, value.error().message);
     all.emplace(WorkloadId(name), Epoch(*value));
   }
   return all;
 }
 
 Status StateDirectory::save_spec(const WorkloadSpec& spec) const {
-  return wire::write_file(root_ / "specs" / (spec.name.str() + ".json"), api::dump_pretty(nlohmann::json(spec)) + "\n", 0600);
+  return wire::write_file(root_ / "specs" / (spec.name.str() + ".json"), api::dump_pretty(nlohmann::json(spec)) + "\n",
+                          0600);
 }
 
 Result<std::vector<WorkloadSpec>> StateDirectory::specs() const {

@@ -29,11 +29,11 @@ struct InstanceRecord {
   Purpose purpose = Purpose::owner;
   Epoch epoch;
   std::optional<ImageId> image;
-  net::Ipv4 address;             ///< on the bridge
-  std::uint16_t published = 0;   ///< port of the host; 0: none
-  std::uint16_t service = 0;     ///< port inside
-  std::int64_t since_ns = 0;     ///< BootClock: started, restored or last frozen
-  bool ready = false;            ///< the launch was finished: a restarted agent may adopt it
+  net::Ipv4 address;            ///< on the bridge
+  std::uint16_t published = 0;  ///< port of the host; 0: none
+  std::uint16_t service = 0;    ///< port inside
+  std::int64_t since_ns = 0;    ///< BootClock: started, restored or last frozen
+  bool ready = false;           ///< the launch was finished: a restarted agent may adopt it
   bool operator==(const InstanceRecord&) const = default;
 };
 

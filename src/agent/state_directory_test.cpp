@@ -1,9 +1,9 @@
 #include "agent/state_directory.hpp"
 
-#include <fstream>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <fstream>
 
 #include "agent/free_list.hpp"
 #include "agent/heartbeat.hpp"
@@ -36,9 +36,16 @@ TEST_F(StateDirectoryTest, WhatWasSavedIsReadBack) {
   spec.name = WorkloadId("a");
   spec.container.command = {"serve"};
   ASSERT_TRUE(state.save_spec(spec));
-  const InstanceRecord record{.id = InstanceId("a.1"), .workload = WorkloadId("a"), .purpose = Purpose::standby,
-                              .epoch = Epoch::make(8, 0), .image = ImageId("a-img.1"), .address = net::Ipv4::of(10, 88, 0, 2),
-                              .published = 20'000, .service = 80, .since_ns = 5, .ready = true};
+  const InstanceRecord record{.id = InstanceId("a.1"),
+                              .workload = WorkloadId("a"),
+                              .purpose = Purpose::standby,
+                              .epoch = Epoch::make(8, 0),
+                              .image = ImageId("a-img.1"),
+                              .address = net::Ipv4::of(10, 88, 0, 2),
+                              .published = 20'000,
+                              .service = 80,
+                              .since_ns = 5,
+                              .ready = true};
   ASSERT_TRUE(state.save_instance(record));
   EXPECT_EQ(state.fences()->at(WorkloadId("a")), Epoch::make(8, 0));
   EXPECT_THAT(*state.specs(), testing::ElementsAre(spec));

@@ -2,12 +2,11 @@
 // Blocking work (hashing, fsync, unpacking) away from the thread that answers. A few threads; who waits is a coroutine
 // of the agent's io_context.
 
-#include <functional>
-#include <type_traits>
-
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <functional>
+#include <type_traits>
 
 #include "agent/promise.hpp"
 
