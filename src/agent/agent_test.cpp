@@ -235,6 +235,7 @@ class AgentTest : public ::testing::Test {
       for (const auto& entry : fs::directory_iterator(host.config.state_directory / "instances"))
         left.insert(entry.path().filename());
       for (const std::string& id : left) (void)host.call(StopCall{site, InstanceId(id), Epoch::make(1'000, 0)});
+      EXPECT_TRUE(host.until([&] { return fs::is_empty(host.config.state_directory / "instances"); })) << "left behind";
       host.kill_agent();
       host.control->stop();
       host.io.restart();
@@ -542,7 +543,7 @@ TEST_F(AgentTest, AGateMayRaiseWhatIsSharedByAnEpochOfItsOwnAndNothingElse) {
     ASSERT_OK(authority);
     auto gate = authority->issue("gate:g1");
     ASSERT_OK(gate);
-    host.control_identity = *gate;
+    const wire::Identity control = std::exchange(host.control_identity, *gate);
     const WorkloadSpec spec = spec_of(host.directory / "root");
     WorkloadSpec exclusive = spec;
     exclusive.policy.consistency = Consistency::exclusive;
@@ -559,6 +560,7 @@ TEST_F(AgentTest, AGateMayRaiseWhatIsSharedByAnEpochOfItsOwnAndNothingElse) {
     const auto exec = host.ask_agent("POST", "/v1/instances/site.1/exec", R"({"command":["/usr/bin/perl","-e","1"]})");
     ASSERT_OK(exec);
     EXPECT_EQ(exec->status, 403);
+    host.control_identity = control;
   });
 }
 
