@@ -65,6 +65,13 @@ Task<Session::Ended> Session::attempt(Forward forward) {
 Task<bool> Session::connect(const Forward& forward) {
   error_code error;
   const auto address = asio::ip::make_address(forward.endpoint.address, error);
+  if (error || forward.endpoint.port == 0) {
+    log::warn("{} on {} has no address to connect to: \"{}\" port {}", forward.workload, forward.host,
+              forward.endpoint.address, forward.endpoint.port);
+    hub_->scheduler.failed(id_, attempt_, Failure::lost, os::now());
+    hub_->carry_out();
+    co_return false;
+  }
   const tcp::endpoint endpoint(address, forward.endpoint.port);
   for (milliseconds pause = first_pause;; pause = std::min(2 * pause, longest_pause)) {
     ++hub_->counters.fresh_connections;
@@ -152,10 +159,10 @@ Task<Session::Ended> Session::relay(const Forward& forward) {
       }
       case Step::body: {
         if (framing == Framing::chunked) begin_chunk(out, step->body.size());
-        answer_begun_ = true;
         if (step->body.size() <= small_piece_bytes) {
           out += step->body;
         } else {
+          answer_begun_ = true;
           if (const bool sent = co_await to_client(out, step->body); !sent) co_return Ended::otherwise;
           out.clear();
         }

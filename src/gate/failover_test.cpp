@@ -156,6 +156,13 @@ TEST_F(FailoverTest, AnInstanceThatSpeaksNoHttpIsABadGateway) {
   EXPECT_EQ(answer.status, 502);
 }
 
+TEST_F(FailoverTest, AnOwnerWithoutAnAddressIsNotTakenForThisMachine) {
+  start(Endpoint{"", world.port});
+  const Answer answer = world.run(world.ask(World::get()));
+  EXPECT_EQ(answer.status, 502);
+  EXPECT_EQ(answer.header("x-yado-outcome"), "none");
+}
+
 TEST_F(FailoverTest, AnEarlyAnswerEndsTheUpload) {
   Instance& instance = add([](Talk& talk) -> Co<void> {
     co_await talk.more();

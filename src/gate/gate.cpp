@@ -136,18 +136,18 @@ struct Gate::Impl : std::enable_shared_from_this<Impl> {
   }
 
   void take(RouteTable table, bool keep) {
-    hub->know_services(table);
-    hub->scheduler.routes(table, os::now());
-    hub->carry_out();
     // Control may not know yet of an owner that this gate had to make.
-    for (Route& route : table.routes) {
+    RouteTable merged = table;
+    for (Route& route : merged.routes) {
       auto mine = std::ranges::find(latest.routes, route.workload, &Route::workload);
-      if (mine != latest.routes.end() && mine->epoch > route.epoch) {
-        mine->service = route.service;
-        route = *mine;
-      }
+      if (mine == latest.routes.end() || mine->epoch <= route.epoch) continue;
+      mine->service = route.service;
+      route = *mine;
     }
-    latest = std::move(table);
+    latest = std::move(merged);
+    hub->know_services(latest);
+    hub->scheduler.routes(std::move(table), os::now());
+    hub->carry_out();
     settle_table(keep);
   }
 
