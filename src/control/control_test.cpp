@@ -397,6 +397,39 @@ TEST_F(ControlTest, OnlyTheOwnersLeaseIsRenewed) {
   EXPECT_EQ(raw(h1.control(), "POST", "/v1/leases/renew", renewal.dump()).status, 409);
 }
 
+TEST_F(ControlTest, AWorkloadSleepsWhenEveryConnectedGateSaysSo) {
+  FakeAgent& h1 = join("h1");
+  WorkloadSpec spec = site();
+  spec.policy.lifetime = 5s;
+  const json route = deploy(spec)["route"];
+  wire::Client first = as("gate:g1");
+  auto second = std::make_unique<wire::Client>(as("gate:g2"));
+  int streams = 0;
+  bool enough = false;
+  for (wire::Client* gate : {&first, second.get()}) {
+    wire::Request follow;
+    follow.target = "/v1/routes?follow=1";
+    auto take = [&, gate, told = false](std::string_view) mutable -> Status {
+      if (!std::exchange(told, true)) ++streams;
+      if (enough && gate == second.get()) return fail(Errc::canceled, "this gate goes");
+      return {};
+    };
+    asio::co_spawn(io_, gate->stream(std::move(follow), 30s, 30s, take), asio::detached);
+  }
+  io_.restart();
+  while (streams < 2) io_.run_one();
+  const std::string idle = json{{"observed", route["epoch"]}}.dump();
+  const std::string busy = json{{"observed", route["epoch"]}, {"idle", false}}.dump();
+  EXPECT_EQ(raw(first, "POST", "/v1/workloads/site/idle", idle).status, 200);
+  EXPECT_EQ(raw(first, "POST", "/v1/workloads/site/idle", busy).status, 200);
+  EXPECT_EQ(raw(*second, "POST", "/v1/workloads/site/idle", idle).status, 200);
+  EXPECT_EQ(ask("GET", "/v1/workloads/site")["state"], "up");
+  enough = true;  // the second gate goes with its next keep-alive; the first is asked alone
+  EXPECT_EQ(raw(first, "POST", "/v1/workloads/site/idle", idle).status, 200);
+  while (ask("GET", "/v1/workloads/site")["state"] != "asleep") io_.run_one();
+  while (h1.count("stop") == 0) io_.run_one();
+}
+
 TEST_F(ControlTest, AnAgentThatSaysNoIsLeftForTheNext) {
   FakeAgent& h1 = join("h1");
   FakeAgent& h2 = join("h2");

@@ -50,9 +50,10 @@ static void read_json(const nlohmann::json& json, const std::string& path, Statu
 
 struct IdleMessage {
   Epoch observed;
+  bool idle = true;
 };
 static void read_json(const nlohmann::json& json, const std::string& path, Status& status, IdleMessage& value) {
-  Fields(json, path, status).required("observed", value.observed);
+  Fields(json, path, status).required("observed", value.observed).optional("idle", value.idle);
 }
 
 // ---- agents --------------------------------------------------------------------------------------------------------
@@ -102,12 +103,32 @@ boost::asio::awaitable<Result<nlohmann::json>> Shell::ask(const WorkloadId& id, 
 Result<nlohmann::json> Shell::idle(const WorkloadId& id, const wire::Request& request) {
   YADO_ASSIGN(const IdleMessage message, api::parse<IdleMessage>(request.body), "idle");
   YADO_TRY(writable(), "idle");
-  core_.idle(id, message.observed, os::now());
+  core_.idle(request.peer, id, message.observed, message.idle, os::now());
   settle();
   return Json::object();
 }
 
-boost::asio::awaitable<void> Shell::follow_routes(wire::Responder& responder) {
+void Shell::tell_gates() {
+  core_.gates({connected_gates_.begin(), connected_gates_.end()});
+  settle();
+}
+
+boost::asio::awaitable<void> Shell::follow_routes(const wire::Request& request, wire::Responder& responder) {
+  struct Connected {
+    Connected(std::shared_ptr<Shell> of, const std::string& peer)
+        : shell(std::move(of)), mine(shell->connected_gates_.insert(peer)) {
+      shell->tell_gates();
+    }
+    ~Connected() {
+      shell->connected_gates_.erase(mine);
+      if (!shell->stopped_) shell->tell_gates();
+    }
+    Connected(const Connected&) = delete;
+    Connected& operator=(const Connected&) = delete;
+    std::shared_ptr<Shell> shell;
+    std::multiset<std::string>::iterator mine;
+  };
+  const Connected connected(shared_from_this(), request.peer);
   // Gates take half a second of silence as a sign that control is gone (docs/api.md).
   constexpr auto keep_alive = 500ms;
   wire::Headers headers;

@@ -159,7 +159,7 @@ asio::awaitable<void> Shell::serve(const wire::Request& request, wire::Responder
   } else if (request.method == "GET" && target->path[0] == "events" && target->path.size() == 1) {
     co_return co_await follow_events(request, *target, responder);
   } else if (request.method == "GET" && target->path[0] == "routes" && target->flag("follow")) {
-    co_return co_await follow_routes(responder);
+    co_return co_await follow_routes(request, responder);
   } else {
     auto body = co_await dispatch(request, *target, responder);
     response = body ? api::answer(*body) : api::answer(body.error());

@@ -4,6 +4,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include <boost/asio/awaitable.hpp>
@@ -62,7 +63,8 @@ class Shell : public std::enable_shared_from_this<Shell> {
   Awaitable<Result<Json>> ask(const WorkloadId& id, const wire::Request& request, wire::Responder& responder);
   Result<Json> idle(const WorkloadId& id, const wire::Request& request);
   Result<Json> event(const wire::Request& request);
-  Awaitable<void> follow_routes(wire::Responder& responder);
+  void tell_gates();
+  Awaitable<void> follow_routes(const wire::Request& request, wire::Responder& responder);
 
   // The core and its actions (actions.cpp).
   struct Question {
@@ -100,6 +102,7 @@ class Shell : public std::enable_shared_from_this<Shell> {
   bool routes_dirty_ = false;
   RouteTable routes_;  ///< as pushed last
   Pulse routes_changed_;
+  std::multiset<std::string> connected_gates_;  ///< that follow the routes
   std::map<AskId, std::shared_ptr<Question>> questions_;
   AskId last_ask_ = 0;
   boost::asio::steady_timer timer_, retry_;

@@ -1,0 +1,56 @@
+// yado checkpoint: a new ready image, now.
+
+#include <nlohmann/json.hpp>
+
+#include "cli/client.hpp"
+#include "cli/command.hpp"
+
+namespace yado::cli {
+namespace {
+
+struct Options {
+  Common common;
+  std::string workload;
+};
+
+int checkpoint(const Options& options) {
+  auto client = Client::control(options.common.control);
+  if (!client) return complain(client.error()), Exit::no_control;
+  const std::uint64_t since = newest_event(*client);
+  auto asked = client->call("POST", fmt::format("/v1/workloads/{}/checkpoint", options.workload));
+  if (!asked) return complain(*client, asked.error());
+  // The image is built in the background: its events say how it ends.
+  int status = Exit::failed;
+  auto followed = client->follow(fmt::format("/v1/events?follow=1&since={}", since), [&](const nlohmann::json& event) {
+    if (event.value("workload", "") != options.workload) return true;
+    const std::string kind = event.value("kind", "");
+    if (!options.common.json) fmt::print(stderr, "{}\n", describe_event(event));
+    if (kind == "image") {
+      if (options.common.json)
+        fmt::print("{}\n", event.dump());
+      else
+        fmt::print("{} of {} is ready on {}\n", event["fields"].value("image", ""), options.workload, event.value("host", ""));
+      status = Exit::ok;
+      return false;
+    }
+    if (kind == "image-failed") {
+      status = complain(Error{Errc::application, event["fields"].value("error", "")});
+      return false;
+    }
+    if (kind == "stopped") return false;
+    return true;
+  });
+  return followed ? status : complain(*client, followed.error());
+}
+
+}  // namespace
+
+void add_checkpoint(CLI::App& app, Outcome& outcome) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("checkpoint", "Take a new ready image of a workload and wait for it");
+  add_workload(*command, options->workload);
+  add_common(*command, options->common);
+  on_chosen(*command, outcome, [options] { return checkpoint(*options); });
+}
+
+}  // namespace yado::cli

@@ -1,0 +1,51 @@
+// yado ps: the workloads.
+
+#include <nlohmann/json.hpp>
+
+#include "api/json.hpp"
+#include "cli/client.hpp"
+#include "cli/command.hpp"
+#include "cli/table.hpp"
+#include "model/ids.hpp"
+
+namespace yado::cli {
+namespace {
+
+int list(const Common& common) {
+  auto client = Client::control(common.control);
+  if (!client) return complain(client.error()), Exit::no_control;
+  auto answer = client->call("GET", "/v1/workloads");
+  if (!answer) return complain(*client, answer.error());
+  if (common.json) {
+    fmt::print("{}\n", api::dump_pretty(*answer));
+    return Exit::ok;
+  }
+  std::vector<std::vector<std::string>> rows{
+      {"WORKLOAD", "STATE", "HOST", "EPOCH", "INSTANCE", "STANDBY", "IMAGE COPIES", "ADDRESS", "NOTE"}};
+  for (const auto& one : (*answer)["workloads"]) {
+    const auto &owner = one["owner"], &standby = one["standby"], &image = one["image"];
+    const bool up = owner.is_object();
+    std::string copies;
+    if (image.is_object())
+      copies = fmt::format("{}{}", image["holders"].size(), image.value("current", false) ? "" : " (outdated)");
+    rows.push_back({one.value("name", ""), one.value("state", ""), up ? owner.value("host", "") : "",
+                    fmt::format("{}", Epoch(one.value("epoch", std::uint64_t{0}))), up ? owner.value("instance", "") : "",
+                    standby.is_object() ? fmt::format("{} on {}", standby.value("state", ""), standby.value("host", "")) : "",
+                    copies,
+                    up ? fmt::format("{}:{}", owner["endpoint"].value("address", ""), owner["endpoint"].value("port", 0)) : "",
+                    one.value("note", "")});
+  }
+  fmt::print("{}", format_table(rows));
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_ps(CLI::App& app, Outcome& outcome) {
+  auto common = std::make_shared<Common>();
+  CLI::App* command = app.add_subcommand("ps", "List the workloads: where they run, and what stands by");
+  add_common(*command, *common);
+  on_chosen(*command, outcome, [common] { return list(*common); });
+}
+
+}  // namespace yado::cli

@@ -1,0 +1,54 @@
+// yado restore: raise the workload from its ready image on a host that holds it.
+
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/client.hpp"
+#include "cli/command.hpp"
+#include "cli/relocate.hpp"
+
+namespace yado::cli {
+namespace {
+
+struct Options {
+  Common common;
+  std::string workload, host;
+};
+
+int restore(const Options& options) {
+  auto client = Client::control(options.common.control);
+  if (!client) return complain(client.error()), Exit::no_control;
+  auto workload = client->call("GET", fmt::format("/v1/workloads/{}", options.workload));
+  if (!workload) return complain(*client, workload.error());
+  const auto& image = (*workload)["image"];
+  if (!image.is_object() || !image.value("current", false))
+    return complain(Error{Errc::conflict, fmt::format("{} has no ready image of its current spec: see `yado checkpoint`",
+                                                      options.workload)});
+  const auto holders = image.value("holders", std::vector<std::string>());
+  const std::string owner = (*workload)["owner"].is_object() ? (*workload)["owner"].value("host", "") : "";
+  std::string host = options.host;
+  if (host.empty()) {
+    auto other = std::ranges::find_if(holders, [&](const std::string& holder) { return holder != owner; });
+    if (other != holders.end()) host = *other;
+  }
+  if (std::ranges::find(holders, host) == holders.end())
+    return complain(Error{Errc::conflict, fmt::format("{} lies on {}, not on {}", image.value("id", ""),
+                                                      fmt::join(holders, ", "), host.empty() ? "another host" : host)});
+  return relocate(options.common, options.workload, host);
+}
+
+}  // namespace
+
+void add_restore(CLI::App& app, Outcome& outcome) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("restore", "Move a workload to a host that holds its ready image, where it is restored from it");
+  add_workload(*command, options->workload);
+  command->add_option("host", options->host, "One of the hosts that `yado images` names; without it, one that is not the owner's")
+      ->type_name("HOST");
+  add_common(*command, options->common);
+  on_chosen(*command, outcome, [options] { return restore(*options); });
+}
+
+}  // namespace yado::cli
