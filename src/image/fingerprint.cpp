@@ -67,7 +67,9 @@ class Walk {
  private:
   Status directory(const std::string& root, const std::string& relative, std::vector<std::string>& pending) {
     const std::string path = root + relative;
-    auto opened = os::open_path(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    // The root itself may be reached through a link (tools/make-root's are); what is in it is not followed.
+    const int follow = relative.empty() ? 0 : O_NOFOLLOW;
+    auto opened = os::open_path(path, O_RDONLY | O_DIRECTORY | follow);
     if (!opened) {
       // It went away while we walked: the next fingerprint will differ, this one need not fail.
       if (opened.error().code == Errc::not_found && !relative.empty()) return {};

@@ -42,6 +42,13 @@ TEST(FingerprintTest, TheSameTreeElsewhereHasTheSame) {
   EXPECT_EQ(print(a.path()), print(a.path().native() + "/"));
 }
 
+TEST(FingerprintTest, ARootReachedThroughALinkIsTheSame) {
+  TemporaryDirectory a, b;
+  make_tree(a.path(), false);
+  fs::create_directory_symlink(a.path(), b.path() / "root");
+  EXPECT_EQ(print(b.path() / "root"), print(a.path()));
+}
+
 TEST(FingerprintTest, EveryChangeOfTheTreeShows) {
   const std::pair<const char*, std::function<void(const fs::path&)>> changes[] = {
       {"time", [](const fs::path& r) { fs::last_write_time(r / "etc/a/b/c", long_ago + std::chrono::nanoseconds(1)); }},
