@@ -6,7 +6,7 @@
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/basic_socket_acceptor.hpp>
-#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/generic/stream_protocol.hpp>
@@ -119,14 +119,22 @@ struct Server::Impl : std::enable_shared_from_this<Impl> {
     auto connection = std::make_shared<Connection>(Stream(std::move(socket), listener.tls), text_of(peer),
                                                    listener.tls != nullptr, limits, handler);
     connections.emplace(connection.get(), connection);
-    asio::co_spawn(io, Connection::serve(connection),
-                   asio::bind_cancellation_slot(connection->cancellation().slot(),
-                                                [self = shared_from_this(), connection](std::exception_ptr thrown) {
-                                                  connection->close();
-                                                  self->connections.erase(connection.get());
-                                                  log_end(thrown);
-                                                }));
+    asio::co_spawn(io, Connection::serve(connection), Ended{shared_from_this(), connection});
   }
+
+  /// Names its cancellation slot itself: bind_cancellation_slot makes co_spawn of Boost 1.81 take a detour through the
+  /// executor, with a pointer to a signal that may be gone by then.
+  struct Ended {
+    using cancellation_slot_type = asio::cancellation_slot;
+    cancellation_slot_type get_cancellation_slot() const noexcept { return connection->cancellation().slot(); }
+    void operator()(std::exception_ptr thrown) const {
+      connection->close();
+      server->connections.erase(connection.get());
+      log_end(thrown);
+    }
+    std::shared_ptr<Impl> server;
+    std::shared_ptr<Connection> connection;
+  };
 
   /// A connection ends by an exception only when stop() cancels it, or by a defect.
   static void log_end(const std::exception_ptr& thrown) {
