@@ -567,6 +567,8 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
   }
   drop_unwanted(workload);
   if (record.phase == OwnerPhase::raising || record.spec.policy.standby == StandbyLevel::cold) return;
+  // A builder and a standby are second starts: an exclusive workload must not have them (docs/adr/0005).
+  if (record.spec.policy.consistency == Consistency::exclusive) return;
   if (record.revision == 0 || (record.phase == OwnerPhase::absent && record.instance.empty())) return;
   reconcile_image(workload, now);
   if (record.spec.policy.standby == StandbyLevel::frozen) reconcile_standby(workload, now);
