@@ -62,6 +62,11 @@ void add_workload(CLI::App& command, std::string& name) {
   command.add_option("workload", name, "Name of the workload")->required()->type_name("NAME");
 }
 
+std::vector<std::string> after_dashes(std::vector<std::string> given) {
+  if (!given.empty() && given.front() == "--") given.erase(given.begin());
+  return given;
+}
+
 void on_chosen(CLI::App& command, Outcome& outcome, std::function<int()> body) {
   command.callback([&outcome, body = std::move(body)] { outcome.status = body(); });
 }

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -25,6 +26,9 @@ void add_common(CLI::App& command, Common& common);
 void add_json(CLI::App& command, bool& json);
 /// The first argument of most commands.
 void add_workload(CLI::App& command, std::string& name);
+
+/// A program and its arguments as given: CLI11 keeps the "--" that separates them from our options.
+std::vector<std::string> after_dashes(std::vector<std::string> given);
 
 /// Runs `body` when the command was chosen.
 void on_chosen(CLI::App& command, Outcome& outcome, std::function<int()> body);

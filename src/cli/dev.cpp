@@ -102,7 +102,7 @@ int execute(const Options& options) {
   auto socket = find_socket(options.name == "dev" ? "" : options.directory + "/" + options.name + "/lab.sock", "YADO_LAB", "lab.sock");
   if (!socket) return complain(socket.error()), Exit::no_control;
   Client client(*socket);
-  const nlohmann::json body{{"host", options.host}, {"command", options.command}, {"directory", fs::current_path().native()}};
+  const nlohmann::json body{{"host", options.host}, {"command", after_dashes(options.command)}, {"directory", fs::current_path().native()}};
   int status = Exit::failed;
   auto done = client.follow("POST", "/v1/exec", api::dump(body), std::nullopt, [&](const nlohmann::json& line) {
     if (line.contains("output")) {

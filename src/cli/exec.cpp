@@ -19,7 +19,7 @@ struct Options {
 int execute(const Options& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
-  const nlohmann::json body{{"command", options.program}, {"timeout_ms", static_cast<std::int64_t>(options.timeout_s * 1000)}};
+  const nlohmann::json body{{"command", after_dashes(options.program)}, {"timeout_ms", static_cast<std::int64_t>(options.timeout_s * 1000)}};
   auto answer = client->call("POST", fmt::format("/v1/workloads/{}/exec", options.workload), api::dump(body));
   if (!answer) return complain(*client, answer.error());
   if (options.common.json)
