@@ -102,6 +102,37 @@ TEST(TableTest, ProofOfDeathMakesTheFenceImmediate) {
   EXPECT_TRUE(table.renew(site, Epoch::make(2, 0), at(510)));
 }
 
+TEST(TableTest, ProofAboutOneWhoNeverHadALeaseProvesNothingAboutTheLastWhoHad) {
+  Table table;
+  table.grant(site, Epoch::make(1, 0), 1000ms);
+  ASSERT_TRUE(table.renew(site, Epoch::make(1, 0), at(500)));
+  table.grant(site, Epoch::make(2, 0), 1000ms);
+  table.grant(site, Epoch::make(3, 0), 1000ms);
+  table.proved_dead(site, Epoch::make(2, 0));
+  EXPECT_EQ(table.free_at(site), at(1500) + grace(1000ms));
+  table.proved_dead(site, Epoch::make(1, 0));
+  EXPECT_LE(table.free_at(site), at(500));
+}
+
+TEST(TableTest, ALateProofAboutAnOldOwnerDoesNotFreeWhatANewerOneHolds) {
+  Table table;
+  table.grant(site, Epoch::make(1, 0), 1000ms);
+  ASSERT_TRUE(table.renew(site, Epoch::make(1, 0), at(0)));
+  table.grant(site, Epoch::make(2, 0), 1000ms);
+  ASSERT_TRUE(table.renew(site, Epoch::make(2, 0), at(2000)));
+  table.grant(site, Epoch::make(3, 0), 1000ms);
+  table.proved_dead(site, Epoch::make(1, 0));
+  EXPECT_EQ(table.free_at(site), at(3000) + grace(1000ms));
+}
+
+TEST(TableTest, ARestartedControlThatDoesNotKnowWhoHeldTheLeaseTakesNoProof) {
+  Table table;
+  table.recover(site, Epoch::make(4, 0), 1000ms, false, at(100));
+  table.grant(site, Epoch::make(5, 0), 1000ms);
+  table.proved_dead(site, Epoch::make(4, 0));
+  EXPECT_GE(table.free_at(site), at(1100));
+}
+
 TEST(TableTest, ARestartedControlAssumesThatItRenewedJustBeforeItDied) {
   Table table;
   table.recover(site, Epoch::make(4, 0), 1000ms, true, at(100));

@@ -19,7 +19,11 @@ void Table::grant(const WorkloadId& workload, Epoch epoch, milliseconds ttl) {
 
 void Table::recover(const WorkloadId& workload, Epoch epoch, milliseconds ttl, bool older_is_over, Instant now) {
   const Instant worst = now + ttl + grace(ttl);
-  entries_[workload] = Entry{epoch, ttl, worst, older_is_over ? Instant{} : worst};
+  entries_[workload] = Entry{.epoch = epoch,
+                             .holder = older_is_over ? std::optional(epoch) : std::nullopt,
+                             .ttl = ttl,
+                             .current_until = worst,
+                             .older_until = older_is_over ? Instant{} : worst};
 }
 
 Result<milliseconds> Table::renew(const WorkloadId& workload, Epoch epoch, Instant now) {
@@ -32,17 +36,16 @@ Result<milliseconds> Table::renew(const WorkloadId& workload, Epoch epoch, Insta
   if (now < entry.older_until)
     return fail(Errc::unavailable, "{}: an older owner may run for another {} ms", workload,
                 static_cast<long>(to_ms(entry.older_until - now)));
+  entry.holder = epoch;
   entry.current_until = std::max(entry.current_until, now + entry.ttl + grace(entry.ttl));
   return entry.ttl;
 }
 
-void Table::proved_dead(const WorkloadId& workload, Epoch up_to) {
+void Table::proved_dead(const WorkloadId& workload, Epoch epoch) {
   auto found = entries_.find(workload);
-  if (found == entries_.end()) return;
-  if (up_to >= found->second.epoch)
-    found->second.current_until = found->second.older_until = Instant{};
-  else
-    found->second.older_until = Instant{};
+  if (found == entries_.end() || found->second.holder != epoch) return;
+  // Whoever got the last lease got it after all earlier ones were over.
+  found->second.current_until = found->second.older_until = Instant{};
 }
 
 Instant Table::free_at(const WorkloadId& workload) const {

@@ -2,6 +2,7 @@
 // Control's side of the leases: who may run an `exclusive` workload, and when the last right is certainly over.
 
 #include <map>
+#include <optional>
 
 #include "base/error.hpp"
 #include "base/time.hpp"
@@ -23,8 +24,9 @@ class Table {
   void recover(const WorkloadId& workload, Epoch epoch, milliseconds ttl, bool older_is_over, Instant now);
   /// The length of the lease, or stale_epoch / not_found.
   Result<milliseconds> renew(const WorkloadId& workload, Epoch epoch, Instant now);
-  /// Positive proof that nobody runs under any epoch before the current one.
-  void proved_dead(const WorkloadId& workload, Epoch up_to);
+  /// Positive proof that the owner of `epoch` is dead. It is over for everybody if that owner had the last lease; of one
+  /// that never got a lease it proves nothing about those before it.
+  void proved_dead(const WorkloadId& workload, Epoch epoch);
   /// The moment at which every owner older than the current epoch is certainly frozen.
   Instant free_at(const WorkloadId& workload) const;
   void forget(const WorkloadId& workload) { entries_.erase(workload); }
@@ -32,6 +34,7 @@ class Table {
  private:
   struct Entry {
     Epoch epoch;
+    std::optional<Epoch> holder;  ///< whose lease was the last; none: nobody's, or not known
     milliseconds ttl{0};
     Instant current_until{};  ///< the current epoch's holder may run until then
     Instant older_until{};    ///< an older epoch's holder may

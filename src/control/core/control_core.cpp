@@ -45,6 +45,7 @@ void ControlCore::recover(std::vector<Record> records, Instant now) {
     // What was being raised may stand by now: its agent's first report says so. Otherwise it is tried again.
     if (kept.phase == OwnerPhase::raising) {
       workload.record.phase = OwnerPhase::absent;
+      workload.restarted_in_raise = true;
       workload.raise_not_before = now + 3 * settings_.heartbeat;
     }
   }
@@ -57,6 +58,7 @@ void ControlCore::deploy(AskId ask, WorkloadSpec spec, Instant now) {
   Record& record = workload.record;
   const bool unchanged = record.revision > 0 && !record.removed && record.spec == spec;
   const bool was_off = record.removed || record.stopped || record.revision == 0;
+  if (unchanged && !was_off && workload.owner) return workload.waiting.push_back(ask);
   if (unchanged && !was_off && record.phase == OwnerPhase::up) return answer(ask, route_of(workload), true);
   if (!unchanged) {
     // Only what an instance is made of needs a new one; a changed policy is simply obeyed from now on.
@@ -88,6 +90,7 @@ Status ControlCore::stop(const WorkloadId& id, Instant now) {
   Record& record = workload->record;
   record.stopped = true;
   workload->owner.reset();
+  workload->inspection = 0;
   persist(*workload);
   if (record.phase != OwnerPhase::absent && alive(record.host))
     call(StopCall{id, record.instance, record.epoch}, raise_limit(record.spec),
@@ -143,6 +146,8 @@ void ControlCore::ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence 
   if (!workload) return answer(ask, fail(Errc::not_found, "no workload is named \"{}\"", id), false);
   Record& record = workload->record;
   if (record.stopped) return answer(ask, fail(Errc::conflict, "{} is stopped", id), false);
+  // A gate turns down routes older than the one it has: what it granted itself is known here, at the latest, by its ask.
+  if (record.spec.policy.consistency == Consistency::shared) workload->seen = std::max(workload->seen, observed);
 #ifndef YADO_CANARY_single_flight
   if (workload->owner || workload->inspection) {
     workload->waiting.push_back(ask);
@@ -155,19 +160,19 @@ void ControlCore::ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence 
     workload->waiting.push_back(ask);
     return begin_owner(*workload, Evidence::asleep, {}, std::nullopt, now);
   }
-  if (!workload->limit.admit(record.spec.policy.relocations, record.spec.policy.relocations_per, now)) {
-    emit("rate-limited", *workload, record.host);
-    return answer(ask, fail(Errc::rate_limited, "{} was relocated {} times in {} s", id, record.spec.policy.relocations,
-                            to_ms(record.spec.policy.relocations_per) / 1000), false);
-  }
-  workload->waiting.push_back(ask);
-  emit("suspected", *workload, suspect, {{"evidence", std::string(name_of(evidence))}});
   if (evidence == Evidence::unresponsive && alive(record.host)) {
-    // Slow or dead? Its host can look: a frozen or stopped instance serves nobody, a busy one does.
+    // Slow or dead? Its host can look: a frozen or stopped instance serves nobody, a busy one does. Looking is no
+    // relocation: a slow application must not use up those that it needs when it dies.
+    workload->waiting.push_back(ask);
+    emit("suspected", *workload, suspect, {{"evidence", std::string(name_of(evidence))}});
     workload->inspection = call(InspectCall{id, record.instance, record.epoch}, 5 * settings_.heartbeat,
                                 Pending{Pending::What::inspect, id, record.host, record.instance, {}, record.epoch});
     return;
   }
+  if (Status admitted = admit_relocation(*workload, now); !admitted)
+    return answer(ask, std::unexpected(admitted.error()), false);
+  workload->waiting.push_back(ask);
+  emit("suspected", *workload, suspect, {{"evidence", std::string(name_of(evidence))}});
   begin_owner(*workload, evidence, evidence == Evidence::refused ? HostId() : record.host, std::nullopt, now);
 }
 
@@ -182,7 +187,7 @@ void ControlCore::idle(const std::string& gate, const WorkloadId& id, Epoch obse
     return;
   }
   workload->idle_gates.insert(gate);
-  if (workload->owner || !record.spec.policy.lifetime || record.phase != OwnerPhase::up) return;
+  if (workload->owner || !workload->waiting.empty() || !record.spec.policy.lifetime || record.phase != OwnerPhase::up) return;
   if (!std::ranges::includes(workload->idle_gates, gates_)) return;  // somebody else is being asked for it
   workload->idle_gates.clear();
   record.phase = OwnerPhase::absent;
@@ -208,7 +213,13 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
   const InstanceId old_instance = record.instance;
   const Epoch old_epoch = record.epoch;
 
-  workload.owner = OwnerOperation{.evidence = evidence, .suspect = suspect, .only = std::move(only)};
+  workload.owner = OwnerOperation{.evidence = evidence, .suspect = suspect};
+  if (only) {
+    workload.owner->only = std::move(only);
+    workload.owner->only_ask = workload.waiting.back();
+  }
+  workload.inspection = 0;  // whatever it finds is about an owner that is over
+  workload.restarted_in_raise = false;
   if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
   grant(workload, now);
   workload.owner->fenced = exclusive || proves_death(evidence);
@@ -223,7 +234,7 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
 /// A new epoch, durable before anything is done under it. The old owner is refused from here on.
 void ControlCore::grant(Workload& workload, Instant now) {
   Record& record = workload.record;
-  record.epoch = record.epoch.next(control_granter);
+  record.epoch = std::max(record.epoch, workload.seen).next(control_granter);
   record.instance = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
   record.phase = OwnerPhase::raising;
   workload.owner->not_before = now;
@@ -243,7 +254,15 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   std::vector<HostId> excluded = operation.tried;
   if (!operation.suspect.empty()) excluded.push_back(operation.suspect);
   std::vector<HostId> ranking = plan::rank(record.spec, views(workload), excluded);
-  if (operation.only) std::erase_if(ranking, [&](const HostId& host) { return host != *operation.only; });
+  if (operation.only && std::ranges::find(ranking, *operation.only) != ranking.end()) ranking = {*operation.only};
+  else if (operation.only) {
+    // The person is told, and the service is raised wherever it can be: its old owner is over.
+    std::erase(workload.waiting, operation.only_ask);
+    answer(operation.only_ask, fail(Errc::unavailable, "{} cannot be moved to {}: {}", record.spec.name, *operation.only,
+                                    operation.last_error.empty() ? "it may not or cannot run there" : operation.last_error),
+           false);
+    operation.only.reset();
+  }
   if (ranking.empty()) {
     const std::string tried = operation.last_error.empty() ? "" : ": " + operation.last_error;
     return give_up(workload, Error{Errc::unavailable, fmt::format("no host is left that could run {}{}",
@@ -303,6 +322,8 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   workload.note.clear();
   workload.idle_gates.clear();
   workload.owner.reset();
+  workload.inspection = 0;
+  workload.restarted_in_raise = false;
   actions_.push_back(PushRoutes{});
   answer_all(workload, route_of(workload), workload.last_fenced);
   reconcile(workload, now);
@@ -314,6 +335,7 @@ void ControlCore::give_up(Workload& workload, Error error, Instant now) {
   record.host = HostId();
   persist(workload);
   workload.owner.reset();
+  workload.inspection = 0;
   workload.note = error.message;
   workload.raise_not_before = now + pause_after(workload.raise_failures++);
   emit("gave-up", workload, {}, {{"error", error.text()}});
@@ -334,14 +356,20 @@ void ControlCore::owner_lost(Workload& workload, Evidence evidence, Instant now)
     actions_.push_back(PushRoutes{});
     return;
   }
-  if (!workload.limit.admit(record.spec.policy.relocations, record.spec.policy.relocations_per, now)) {
-    give_up(workload, Error{Errc::rate_limited, fmt::format("{} was relocated {} times in {} s", record.spec.name,
-                                                            record.spec.policy.relocations,
-                                                            to_ms(record.spec.policy.relocations_per) / 1000)}, now);
+  if (Status admitted = admit_relocation(workload, now); !admitted) {
+    give_up(workload, admitted.error(), now);
     workload.raise_not_before = workload.limit.retry_at(record.spec.policy.relocations_per);
     return;
   }
   begin_owner(workload, evidence, evidence == Evidence::exited ? HostId() : host, std::nullopt, now);
+}
+
+Status ControlCore::admit_relocation(Workload& workload, Instant now) {
+  const Policy& policy = workload.record.spec.policy;
+  if (workload.limit.admit(policy.relocations, policy.relocations_per, now)) return {};
+  emit("rate-limited", workload, workload.record.host);
+  return fail(Errc::rate_limited, "{} was relocated {} times in {} s", workload.record.spec.name, policy.relocations,
+              to_ms(policy.relocations_per) / 1000);
 }
 
 void ControlCore::apply(const Effect& effect, HostReport& report) {
@@ -427,11 +455,16 @@ void ControlCore::judge_instance(const HostReport& report, const InstanceReport&
   }
   if (record.phase == OwnerPhase::up && (record.host != report.host || record.instance != instance.id)) return retire();
   if (record.phase == OwnerPhase::absent) {
-    const bool sleeper = record.host == report.host && instance.state == InstanceState::frozen;
-    if (sleeper) return;
-    // Control restarted while this was being raised, and the answer went to nobody.
-    if (instance.state == InstanceState::running && !record.spec.policy.lifetime && record.instance == instance.id)
+    if (instance.state != InstanceState::running) return;  // the sleeper, or on its way
+    // Nobody else was raised under this epoch. Control restarted meanwhile, and the answer went to nobody; or it gave up
+    // what it could not see.
+    if (!record.spec.policy.lifetime || workload->restarted_in_raise)
       return owner_is_up(*workload, report.host, instance, report.sequence, now);
+    // It was to sleep and did not hear of it.
+    const bool hears_now = std::ranges::any_of(pending_, [&](const auto& entry) {
+      return entry.second.what == Pending::What::sleep && entry.second.instance == instance.id;
+    });
+    if (!hears_now && report.sequence > workload->owner_sequence) retire();
   }
 }
 
@@ -470,8 +503,10 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
   if (found == pending_.end()) return;
   const Pending pending = found->second;
   pending_.erase(found);
-  Workload* workload = find(pending.workload);
-  if (!workload) return;
+  // A removed workload's, too: its operations must not be taken for ones under way when it is deployed again.
+  const auto entry = workloads_.find(pending.workload);
+  if (entry == workloads_.end()) return;
+  Workload* workload = &entry->second;
   Record& record = workload->record;
   switch (pending.what) {
     case Pending::What::raise: return raise_done(*workload, pending, result, now);
@@ -479,7 +514,9 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
     case Pending::What::pull: return image_done(*workload, pending, result, now);
     case Pending::What::prepare: return standby_done(*workload, pending, result, now);
     case Pending::What::sleep:
-      if (result) leases_.proved_dead(record.spec.name, pending.epoch);
+      if (!result) return;
+      leases_.proved_dead(record.spec.name, pending.epoch);
+      if (pending.epoch == record.epoch) workload->owner_sequence = result->sequence;
       return;
     case Pending::What::stop_owner:
       if (!result) return;
@@ -496,6 +533,8 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
                                           record.host), false);
       const bool gone = result && result->state == InstanceState::exited;
       const Evidence evidence = gone ? Evidence::exited : result ? Evidence::unresponsive : Evidence::silent;
+      if (Status admitted = admit_relocation(*workload, now); !admitted)
+        return answer_all(*workload, std::unexpected(admitted.error()), false);
       return begin_owner(*workload, evidence, gone ? HostId() : record.host, std::nullopt, now);
     }
   }
@@ -610,13 +649,17 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     for (const ImageReport& image : hosts_.at(host).report.images)
       if (record.image == image.id) age = std::max(age, image.age);
   const bool current = record.image && record.image_revision == record.revision && !holding.empty();
+  // A host where it failed is not asked again before the others were.
+  const auto choose = [&](const std::vector<HostId>& hosts) {
+    return hosts[static_cast<std::size_t>(operation.failures) % hosts.size()];
+  };
   if (!current || workload.renew_image || age >= record.spec.policy.image_age) {
     operation.image = ImageId(fmt::format("{}-img.{}", record.spec.name, ++record.serial));
     operation.instance = InstanceId(fmt::format("{}.{}", record.spec.name, record.serial));
     persist(workload);  // a name is never given twice
     operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image},
                           side_limit(record.spec),
-                          Pending{Pending::What::build, record.spec.name, candidates.front(), operation.instance,
+                          Pending{Pending::What::build, record.spec.name, choose(candidates), operation.instance,
                                   operation.image, record.epoch, record.revision});
     return;
   }
@@ -632,15 +675,13 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     }
     return;
   }
-  for (const HostId& host : candidates) {
-    if (holding.contains(host)) continue;
-    operation.image = *record.image;
-    operation.call = call(PullCall{record.spec, record.epoch, *record.image, hosts_.at(*holding.begin()).report.agent},
-                          side_limit(record.spec),
-                          Pending{Pending::What::pull, record.spec.name, host, {}, *record.image, record.epoch,
-                                  record.revision});
-    return;
-  }
+  std::erase_if(candidates, [&](const HostId& host) { return holding.contains(host); });
+  if (candidates.empty()) return;
+  operation.image = *record.image;
+  operation.call = call(PullCall{record.spec, record.epoch, *record.image, hosts_.at(*holding.begin()).report.agent},
+                        side_limit(record.spec),
+                        Pending{Pending::What::pull, record.spec.name, choose(candidates), {}, *record.image,
+                                record.epoch, record.revision});
 }
 
 void ControlCore::image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
@@ -648,13 +689,13 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   SideOperation& operation = workload.image;
   operation.call = 0;
   const bool build = pending.what == Pending::What::build;
+  if (pending.revision != record.revision || !wants_owner(record)) return;  // of an older spec: dropped by the next report
   if (!result) {
     operation.not_before = now + pause_after(operation.failures++);
     emit(build ? "image-failed" : "image-copy-failed", workload, pending.host, {{"error", result.error().text()}});
     return;
   }
   operation.failures = 0;
-  if (pending.revision != record.revision || !wants_owner(record)) return;  // of an older spec: dropped by the next report
   if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
   if (build) {
     record.image = pending.image;
@@ -704,13 +745,13 @@ void ControlCore::standby_done(Workload& workload, const Pending& pending, const
   Record& record = workload.record;
   SideOperation& operation = workload.standby;
   operation.call = 0;
+  if (pending.revision != record.revision || !wants_owner(record)) return;  // retired by the next report
   if (!result) {
     operation.not_before = now + pause_after(operation.failures++);
     emit("standby-failed", workload, pending.host, {{"error", result.error().text()}});
     return;
   }
   operation.failures = 0;
-  if (pending.revision != record.revision || !wants_owner(record)) return;  // retired by the next report
   record.standby = pending.instance;
   record.standby_host = pending.host;
   record.standby_revision = pending.revision;

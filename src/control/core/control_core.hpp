@@ -141,7 +141,8 @@ class ControlCore {
   struct OwnerOperation {
     Evidence evidence = Evidence::requested;
     HostId suspect;               ///< not tried
-    std::optional<HostId> only;   ///< a person named the host
+    std::optional<HostId> only;   ///< a person named the host …
+    AskId only_ask = 0;           ///< … by this
     Instant not_before{};         ///< the fence: nobody is raised earlier
     bool fenced = false;
     CallId call = 0;              ///< the raise under way
@@ -163,7 +164,9 @@ class ControlCore {
     std::optional<OwnerOperation> owner;
     CallId inspection = 0;
     std::vector<AskId> waiting;
+    Epoch seen;  ///< the highest that a gate has spoken of: its own grants while control was down
     SideOperation image, standby;
+    bool restarted_in_raise = false;   ///< control was, and whether the raise was carried out is not known
     bool renew_image = false;
     bool image_acknowledged = false;
     bool last_fenced = false;          ///< how the last transfer ended, for those who ask late
@@ -208,6 +211,8 @@ class ControlCore {
                    Instant now);
   void give_up(Workload& workload, Error error, Instant now);
   void owner_lost(Workload& workload, Evidence evidence, Instant now);
+  /// Counts a relocation, unless there were too many.
+  Status admit_relocation(Workload& workload, Instant now);
   void reconcile(Workload& workload, Instant now);
   void drop_unwanted(Workload& workload);
   void reconcile_image(Workload& workload, Instant now);
