@@ -11,6 +11,11 @@ create table entries (
   written timestamptz not null default now()
 );
 
--- The counting application's rows. Deliberately not unique: a request carried out twice must show.
-create table counted (id text not null, written timestamptz not null default now());
+-- The counting application's rows. Deliberately not unique: a request carried out twice must show. `writer` is the
+-- address the instance came from, its host's: who wrote when tells whether two ever answered at once.
+create table counted (
+  id text not null,
+  written timestamptz not null default clock_timestamp(),
+  writer inet default inet_client_addr()
+);
 create index on counted (id);
