@@ -34,7 +34,7 @@ void ControlCore::recover(std::vector<Record> records, Instant now) {
     const WorkloadId id = record.spec.name;
     // A host that died while control was down never reports: it is watched from now on like any other.
     if (!record.host.empty()) {
-      auto [host, made] = hosts_.try_emplace(record.host, Host{{}, detect::HeartbeatDetector(settings_.heartbeat, now)});
+      auto [host, made] = hosts_.try_emplace(record.host, Host{{}, detect::HeartbeatDetector(settings_.heartbeat, settings_.reconnect, now)});
       if (made) host->second.report.host = record.host;
     }
     Workload& workload = workloads_[id];
@@ -46,7 +46,7 @@ void ControlCore::recover(std::vector<Record> records, Instant now) {
     if (kept.phase == OwnerPhase::raising) {
       workload.record.phase = OwnerPhase::absent;
       workload.restarted_in_raise = true;
-      workload.raise_not_before = now + 3 * settings_.heartbeat;
+      workload.raise_not_before = now + settings_.reconnect;
     }
   }
 }
@@ -176,7 +176,11 @@ void ControlCore::ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence 
   begin_owner(*workload, evidence, evidence == Evidence::refused ? HostId() : record.host, std::nullopt, now);
 }
 
-void ControlCore::gates(std::set<std::string> connected) { gates_ = std::move(connected); }
+void ControlCore::gates(std::set<std::string> connected) {
+  gates_ = std::move(connected);
+  for (auto& [id, workload] : workloads_)
+    if (!workload.idle_gates.empty()) sleep_if_idle(workload);
+}
 
 void ControlCore::idle(const std::string& gate, const WorkloadId& id, Epoch observed, bool is_idle, Instant now) {
   Workload* workload = find(id);
@@ -187,19 +191,25 @@ void ControlCore::idle(const std::string& gate, const WorkloadId& id, Epoch obse
     return;
   }
   workload->idle_gates.insert(gate);
-  if (workload->owner || !workload->waiting.empty() || !record.spec.policy.lifetime || record.phase != OwnerPhase::up) return;
-  if (!std::ranges::includes(workload->idle_gates, gates_)) return;  // somebody else is being asked for it
-  workload->idle_gates.clear();
+  sleep_if_idle(*workload);
+  (void)now;
+}
+
+void ControlCore::sleep_if_idle(Workload& workload) {
+  Record& record = workload.record;
+  const WorkloadId& id = record.spec.name;
+  if (workload.owner || !workload.waiting.empty() || !record.spec.policy.lifetime || record.phase != OwnerPhase::up) return;
+  if (!std::ranges::includes(workload.idle_gates, gates_)) return;  // somebody else is being asked for it
+  workload.idle_gates.clear();
   record.phase = OwnerPhase::absent;
-  persist(*workload);
+  persist(workload);
   actions_.push_back(PushRoutes{});  // nobody is sent there any more; then it is put to sleep
-  emit("asleep", *workload, record.host);
+  emit("asleep", workload, record.host);
   const Pending pending{Pending::What::sleep, id, record.host, record.instance, {}, record.epoch};
   if (record.spec.policy.standby == StandbyLevel::frozen)
     call(SleepCall{id, record.instance, record.epoch}, 10s, pending);
   else
     call(StopCall{id, record.instance, record.epoch}, 10s, pending);
-  (void)now;
 }
 
 // ---- the owner -----------------------------------------------------------------------------------------------------
@@ -387,7 +397,7 @@ void ControlCore::apply(const Effect& effect, HostReport& report) {
 
 HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
   HeartbeatReply reply;
-  auto [entry, joined] = hosts_.try_emplace(report.host, Host{{}, detect::HeartbeatDetector(settings_.heartbeat, now)});
+  auto [entry, joined] = hosts_.try_emplace(report.host, Host{{}, detect::HeartbeatDetector(settings_.heartbeat, 3 * settings_.heartbeat, now)});
   Host& host = entry->second;
   const bool new_address = host.report.agent != report.agent;
   const bool same_boot = host.report.boot == report.boot;
@@ -399,8 +409,10 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
       if (workload.record.host == report.host) workload.owner_sequence = 0;
   }
   host.detector.heard(now);
-  if (host.silent) actions_.push_back(Emit{Event{"host-answers", {}, report.host, {}, {}, {}}});
-  host.silent = false;
+  if (host.voice == Voice::silent || host.voice == Voice::agent_down)
+    actions_.push_back(Emit{Event{"host-answers", {}, report.host, {}, {}, {}}});
+  host.voice = Voice::heard;
+  host.late = 0;
   host.report = report;
   std::erase_if(host.effects, [&](const Effect& effect) { return !same_boot || effect.sequence < report.sequence; });
   for (const Effect& effect : host.effects) apply(effect, host.report);
@@ -551,25 +563,69 @@ void ControlCore::tick(Instant now) {
 }
 
 void ControlCore::check_hosts(Instant now) {
-  std::vector<HostId> lost;
   for (auto& [id, host] : hosts_) {
-    if (host.silent || !host.detector.silent(now)) continue;
-    host.silent = true;
-    lost.push_back(id);
-    actions_.push_back(Emit{Event{"host-silent", {}, id, {}, {},
-                                  {{"silent_ms", fmt::format("{:.0f}", to_ms(now - host.detector.last_heard()))}}}});
-    if (braked()) actions_.push_back(Emit{Event{"brake", {}, id, {}, {}, {}}});
+    if (host.voice == Voice::heard && host.detector.silent(now)) {
+      host.voice = Voice::asked;
+      probe_host(id, host, now);
+    } else if ((host.voice == Voice::asked || host.voice == Voice::agent_down) && host.next_probe != Instant{} &&
+               now >= host.next_probe) {
+      probe_host(id, host, now);
+    }
   }
-  for (const HostId& id : lost) host_lost(id, "it fell silent", now);
   if (braked()) return;
   for (auto& [id, workload] : workloads_) {
     const Record& record = workload.record;
-    auto host = hosts_.find(record.host);
-    if (record.phase != OwnerPhase::up || workload.owner || host == hosts_.end() || !host->second.silent) continue;
+    auto found = hosts_.find(record.host);
+    if (record.phase != OwnerPhase::up || workload.owner || found == hosts_.end()) continue;
+    const Host& host = found->second;
+    // Without its agent an exclusive owner gets no lease: when the last one is over it stands frozen.
+    const bool starved = host.voice == Voice::agent_down &&
+                         record.spec.policy.consistency == Consistency::exclusive &&
+                         now >= host.agent_down_since + record.spec.policy.lease;
+    if (host.voice != Voice::silent && !starved) continue;
     // With a lifetime the next request raises it: nobody pays for an instance that nobody asks.
     if (record.spec.policy.lifetime) continue;
     owner_lost(workload, Evidence::silent, now);
   }
+}
+
+void ControlCore::probe_host(const HostId& id, Host& host, Instant now) {
+  host.next_probe = Instant{};
+  // Control was restarted and has never heard of it: there is no address to knock at.
+  if (host.report.agent.port == 0) return host_is_silent(id, now);
+  actions_.push_back(ProbeHost{id, host.report.agent, 2 * settings_.heartbeat});
+}
+
+void ControlCore::host_probed(const HostId& id, ProbeAnswer answer, Instant now) {
+  auto found = hosts_.find(id);
+  if (found == hosts_.end()) return;
+  Host& host = found->second;
+  if (host.voice != Voice::asked && host.voice != Voice::agent_down) return;  // it has spoken meanwhile
+  if (answer == ProbeAnswer::none) return host_is_silent(id, now);
+  host.next_probe = now + 2 * settings_.heartbeat;
+  if (answer == ProbeAnswer::listening) {
+    // On a busy machine an agent is late; a frozen one stays so. What cannot be asked to do anything is of no use here,
+    // and whether its instances still answer is for the gates to see.
+    constexpr int patience = 3;
+    if (host.voice == Voice::asked && ++host.late >= patience) host_is_silent(id, now);
+    return;
+  }
+  if (host.voice == Voice::agent_down) return;
+  host.voice = Voice::agent_down;
+  host.agent_down_since = now;
+  actions_.push_back(Emit{Event{"agent-down", {}, id, {}, {}, {}}});
+  host_lost(id, "its agent is down", now);
+  actions_.push_back(PushRoutes{});
+}
+
+void ControlCore::host_is_silent(const HostId& id, Instant now) {
+  Host& host = hosts_.at(id);
+  host.voice = Voice::silent;
+  actions_.push_back(Emit{Event{"host-silent", {}, id, {}, {},
+                                {{"silent_ms", fmt::format("{:.0f}", to_ms(now - host.detector.last_heard()))}}}});
+  if (braked()) actions_.push_back(Emit{Event{"brake", {}, id, {}, {}, {}}});
+  host_lost(id, "it fell silent", now);
+  actions_.push_back(PushRoutes{});  // nobody falls back on it
 }
 
 Instant ControlCore::next_deadline() const {
@@ -577,14 +633,19 @@ Instant ControlCore::next_deadline() const {
   auto consider = [&](Instant when) {
     if (when != Instant{}) next = std::min(next, when);
   };
-  for (const auto& [id, host] : hosts_)
-    if (!host.silent) consider(host.detector.silent_at());
+  for (const auto& [id, host] : hosts_) {
+    if (host.voice == Voice::heard) consider(host.detector.silent_at());
+    if (host.voice == Voice::asked || host.voice == Voice::agent_down) consider(host.next_probe);
+  }
   for (const auto& [id, workload] : workloads_) {
     if (!wants_owner(workload.record)) continue;
     if (workload.owner) {
       if (workload.owner->call == 0) consider(workload.owner->not_before);
       continue;
     }
+    if (auto host = hosts_.find(workload.record.host); host != hosts_.end() && host->second.voice == Voice::agent_down &&
+        workload.record.spec.policy.consistency == Consistency::exclusive)
+      consider(host->second.agent_down_since + workload.record.spec.policy.lease);
     if (workload.record.phase == OwnerPhase::absent && !workload.record.spec.policy.lifetime)
       consider(workload.raise_not_before);
     if (workload.image.call == 0) consider(workload.image.not_before);
@@ -600,7 +661,7 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
   if (!wants_owner(record) || workload.owner) return;
   if (record.phase == OwnerPhase::absent && !record.spec.policy.lifetime && now >= workload.raise_not_before) {
     workload.raise_not_before = now + pause_after(workload.raise_failures);
-    if (std::ranges::any_of(hosts_, [](const auto& entry) { return !entry.second.silent && !entry.second.report.boot.empty(); }))
+    if (std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::heard && !entry.second.report.boot.empty(); }))
       begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);
     return;
   }
@@ -774,11 +835,12 @@ ControlCore::Workload* ControlCore::find(const WorkloadId& id) {
 
 bool ControlCore::alive(const HostId& id) const {
   auto host = hosts_.find(id);
-  return host != hosts_.end() && !host->second.silent && !host->second.report.boot.empty();
+  return host != hosts_.end() && (host->second.voice == Voice::heard || host->second.voice == Voice::asked) &&
+         !host->second.report.boot.empty();
 }
 
 bool ControlCore::braked() const {
-  const auto silent = std::ranges::count_if(hosts_, [](const auto& entry) { return entry.second.silent; });
+  const auto silent = std::ranges::count_if(hosts_, [](const auto& entry) { return entry.second.voice == Voice::silent; });
   return detect::brake(static_cast<std::size_t>(silent), hosts_.size());
 }
 

@@ -48,16 +48,29 @@ struct Answer {
   Result<Route> route;
   bool fenced;  ///< the old owner can certainly not act any more
 };
+/// No heart-beat for longer than usual: is the host silent, or only its agent? One SYN to the agent's port, answered by
+/// host_probed().
+struct ProbeHost {
+  HostId host;
+  Endpoint agent;
+  nanoseconds limit;
+};
+enum class ProbeAnswer {
+  none,
+  listening,  ///< its kernel lives, and its agent has the port: slow, or frozen
+  refused,    ///< its kernel lives, its agent does not
+};
 /// The route table changed: push it to every gate.
 struct PushRoutes {};
 struct Emit {
   Event event;
 };
 
-using Action = std::variant<Persist, Call, Answer, PushRoutes, Emit>;
+using Action = std::variant<Persist, Call, ProbeHost, Answer, PushRoutes, Emit>;
 
 struct Settings {
-  milliseconds heartbeat{200};  ///< the pace agents are told to keep
+  milliseconds heartbeat{200};    ///< the pace agents are told to keep
+  milliseconds reconnect{2'000};  ///< control started anew: by then every living agent has tried again (they pause 1 s)
   std::size_t image_copies = 2;  ///< hosts that must hold an image before it counts as acknowledged
 };
 
@@ -99,7 +112,7 @@ class ControlCore {
   /// sleep when every gate that is connected says so.
   void idle(const std::string& gate, const WorkloadId& id, Epoch observed, bool is_idle, Instant now);
   /// The gates whose route streams are open.
-  void gates(std::set<std::string> connected);
+  void gates(std::set<std::string> connected);  ///< and who is left may be idle
 
   // Agents.
   HeartbeatReply heartbeat(const HostReport& report, Instant now);
@@ -107,6 +120,8 @@ class ControlCore {
   /// A supervisor asks for its lease through its agent. Only the current owner of the current epoch gets one.
   Result<milliseconds> renew(const WorkloadId& id, const InstanceId& instance, Epoch epoch, Instant now);
   void call_done(CallId id, const Result<CallReply>& result, Instant now);
+
+  void host_probed(const HostId& host, ProbeAnswer answer, Instant now);
 
   void tick(Instant now);
   Instant next_deadline() const;
@@ -130,10 +145,20 @@ class ControlCore {
     std::optional<ImageReport> image;
   };
 
+  enum class Voice {
+    heard,
+    asked,       ///< late: a probe is under way
+    agent_down,  ///< its kernel refuses: instances go on under their supervisors, nothing can be asked of it
+    silent,
+  };
+
   struct Host {
     HostReport report;
     detect::HeartbeatDetector detector;
-    bool silent = false;
+    Voice voice = Voice::heard;
+    int late = 0;             ///< probes in a row that found an agent which says nothing
+    Instant agent_down_since{};
+    Instant next_probe{};     ///< while `asked` and not waiting for an answer, or `agent_down`
     std::vector<Effect> effects;
   };
 
@@ -222,6 +247,9 @@ class ControlCore {
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
   void judge_image(const ImageReport& image, HeartbeatReply& reply);
   void check_hosts(Instant now);
+  void probe_host(const HostId& id, Host& host, Instant now);
+  void host_is_silent(const HostId& id, Instant now);
+  void sleep_if_idle(Workload& workload);
   void host_lost(const HostId& host, const std::string& why, Instant now);
   static void apply(const Effect& effect, HostReport& report);
   void remember_effect(const HostId& host, Effect effect);

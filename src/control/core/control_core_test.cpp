@@ -783,6 +783,12 @@ TEST_F(ControlCoreTest, HostsWhereCheckpointsDoNotWorkHoldNoImage) {
   EXPECT_EQ(only_call<PullCall>(built(build)).host, h1);
 }
 
+TEST_F(ControlCoreTest, AnExclusiveWorkloadIsNeverStartedTwiceForTheSakeOfAnImage) {
+  auto actions = up(spec(Consistency::exclusive, StandbyLevel::frozen));
+  std::ranges::move(pass(3000ms, {h1, h2, h3}), std::back_inserter(actions));
+  EXPECT_THAT(all<Call>(actions), IsEmpty());
+}
+
 // ---- frozen standbys -----------------------------------------------------------------------------------------------
 
 struct StandbyTest : ControlCoreTest {
