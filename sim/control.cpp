@@ -66,7 +66,7 @@ void Control::idle(const NodeName& gate, const gate::ReportIdle& report) {
 
 void Control::act() {
   World& world = cluster_.world;
-  for (const auto& host : core_->hosts(world.now())) {
+  for (const auto& host : core_->hosts()) {
     const std::string boot = fmt::format("{} {} {}", host.report.host, host.report.boot, host.alive);
     std::string& known = boots_[host.report.host];
     if (known != boot) cluster_.ledger.host_given_up(0, std::exchange(known, boot));
@@ -100,6 +100,22 @@ void Control::act() {
         });
       });
       world.after(b->limit, [once] { once(fail(Errc::timed_out, "no answer")); });
+    } else if (auto* p = std::get_if<control::ProbeHost>(&action)) {
+      const HostId host = p->host;
+      const std::uint64_t life = life_;
+      auto answered = std::make_shared<bool>(false);
+      auto done = [this, host, life, answered](control::ProbeAnswer answer) {
+        if (std::exchange(*answered, true) || !core_ || life_ != life) return;
+        core_->host_probed(host, answer, cluster_.world.now());
+        act();
+      };
+      world.packet("control", host.str(), [this, host, done] {
+        Host* there = cluster_.host(host);
+        if (!there->up()) return;
+        const auto answer = there->agent_up() ? control::ProbeAnswer::listening : control::ProbeAnswer::refused;
+        cluster_.world.packet(host.str(), "control", [done, answer] { done(answer); });
+      });
+      world.after(p->limit, [done] { done(control::ProbeAnswer::none); });
     } else if (auto* c = std::get_if<control::Answer>(&action)) {
       auto found = asks_.find(c->ask);
       if (found == asks_.end()) continue;

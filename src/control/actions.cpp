@@ -12,6 +12,7 @@
 #include "control/record_json.hpp"
 #include "control/shell.hpp"
 #include "os/clock.hpp"
+#include "probe/probe.hpp"
 
 namespace yado::control {
 namespace asio = boost::asio;
@@ -43,6 +44,7 @@ void Shell::carry_out() {
     }
     queue_.pop_front();
     if (auto* call = std::get_if<Call>(&action)) perform(std::move(*call));
+    if (auto* probe = std::get_if<ProbeHost>(&action)) perform(std::move(*probe));
     if (auto* answer = std::get_if<Answer>(&action)) perform(*answer);
     if (auto* emit = std::get_if<Emit>(&action)) record(emit->event, os::now());
     if (std::holds_alternative<PushRoutes>(action)) routes_dirty_ = true;
@@ -72,6 +74,21 @@ void Shell::perform(Call call) {
   };
   // Not at once: an agent that cannot be called answers here and now, and that must not settle inside of settle().
   auto start = [work, self = shared_from_this(), wanted = std::make_shared<Call>(std::move(call))] {
+    asio::co_spawn(self->io_, work(self, std::move(*wanted)), asio::detached);
+  };
+  asio::post(io_, start);
+}
+
+void Shell::perform(ProbeHost probe) {
+  auto work = [](std::shared_ptr<Shell> self, ProbeHost wanted) -> asio::awaitable<void> {
+    auto heard = co_await probe::reach(self->io_, std::move(wanted.agent), wanted.limit);
+    if (self->stopped_) co_return;
+    ProbeAnswer answer = ProbeAnswer::none;
+    if (heard) answer = *heard == probe::Heard::refused ? ProbeAnswer::refused : ProbeAnswer::listening;
+    self->core_.host_probed(wanted.host, answer, os::now());
+    self->settle();
+  };
+  auto start = [work, self = shared_from_this(), wanted = std::make_shared<ProbeHost>(std::move(probe))] {
     asio::co_spawn(self->io_, work(self, std::move(*wanted)), asio::detached);
   };
   asio::post(io_, start);

@@ -64,7 +64,7 @@ Result<json> body_of(const wire::Request& request) {
 
 json Shell::workloads() const {
   json all = json::array();
-  const auto now_hosts = core_.hosts(os::now());
+  const auto now_hosts = core_.hosts();
   for (const WorkloadView& view : core_.workloads()) all.push_back(view_json(view, now_hosts));
   return json{{"workloads", all}};
 }
@@ -75,7 +75,7 @@ json Shell::images() const {
     std::vector<std::string> holders;
   };
   std::map<ImageId, Found> found;
-  for (const auto& host : core_.hosts(os::now())) {
+  for (const auto& host : core_.hosts()) {
     if (!host.alive) continue;
     for (const ImageReport& image : host.report.images) {
       Found& one = found[image.id];
@@ -100,7 +100,7 @@ json Shell::images() const {
 json Shell::hosts() const {
   json all = json::array();
   const Instant now = os::now();
-  for (const auto& host : core_.hosts(now)) {
+  for (const auto& host : core_.hosts()) {
     json one = host.report;
     one["alive"] = host.alive;
     one["heard_ms"] = std::chrono::duration_cast<milliseconds>(now - host.last_heard).count();
@@ -152,7 +152,7 @@ asio::awaitable<Result<json>> Shell::on_workload(const wire::Request& request, c
   const bool post = request.method == "POST";
   if (action.empty() && request.method == "GET") {
     const auto views = core_.workloads();
-    if (const WorkloadView* view = find(views, id)) co_return view_json(*view, core_.hosts(os::now()));
+    if (const WorkloadView* view = find(views, id)) co_return view_json(*view, core_.hosts());
     co_return fail(Errc::not_found, "no workload is named \"{}\"", id);
   }
   if (action.empty() && request.method == "PUT") co_return co_await deploy(id, request, target, responder);
@@ -220,7 +220,7 @@ asio::awaitable<Result<json>> Shell::forward(const WorkloadId& id, const wire::R
   const Record& record = view->record;
   if (record.phase == OwnerPhase::absent || record.host.empty())
     co_return fail(Errc::conflict, "{} is {}: nothing of it runs", id, name_of(view->state));
-  const auto all = core_.hosts(os::now());
+  const auto all = core_.hosts();
   auto host = std::ranges::find_if(all, [&](const auto& one) { return one.report.host == record.host; });
   if (host == all.end()) co_return fail(Errc::unavailable, "host {} has not joined", record.host);
 
@@ -268,7 +268,7 @@ Result<json> Shell::plan(const WorkloadSpec& spec) const {
 
   std::vector<plan::HostView> seen;
   json left_out = json::array();
-  for (const auto& host : core_.hosts(os::now())) {
+  for (const auto& host : core_.hosts()) {
     const HostReport& report = host.report;
     plan::HostView one{.host = report.host, .alive = host.alive, .memory_free_bytes = report.memory_free_bytes,
                        .load = report.load};

@@ -81,6 +81,7 @@ class Shell : public std::enable_shared_from_this<Shell> {
   void carry_out();
   void perform(const Answer& answer);
   void perform(Call call);
+  void perform(ProbeHost probe);
   void record(const Event& event, Instant at);
   void push_routes();
   void hold(const Error& why);

@@ -35,14 +35,22 @@ TEST(RttEstimatorTest, JitterWidensTheTimeout) {
 }
 
 TEST(HeartbeatDetectorTest, OneLostHeartbeatIsNotSilence) {
-  HeartbeatDetector detector(200ms, at(0));
+  HeartbeatDetector detector(200ms, 600ms, at(0));
   for (int ms = 200; ms <= 4000; ms += 200) detector.heard(at(ms));
   EXPECT_FALSE(detector.silent(at(4401)));
   EXPECT_TRUE(detector.silent(at(4700)));
 }
 
+TEST(HeartbeatDetectorTest, TheFirstOneHasATimeOfItsOwn) {
+  HeartbeatDetector detector(200ms, 3s, at(0));
+  EXPECT_FALSE(detector.silent(at(2999)));
+  EXPECT_TRUE(detector.silent(at(3000)));
+  detector.heard(at(2000));
+  EXPECT_TRUE(detector.silent(at(2700))) << "the long wait says nothing about the host's habit";
+}
+
 TEST(HeartbeatDetectorTest, AnIrregularHostIsGivenMoreTime) {
-  HeartbeatDetector detector(200ms, at(0));
+  HeartbeatDetector detector(200ms, 600ms, at(0));
   int ms = 0;
   for (int i = 0; i < 40; ++i) detector.heard(at(ms += i % 2 ? 50 : 600));
   EXPECT_FALSE(detector.silent(at(ms + 900)));

@@ -10,8 +10,8 @@ namespace yado::detect {
 /// a proof of death.
 class HeartbeatDetector {
  public:
-  /// `period`: the pace the agent was told to keep.
-  HeartbeatDetector(milliseconds period, Instant now);
+  /// `period`: the pace the agent was told to keep. `first`: how long the first one may take.
+  HeartbeatDetector(milliseconds period, nanoseconds first, Instant now);
 
   void heard(Instant now);
   bool silent(Instant now) const { return now >= silent_at(); }
@@ -21,6 +21,7 @@ class HeartbeatDetector {
  private:
   RttEstimator gaps_;
   Instant last_;
+  nanoseconds first_;
 };
 
 }  // namespace yado::detect

@@ -88,8 +88,8 @@ struct Gate::Impl : std::enable_shared_from_this<Impl> {
   }
 
   void send_probe(const Probe& probe) {
-    probes.spawn<Status>(probe::reach(io, probe.endpoint, probe_limit),
-                         [this, host = probe.host, token = probe.token](Status answered) {
+    probes.spawn<Result<probe::Heard>>(probe::reach(io, probe.endpoint, probe_limit),
+                         [this, host = probe.host, token = probe.token](Result<probe::Heard> answered) {
                            if (!answered) return log::debug("probe of {}: {}", host, answered.error().text());
                            hub->scheduler.probe_answered(host, token, os::now());
                            hub->carry_out();

@@ -28,7 +28,7 @@ std::string beginning_of(std::string_view body) {
 
 }  // namespace
 
-asio::awaitable<Status> reach(asio::io_context& io, Endpoint at, nanoseconds limit) {
+asio::awaitable<Result<Heard>> reach(asio::io_context& io, Endpoint at, nanoseconds limit) {
   error_code error;
   const auto address = asio::ip::make_address(at.address, error);
   if (error || at.port == 0)
@@ -58,8 +58,9 @@ asio::awaitable<Status> reach(asio::io_context& io, Endpoint at, nanoseconds lim
   attempt->timer.cancel();
   error_code ignored;
   attempt->socket.close(ignored);
-  if (!connected || connected == asio::error::connection_refused || connected == asio::error::connection_reset)
-    co_return Status{};
+  if (!connected) co_return Heard::listening;
+  if (connected == asio::error::connection_refused || connected == asio::error::connection_reset)
+    co_return Heard::refused;
   if (late || connected == asio::error::timed_out)
     co_return fail(Errc::timed_out, "{}:{} did not answer within {:.0f} ms", at.address, at.port, to_ms(limit));
   if (connected == asio::error::operation_aborted) co_return fail(Errc::canceled, "the probe was cancelled");

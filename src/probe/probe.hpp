@@ -18,11 +18,16 @@
 
 namespace yado::probe {
 
+enum class Heard {
+  listening,  ///< SYN-ACK: the kernel lives and somebody has the port (who may be frozen)
+  refused,    ///< RST: the kernel lives and nobody has the port
+};
+
 /// Success when the machine at `at` answered, whatever it answered. The connection is broken off at once (SO_LINGER 0),
 /// so that nothing stays behind on either side.
 /// Errors: timed_out (nothing came within `limit`; below 1 s that is exactly one SYN), unavailable (no way there: an
 /// ICMP error or no route, neither of which comes from the machine itself), invalid_argument (no address), canceled.
-boost::asio::awaitable<Status> reach(boost::asio::io_context& io, Endpoint at, nanoseconds limit);
+boost::asio::awaitable<Result<Heard>> reach(boost::asio::io_context& io, Endpoint at, nanoseconds limit);
 
 /// One request for `readiness.path` at `at`, as for the host name `host_name`. Success when status and content are as
 /// expected. `readiness.start_limit` is not looked at.

@@ -62,7 +62,7 @@ Endpoint closed_port(asio::io_context& io) {
 
 TEST(ReachTest, AnAddressThatIsNoneIsSaidToBeNone) {
   asio::io_context io;
-  const Status reached = wire::run(io, reach(io, Endpoint{"host.example", 80}, generous));
+  const auto reached = wire::run(io, reach(io, Endpoint{"host.example", 80}, generous));
   ASSERT_FALSE(reached);
   EXPECT_EQ(reached.error().code, Errc::invalid_argument);
   EXPECT_EQ(wire::run(io, reach(io, Endpoint{"127.0.0.1", 0}, generous)).error().code, Errc::invalid_argument);
@@ -70,13 +70,14 @@ TEST(ReachTest, AnAddressThatIsNoneIsSaidToBeNone) {
 
 TEST(ReachTest, ARefusalIsAnAnswerOfALivingMachine) {
   asio::io_context io;
-  EXPECT_TRUE(wire::run(io, reach(io, closed_port(io), generous)));
+  EXPECT_EQ(wire::run(io, reach(io, closed_port(io), generous)), Heard::refused);
 }
 
 TEST(ReachTest, AListenerAnswersAlsoWhenItsApplicationNeverAccepts) {
   asio::io_context io;
   tcp::acceptor acceptor(io, tcp::endpoint(asio::ip::address_v4::loopback(), 0));
-  EXPECT_TRUE(wire::run(io, reach(io, Endpoint{"127.0.0.1", acceptor.local_endpoint().port()}, generous)));
+  EXPECT_EQ(wire::run(io, reach(io, Endpoint{"127.0.0.1", acceptor.local_endpoint().port()}, generous)),
+            Heard::listening);
 }
 
 TEST(ReachTest, SilenceEndsAtTheCallersLimit) {
@@ -89,7 +90,7 @@ TEST(ReachTest, SilenceEndsAtTheCallersLimit) {
   tcp::socket first(io), second(io);
   first.connect(acceptor.local_endpoint());
   second.async_connect(acceptor.local_endpoint(), [](error_code) {});
-  const Status reached = wire::run(io, reach(io, Endpoint{"127.0.0.1", acceptor.local_endpoint().port()}, 30ms));
+  const auto reached = wire::run(io, reach(io, Endpoint{"127.0.0.1", acceptor.local_endpoint().port()}, 30ms));
   ASSERT_FALSE(reached);
   EXPECT_EQ(reached.error().code, Errc::timed_out);
 }

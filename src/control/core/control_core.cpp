@@ -273,6 +273,9 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
            false);
     operation.only.reset();
   }
+  // Whom nothing was heard of for a moment may be about to fall silent, or about to speak: that is known soon.
+  const bool undecided = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
+  if (ranking.empty() && undecided) return;
   if (ranking.empty()) {
     const std::string tried = operation.last_error.empty() ? "" : ": " + operation.last_error;
     return give_up(workload, Error{Errc::unavailable, fmt::format("no host is left that could run {}{}",
@@ -429,7 +432,10 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
     if (found == report.instances.end() || found->state == InstanceState::exited)
       owner_lost(workload, Evidence::exited, now);
   }
-  for (auto& [id, workload] : workloads_) reconcile(workload, now);
+  for (auto& [id, workload] : workloads_) {
+    if (workload.owner) continue_owner(workload, now);
+    reconcile(workload, now);
+  }
   return reply;
 }
 
@@ -626,6 +632,8 @@ void ControlCore::host_is_silent(const HostId& id, Instant now) {
   if (braked()) actions_.push_back(Emit{Event{"brake", {}, id, {}, {}, {}}});
   host_lost(id, "it fell silent", now);
   actions_.push_back(PushRoutes{});  // nobody falls back on it
+  for (auto& [name, workload] : workloads_)
+    if (workload.owner) continue_owner(workload, now);
 }
 
 Instant ControlCore::next_deadline() const {
@@ -922,7 +930,7 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
   std::vector<plan::HostView> all;
   for (const auto& [id, host] : hosts_) {
     plan::HostView view{.host = id,
-                        .alive = alive(id),
+                        .alive = alive(id) && host.voice == Voice::heard,
                         .holds_image = record.image_revision == record.revision && holding.contains(id),
                         .memory_free_bytes = host.report.memory_free_bytes,
                         .load = host.report.load};
@@ -973,10 +981,10 @@ std::vector<WorkloadView> ControlCore::workloads() const {
   return all;
 }
 
-std::vector<ControlCore::HostSummary> ControlCore::hosts(Instant now) const {
+std::vector<ControlCore::HostSummary> ControlCore::hosts() const {
   std::vector<HostSummary> all;
   for (const auto& [id, host] : hosts_)
-    all.push_back({host.report, alive(id) && !host.detector.silent(now), host.detector.last_heard()});
+    all.push_back({host.report, alive(id), host.detector.last_heard()});
   return all;
 }
 

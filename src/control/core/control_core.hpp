@@ -134,7 +134,7 @@ class ControlCore {
     bool alive;
     Instant last_heard;
   };
-  std::vector<HostSummary> hosts(Instant now) const;
+  std::vector<HostSummary> hosts() const;
   const Settings& settings() const { return settings_; }
 
  private:
