@@ -115,7 +115,9 @@ Result<std::string> request_head(const Request& request, std::string_view host, 
     return fail(Errc::invalid_argument, "\"{}\" is not a path: it must start with '/' and be percent-encoded",
                 request.target);
   std::string text = fmt::format("{} {} HTTP/1.1\r\n", request.method, request.target);
-  if (find(request.headers, "host").empty()) fmt::format_to(std::back_inserter(text), "host: {}\r\n", host);
+  // An empty one counts: a second Host line would make the request one that servers refuse.
+  if (std::ranges::find(request.headers, "host", &Headers::value_type::first) == request.headers.end())
+    fmt::format_to(std::back_inserter(text), "host: {}\r\n", host);
   YADO_TRY(append(text, request.headers, framing), "request");
   return text;
 }

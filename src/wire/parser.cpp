@@ -46,6 +46,7 @@ struct Parser::Impl {
   char previous = 0;
   bool line_empty = true;
   bool first_line = true;
+  bool head_over = false;
   bool after_data = false;   ///< the last byte was chunk data
   std::size_t overhead = 0;  ///< bytes since the last body byte, or of the head
 
@@ -116,7 +117,7 @@ struct Parser::Impl {
     head = Head{};
     previous = 0;
     line_empty = first_line = true;
-    after_data = false;
+    head_over = after_data = false;
     overhead = 0;
     name.clear();
     value.clear();
@@ -175,6 +176,7 @@ struct Parser::Impl {
     overhead += part.size();
     if (overhead > head_bytes) return refuse(431, fmt::format("the head is longer than {} bytes", head_bytes));
     const llhttp_errno_t code = llhttp_execute(&http, part.data(), part.size());
+    if (code == HPE_OK && head_over) return refuse(505, "the preface of HTTP/2");  // llhttp reads on beyond its empty line
     if (code == HPE_OK) return Step{Event::need_more, part.size(), {}};
     if (code != HPE_PAUSED || !head_done) return refuse_by_llhttp();
     const std::size_t consumed = static_cast<std::size_t>(llhttp_get_error_pos(&http) - part.data());
@@ -201,6 +203,7 @@ struct Parser::Impl {
         if (previous != '\r') return refuse(400, "a bare LF");
         if (line_empty) {
           previous = data[at];
+          head_over = true;
           return at + 1;
         }
         line_empty = true;
@@ -235,6 +238,7 @@ struct Parser::Impl {
         if (!equal_ignoring_case(text, "chunked")) return refuse(501, "a transfer coding other than chunked");
       }
     }
+    if (kind == Kind::response && (head.status < 100 || head.status > 999)) return refuse(400, "no status of three digits");
     if (kind == Kind::request && hosts > 1) return refuse(400, "several Host lines");
     if (kind == Kind::request && hosts == 0 && head.minor >= 1) return refuse(400, "no Host line");
     if (lengths > 1) return refuse(400, "several Content-Length lines");
