@@ -848,7 +848,11 @@ bool ControlCore::alive(const HostId& id) const {
 }
 
 bool ControlCore::braked() const {
-  const auto silent = std::ranges::count_if(hosts_, [](const auto& entry) { return entry.second.voice == Voice::silent; });
+  // Who is being asked counts as silent: when control's own line fails, hosts are found silent one after the other, and
+  // the first must not be relocated before the last is known.
+  const auto silent = std::ranges::count_if(hosts_, [](const auto& entry) {
+    return entry.second.voice == Voice::silent || entry.second.voice == Voice::asked;
+  });
   return detect::brake(static_cast<std::size_t>(silent), hosts_.size());
 }
 

@@ -84,15 +84,22 @@ struct ControlCoreTest : testing::Test {
   std::optional<ControlCore> made{std::in_place, Settings{}};
   Instant now{1h};
   std::map<HostId, HostReport> agents;
+  std::map<HostId, ProbeAnswer> knock;  ///< how a host answers that sends no heart-beat: not at all, if not said
   AskId last_ask = 0;
   Instant last_renewal{};
   std::map<WorkloadId, Record> disk;  ///< what was persisted
 
   ControlCore& core() { return *made; }
 
-  /// What the core wants done. Holds for every test: a raise leaves only after what it says is durable.
+  /// What the core wants done, probes answered. Holds for every test: a raise leaves only after what it says is durable.
   std::vector<Action> take() {
     std::vector<Action> actions = core().take();
+    for (std::size_t i = 0; i < actions.size(); ++i)
+      if (const ProbeHost* probe = std::get_if<ProbeHost>(&actions[i])) {
+        core().host_probed(probe->host, knock[probe->host], now);
+        core().tick(now);  // as the shell does after everything it hears
+        std::ranges::move(core().take(), std::back_inserter(actions));
+      }
     for (const Action& action : actions) {
       if (const Persist* persist = std::get_if<Persist>(&action)) disk[persist->record.spec.name] = persist->record;
       const Call* call = std::get_if<Call>(&action);
@@ -614,6 +621,34 @@ TEST_F(ControlCoreTest, ASilentHostsOwnerIsRelocated) {
   ASSERT_THAT(retire, SizeIs(1));
   EXPECT_EQ(retire[0].instance, InstanceId("site.1"));
   EXPECT_EQ(retire[0].epoch, raise.what.epoch);
+}
+
+TEST_F(ControlCoreTest, WhereOnlyTheAgentIsDownASharedOwnerGoesOn) {
+  up(spec());
+  knock[h1] = ProbeAnswer::refused;
+  const auto actions = pass(20'000ms, {h2, h3});
+  EXPECT_EQ(std::ranges::count(events(actions), "agent-down"), 1);
+  EXPECT_THAT(calls<RaiseCall>(actions), IsEmpty()) << "its supervisor holds it, and gates see whether it answers";
+  EXPECT_EQ(route().state, RouteState::up);
+  EXPECT_THAT(route().fallback, testing::Not(Contains(h1)));
+  EXPECT_THAT(events(beats({h1})), Contains("host-answers"));
+}
+
+TEST_F(ControlCoreTest, WhereTheAgentIsDownAnExclusiveOwnerIsRaisedElsewhereWhenItsLeaseIsOver) {
+  up_with_lease();
+  knock[h1] = ProbeAnswer::refused;
+  std::vector<Action> actions;
+  while (calls<RaiseCall>(actions).empty() && now < Instant(2h)) actions = pass(100ms, {h2, h3});
+  EXPECT_EQ(only_call<RaiseCall>(actions).host, h2);
+  EXPECT_GE(now, last_renewal + lease_and_grace());
+}
+
+TEST_F(ControlCoreTest, AnAgentThatListensAndSaysNothingIsGivenTimeThenTakenForSilent) {
+  up(spec());
+  knock[h1] = ProbeAnswer::listening;
+  const auto actions = silence({h2, h3});
+  EXPECT_GT(std::ranges::count_if(all<ProbeHost>(actions), [](const auto& probe) { return probe.host == h1; }), 1);
+  EXPECT_THAT(calls<RaiseCall>(actions), SizeIs(1));
 }
 
 TEST_F(ControlCoreTest, WhenMostHostsAreSilentNothingIsMovedUntilTheyAnswer) {
