@@ -28,6 +28,7 @@ void Host::die() {
 void Host::start_agent() {
   agent_ = std::make_unique<agent::AgentCore>();
   ++agent_life_;
+  agent_->recover_sequence(static_cast<std::uint64_t>(cluster_.world.now().time_since_epoch() / std::chrono::microseconds(1)));
   for (const auto& [workload, epoch] : fences_) agent_->recover_fence(workload, epoch);
   for (const auto& [workload, spec] : specs_) agent_->recover_spec(spec);
   const Instant now = cluster_.world.now();

@@ -376,9 +376,7 @@ void AgentCore::lease_state(const InstanceId& id, bool runs, Instant now) {
 // ---- views ---------------------------------------------------------------------------------------------------------
 
 std::vector<InstanceReport> AgentCore::report(std::uint64_t& sequence, Instant now) {
-  // Counts on across restarts of the agent within one boot, without a file: BootClock is as monotonic as needed.
-  sequence_ = std::max(sequence_ + 1, static_cast<std::uint64_t>(now.time_since_epoch().count()));
-  sequence = sequence_;
+  sequence = ++sequence_;
   std::vector<InstanceReport> all;
   for (const auto& [id, instance] : instances_) {
     if (instance.ending && instance.report.state != InstanceState::exited) continue;
