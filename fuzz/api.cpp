@@ -1,5 +1,5 @@
-// The JSON that roles send each other, read as everything it could be taken for. What is accepted must come out the same
-// when it is written and read again: control would otherwise store something else than it was told.
+// The JSON that roles send each other, read as everything it could be taken for. What is accepted must come out the
+// same when it is written and read again: control would otherwise store something else than it was told.
 
 #include <nlohmann/json.hpp>
 

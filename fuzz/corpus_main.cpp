@@ -97,15 +97,18 @@ void run_one(const Harness& harness, const std::string& input) {
   harness.run(bytes.data(), bytes.size());
 }
 
-Result<std::size_t> run_all(const Harness& harness, const fs::path& directory, std::size_t mutations, std::uint64_t seed) {
+Result<std::size_t> run_all(const Harness& harness, const fs::path& directory, std::size_t mutations,
+                            std::uint64_t seed) {
   std::snprintf(current.path, sizeof current.path, "fuzz-failure-%s", harness.name.c_str());
-  YADO_ASSIGN(const std::string dictionary_text, read(directory / "dictionaries" / (harness.name + ".dict")), "dictionary");
+  YADO_ASSIGN(const std::string dictionary_text, read(directory / "dictionaries" / (harness.name + ".dict")),
+              "dictionary");
   YADO_ASSIGN(const std::vector<std::string> dictionary, parse_dictionary(dictionary_text), harness.name + ".dict");
   std::error_code error;
   std::vector<fs::path> paths;
   for (const auto& entry : fs::directory_iterator(directory / "corpus" / harness.name, error))
     if (entry.is_regular_file()) paths.push_back(entry.path());
-  if (error || paths.empty()) return fail(Errc::not_found, "no corpus in {}/corpus/{}", directory.native(), harness.name);
+  if (error || paths.empty())
+    return fail(Errc::not_found, "no corpus in {}/corpus/{}", directory.native(), harness.name);
   std::ranges::sort(paths);
   std::vector<std::string> corpus;
   for (const fs::path& path : paths) {
@@ -129,7 +132,7 @@ int main(int count, char** words) {
     std::fprintf(stderr, "usage: yado-fuzz-corpus DIRECTORY [MUTATIONS [SEED]]\n");
     return 2;
   }
-  const std::size_t mutations = count > 2 ? std::strtoull(words[2], nullptr, 10) : 300;
+  const std::size_t mutations = count > 2 ? std::strtoull(words[2], nullptr, 10) : 1000;
   const std::uint64_t seed = count > 3 ? std::strtoull(words[3], nullptr, 10) : 1;
   catch_deaths();
   for (const Harness& harness : harnesses) {

@@ -24,7 +24,8 @@ struct Seen {
 };
 
 inline std::size_t count(const wire::Head& head, std::string_view name) {
-  return static_cast<std::size_t>(std::ranges::count(head.headers, name, [](const auto& header) { return header.first; }));
+  return static_cast<std::size_t>(
+      std::ranges::count(head.headers, name, [](const auto& header) { return header.first; }));
 }
 
 /// No other parser may see another message in what was let pass (request smuggling).
@@ -46,7 +47,8 @@ inline void check_head(const wire::Head& head, wire::Parser::Kind kind) {
     if (name == "content-length")
       YADO_CHECK(!value.empty() && value.find_first_not_of("0123456789") == value.npos, "Content-Length \"{}\"", value);
   }
-  if (head.body == wire::BodyKind::length) YADO_CHECK(lengths == 1 && head.content_length > 0, "a length out of nothing");
+  if (head.body == wire::BodyKind::length)
+    YADO_CHECK(lengths == 1 && head.content_length > 0, "a length out of nothing");
   if (head.body == wire::BodyKind::chunked) YADO_CHECK(codings == 1 && head.minor == 1, "chunks out of nothing");
 }
 
@@ -71,9 +73,9 @@ Seen feed(std::string_view text, wire::Parser::Kind kind, std::string_view asked
     }
     YADO_CHECK(step->consumed <= window.size(), "{} of {} bytes consumed", step->consumed, window.size());
     if (!step->body.empty())
-      YADO_CHECK(step->body.data() >= window.data() &&
-                     step->body.data() + step->body.size() <= window.data() + step->consumed,
-                 "a body outside of what was consumed");
+      YADO_CHECK(
+          step->body.data() >= window.data() && step->body.data() + step->body.size() <= window.data() + step->consumed,
+          "a body outside of what was consumed");
     window.remove_prefix(step->consumed);
     switch (step->event) {
       case wire::Parser::Event::head:
@@ -92,7 +94,8 @@ Seen feed(std::string_view text, wire::Parser::Kind kind, std::string_view asked
         YADO_CHECK(seen.heads.back().body != wire::BodyKind::length || got <= announced, "more than was announced");
         break;
       case wire::Parser::Event::end:
-        YADO_CHECK(seen.heads.back().body != wire::BodyKind::length || got == announced, "{} of {} bytes", got, announced);
+        YADO_CHECK(seen.heads.back().body != wire::BodyKind::length || got == announced, "{} of {} bytes", got,
+                   announced);
         seen.events += 'e';
         if (seen.heads.back().upgrade) {  // the rest is of another protocol
           seen.events += '^';
@@ -132,7 +135,8 @@ inline std::vector<wire::Head> check_all_ways(std::string_view text, wire::Parse
     }
   };
   compare(feed(text, kind, asked, [](std::size_t) { return 1; }), "byte by byte");
-  compare(feed(text, kind, asked, [&](std::size_t at) { return static_cast<unsigned char>(text[at]) % 23 + 1; }), "cut");
+  compare(feed(text, kind, asked, [&](std::size_t at) { return static_cast<unsigned char>(text[at]) % 23 + 1; }),
+          "cut");
   return whole.heads;
 }
 

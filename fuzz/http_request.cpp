@@ -14,9 +14,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto step = parser.next(*passed_on);
     YADO_CHECK(step && step->event == wire::Parser::Event::head && step->consumed == passed_on->size(),
                "what was let pass is refused when it is passed on: \"{}\"", *passed_on);
-    YADO_CHECK(parser.head().method == head.method && parser.head().target == head.target &&
-                   parser.head().content_length == 0,
-               "what is passed on means something else: \"{}\"", *passed_on);
+    YADO_CHECK(
+        parser.head().method == head.method && parser.head().target == head.target && parser.head().content_length == 0,
+        "what is passed on means something else: \"{}\"", *passed_on);
   }
   return 0;
 }

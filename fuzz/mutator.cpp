@@ -10,9 +10,22 @@ using namespace std::string_view_literals;
 
 constexpr std::string_view bytes = "\0\t\n\r \"#'(),-./0:;=[\\]_{}\x7f\x80\xc3\xed\xf4\xff"sv;
 // Where types end: one too many of everything.
-constexpr std::array<std::string_view, 16> numbers{
-    "0", "-1", "1e999", "127", "255", "256", "65535", "65536", "2147483648", "4294967296", "9223372036854775807",
-    "9223372036854775808", "18446744073709551615", "18446744073709551616", "99999999999999999999999999", "0.5"};
+constexpr std::array<std::string_view, 16> numbers{"0",
+                                                   "-1",
+                                                   "1e999",
+                                                   "127",
+                                                   "255",
+                                                   "256",
+                                                   "65535",
+                                                   "65536",
+                                                   "2147483648",
+                                                   "4294967296",
+                                                   "9223372036854775807",
+                                                   "9223372036854775808",
+                                                   "18446744073709551615",
+                                                   "18446744073709551616",
+                                                   "99999999999999999999999999",
+                                                   "0.5"};
 
 bool digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -76,11 +89,21 @@ void Mutator::change(std::string& text) {
     case 1:
       if (rest > 0) text[at] = bytes[below(bytes.size())];
       break;
-    case 2: text.insert(at, 1, bytes[below(bytes.size())]); break;
-    case 3: text.erase(at, few); break;
-    case 4: text.insert(at, text.substr(below(text.size() + 1), 1 + below(64))); break;
-    case 5: text.resize(at); break;
-    case 6: change_number(text); break;
+    case 2:
+      text.insert(at, 1, bytes[below(bytes.size())]);
+      break;
+    case 3:
+      text.erase(at, few);
+      break;
+    case 4:
+      text.insert(at, text.substr(below(text.size() + 1), 1 + below(64)));
+      break;
+    case 5:
+      text.resize(at);
+      break;
+    case 6:
+      change_number(text);
+      break;
     case 7:
       if (const std::string& other = others_[below(others_.size())]; !other.empty())
         text.insert(at, other.substr(below(other.size()), 1 + below(128)));
@@ -96,7 +119,8 @@ void Mutator::change(std::string& text) {
 
 /// Another value for one of the numbers in the text.
 void Mutator::change_number(std::string& text) {
-  const auto begin = std::find_if(text.begin() + static_cast<std::ptrdiff_t>(below(text.size() + 1)), text.end(), digit);
+  const auto begin =
+      std::find_if(text.begin() + static_cast<std::ptrdiff_t>(below(text.size() + 1)), text.end(), digit);
   const auto end = std::find_if_not(begin, text.end(), digit);
   if (begin != end) text.replace(begin, end, numbers[below(numbers.size())]);
 }

@@ -1,9 +1,8 @@
 // What a supervisor reads when it starts (supervisor.json) and what an agent reads of a supervisor (its description).
 
-#include "agent/supervisor/protocol.hpp"
-
 #include <nlohmann/json.hpp>
 
+#include "agent/supervisor/protocol.hpp"
 #include "api/json.hpp"
 #include "base/check.hpp"
 
