@@ -15,6 +15,7 @@
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/process.hpp"
+#include "workload/container/criu.hpp"
 
 namespace yado::agent {
 
@@ -167,7 +168,13 @@ asio::awaitable<void> Agent::Impl::check_criu() {
     std::function<std::string()> check = [binary = config.criu] { return wrong_with_criu(binary); };
     wrong = co_await workers.run(std::move(check));
   }
-  if (wrong.empty()) co_return;
+  if (wrong.empty()) {
+    std::function<Status()> learn = [criu = container::Criu{.binary = config.criu, .kernel_cache = directory->root()}] {
+      return container::learn_kernel(criu);
+    };
+    if (const Status learnt = co_await workers.run(std::move(learn)); !learnt) log::warn("{}", learnt.error().text());
+    co_return;
+  }
   config.criu.clear();
   log::warn(
       "no working CRIU ({}): images can neither be taken nor restored here; cold starts and started-then-frozen "

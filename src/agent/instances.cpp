@@ -217,6 +217,27 @@ asio::awaitable<Status> Instances::run_readiness(LivePtr live, bool starting) {
   co_return co_await wait_ready(around_.io, std::move(wish), live->ended);
 }
 
+/// The first request costs an application much (a Django worker some 40 ms: modules, templates, the database), so a
+/// standby has it behind it. Several at once: a worker that is busy leaves the next one to another worker.
+asio::awaitable<Status> Instances::warm_up(LivePtr live, bool starting) {
+  constexpr std::size_t requests = 4;
+  const auto ask = [](Instances* self, LivePtr one, bool starts, Promise<Status> answer) -> asio::awaitable<void> {
+    Status ready = co_await self->run_readiness(std::move(one), starts);
+    answer.give(std::move(ready));
+  };
+  std::vector<Promise<Status>> answers;
+  for (std::size_t i = 0; i < requests; ++i) {
+    answers.emplace_back(around_.io.get_executor());
+    spawn(ask(this, live, starting, answers.back()));
+  }
+  Status all;
+  for (const Promise<Status>& answer : answers) {
+    Status one = co_await answer.get();
+    if (all && !one) all = std::move(one);
+  }
+  co_return all;
+}
+
 /// An application that did not start has usually said why.
 asio::awaitable<Error> Instances::with_log(LivePtr live, Error error) {
   const auto link = live->link;
@@ -277,11 +298,15 @@ asio::awaitable<Status> Instances::settle(LivePtr live) {
 asio::awaitable<Result<Launched>> Instances::launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source,
                                                           Instant since) {
   const bool standby = wish.purpose == Purpose::standby;
-  Status done = co_await begin(live, source, standby);
+  // A standby proves itself before it is counted on, except that a restored exclusive one never runs before it is the
+  // owner.
+  const bool proves = standby && wish.spec.policy.consistency == Consistency::shared;
+  Status done = co_await begin(live, source, standby && !proves);
   Launched launched{.endpoint = endpoint(live->record), .times = {}};
   launched.times.raise = os::now() - since;
-  if (done && standby && !source) {
-    done = co_await settle(live);
+  if (done && standby && (proves || !source)) {
+    if (!source) done = co_await settle(live);
+    if (done && proves) done = co_await warm_up(live, !source);
     if (const auto link = live->link; done && link) done = co_await link->freeze(live->record.epoch);
   } else if (done && !standby) {
     done = co_await run_readiness(live, !source);

@@ -106,6 +106,7 @@ class Instances {
   boost::asio::awaitable<Result<Launched>> launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source,
                                                         Instant since);
   boost::asio::awaitable<Status> run_readiness(LivePtr live, bool starting);
+  boost::asio::awaitable<Status> warm_up(LivePtr live, bool starting);
   boost::asio::awaitable<Status> begin(LivePtr live, const std::optional<ImageSource>& source, bool frozen);
   boost::asio::awaitable<Status> settle(LivePtr live);
   boost::asio::awaitable<Result<ImageSource>> source_of(ImageId id, WorkloadSpec spec);

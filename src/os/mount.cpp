@@ -34,8 +34,10 @@ Status enter_private_mounts() {
   return {};
 }
 
-Result<Fd> copy_mount(const std::filesystem::path& path) {
-  const int fd = static_cast<int>(::syscall(SYS_open_tree, AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+Result<Fd> copy_mount(const std::filesystem::path& path, bool with_those_below) {
+  const unsigned below = with_those_below ? AT_RECURSIVE : 0;
+  const int fd =
+      static_cast<int>(::syscall(SYS_open_tree, AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | below));
   if (fd < 0) return fail_errno(fmt::format("open_tree {}", path.native()));
   return Fd(fd);
 }

@@ -27,8 +27,8 @@ class Mounted {
 /// A mount namespace of this process's own, from which nothing gets out.
 Status enter_private_mounts();
 
-/// A detached copy of the mount at `path`, without the mounts below it.
-Result<Fd> copy_mount(const std::filesystem::path& path);
+/// A detached copy of what is at `path`, without the mounts below it unless they are wanted.
+Result<Fd> copy_mount(const std::filesystem::path& path, bool with_those_below = false);
 struct MountChange {
   int id_map = -1;  ///< a user namespace (make_id_map); -1: ids as they are
   bool read_only = false;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <linux/magic.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -43,16 +44,16 @@ std::string end_of_log(const fs::path& file) {
 bool says_no_space(const std::string& log) { return log.find("No space left") != std::string::npos; }
 
 /// CRIU keeps what it learnt of the kernel in /run/criu.kdat, but only on a tmpfs: without it every run probes anew
-/// (46 ms measured). Where /run is none, CRIU gets one in a mount namespace of its own, filled from the last time.
+/// (46 ms measured). Where /run is none, CRIU gets one in a mount namespace of its own, filled from the last time; what
+/// its arguments name below /run stays in sight there.
 class KernelCache {
  public:
   static Result<KernelCache> make(const fs::path& directory, const std::vector<std::string>& arguments) {
     KernelCache cache;
     struct statfs status {};
-    // What lies below /run must stay in sight.
-    if (std::ranges::any_of(arguments, [](const std::string& word) { return word.find("/run/") == 0; })) return cache;
     if (directory.empty() || (::statfs("/run", &status) == 0 && status.f_type == TMPFS_MAGIC)) return cache;
     YADO_ASSIGN(cache.tmpfs_, os::make_tmpfs(), "CRIU's /run");
+    for (const std::string& word : arguments) cache.keep_in_sight(word);
     // What is true of one boot's kernel may be false of the next one's.
     auto boot = os::read_text("/proc/sys/kernel/random/boot_id").value_or("unknown");
     while (!boot.empty() && boot.back() == '\n') boot.pop_back();
@@ -69,10 +70,20 @@ class KernelCache {
   Status enter() const {
     if (!tmpfs_.valid()) return {};
     YADO_TRY(os::enter_private_mounts(), "CRIU's mounts");
-    if (::syscall(SYS_move_mount, tmpfs_.get(), "", AT_FDCWD, "/run", 4 /* MOVE_MOUNT_F_EMPTY_PATH */) != 0)
-      return fail_errno("mount CRIU's /run");
+    std::vector<os::Fd> seen;
+    for (const fs::path& path : in_sight_) {
+      YADO_ASSIGN(os::Fd tree, os::copy_mount(path, true), "CRIU's mounts");
+      seen.push_back(std::move(tree));
+    }
+    YADO_TRY(put(tmpfs_, "/run"), "CRIU's mounts");
+    for (std::size_t i = 0; i < seen.size(); ++i) {
+      if (::mkdir(in_sight_[i].c_str(), 0755) != 0) return fail_errno("make " + in_sight_[i].native());
+      YADO_TRY(put(seen[i], in_sight_[i]), "CRIU's mounts");
+    }
     return {};
   }
+
+  bool known() const { return had_; }
 
   void keep() const {
     if (!tmpfs_.valid() || had_) return;
@@ -82,7 +93,24 @@ class KernelCache {
   }
 
  private:
+  static Status put(const os::Fd& tree, const fs::path& target) {
+    if (::syscall(SYS_move_mount, tree.get(), "", AT_FDCWD, target.c_str(), 4 /* MOVE_MOUNT_F_EMPTY_PATH */) != 0)
+      return fail_errno("mount " + target.native());
+    return {};
+  }
+
+  /// The directory in /run that a word such as "/run/yado/…" or "mnt[key]:/run/yado/…" lies in.
+  void keep_in_sight(const std::string& word) {
+    const std::string run = "/run/";
+    const std::size_t at = word.starts_with(run) ? 0 : word.find(":" + run) + 1;
+    if (!word.substr(at).starts_with(run)) return;
+    const fs::path path = word.substr(at, word.find('/', at + run.size()) - at);
+    std::error_code ignored;
+    if (fs::is_directory(path, ignored) && std::ranges::find(in_sight_, path) == in_sight_.end()) in_sight_.push_back(path);
+  }
+
   os::Fd tmpfs_;
+  std::vector<fs::path> in_sight_;
   fs::path kept_;
   bool had_ = false;
 };
@@ -133,6 +161,14 @@ Status require(const Criu& criu) {
                 "no working CRIU on this host: run tools/install-criu (or install a criu package whose `criu check` "
                 "passes) and restart the agent; cold starts and started-then-frozen standbys work without it");
   return {};
+}
+
+Status learn_kernel(const Criu& criu) {
+  YADO_TRY(require(criu), "learn about the kernel");
+  Run wanted;
+  wanted.arguments = {criu.binary, "check"};
+  YADO_ASSIGN(const KernelCache cache, KernelCache::make(criu.kernel_cache, wanted.arguments), "learn about the kernel");
+  return cache.known() ? Status{} : run(criu, wanted, "learn about the kernel");
 }
 
 Status dump(const Criu& criu, const DumpCall& call) {
