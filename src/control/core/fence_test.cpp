@@ -104,6 +104,19 @@ TEST_F(ControlFenceTest, ARestartDuringTheWaitDoesNotTakeTheStopOfTheUnbornForPr
   EXPECT_THAT(calls<RaiseCall>(pass(1000ms, {h1, h2, h3})), SizeIs(1));
 }
 
+TEST_F(ControlFenceTest, AStopIsDurableBeforeItIsCarriedOut) {
+  up_with_lease();
+  ASSERT_TRUE(core().stop(site, now));
+  const auto actions = take();
+  const auto call = std::ranges::find_if(actions, [](const Action& one) { return std::holds_alternative<Call>(one); });
+  const auto durable = std::ranges::find_if(actions, [](const Action& one) {
+    const Persist* persist = std::get_if<Persist>(&one);
+    return persist != nullptr && persist->record.stopped;
+  });
+  ASSERT_NE(call, actions.end());
+  EXPECT_LT(durable - actions.begin(), call - actions.begin());
+}
+
 TEST_F(ControlFenceTest, AStoppedOwnerThatAcknowledgedItIsRaisedAgainAtOnce) {
   up_with_lease();
   ASSERT_TRUE(core().stop(site, now));

@@ -92,6 +92,23 @@ TEST_F(ControlHostsTest, AnOwnerMissingFromANewerReportIsLostFromAnOlderOneNot) 
   EXPECT_THAT(calls<RaiseCall>(actions), SizeIs(1));
 }
 
+TEST_F(ControlHostsTest, AReportThatWasOvertakenIsNotLookedAt) {
+  up(spec());
+  HostReport overtaken = agent(h1);
+  overtaken.sequence += 1;
+  overtaken.instances.clear();
+  beats({h1});
+  core().heartbeat(overtaken, now);
+  EXPECT_THAT(take(), IsEmpty());
+}
+
+TEST_F(ControlHostsTest, WhatAHostWasAskedBeforeItWasStartedAnewIsNotWaitedFor) {
+  beats({h1, h2});
+  ASSERT_EQ(only_call<RaiseCall>(deploy(spec())).host, h1);
+  agent(h1).boot = "boot-2";
+  EXPECT_EQ(only_call<RaiseCall>(beats({h1})).host, h2);
+}
+
 TEST_F(ControlHostsTest, AHostStartedAnewHasLostItsOwner) {
   up(spec());
   agent(h1) = HostReport{};

@@ -48,7 +48,9 @@ TEST_F(ControlRedundancyTest, AnImageIsRebuiltWhenTheSpecChangesOrItIsOld) {
   pulled(only_call<PullCall>(copies));
 
   wanted.container.command = {"serve", "--better"};
+  wanted.policy.placement = {second.host};  // where the image of the old spec lies
   const auto raise = only_call<RaiseCall>(deploy(wanted));
+  ASSERT_EQ(raise.host, second.host);
   EXPECT_FALSE(raise.what.image) << "of another spec";
   EXPECT_THAT(calls<BuildCall>(raised(raise)), SizeIs(1));
 }
@@ -102,6 +104,14 @@ TEST_F(ControlStandbyTest, IsPreparedFromTheImageNotBesideTheOwner) {
   EXPECT_THAT(beat(prepare.host).retire, IsEmpty());
   EXPECT_EQ(route().fallback.front(), prepare.host) << "gates without control thaw it";
   EXPECT_EQ(only_call<RaiseCall>(ask(Evidence::silent, {}, h1)).host, prepare.host);
+}
+
+TEST_F(ControlStandbyTest, IsNotRetiredWhileItIsBeingPrepared) {
+  const auto prepare = wanted();
+  stands(prepare.host, prepare.what.instance, Purpose::standby, Epoch(), InstanceState::starting);
+  EXPECT_THAT(beat(prepare.host).retire, IsEmpty());
+  failed(prepare.id);
+  EXPECT_THAT(beat(prepare.host).retire, SizeIs(1));
 }
 
 TEST_F(ControlStandbyTest, IsRenewedByAgeAndTheOldOneGoesOnlyWhenTheNewOneStands) {

@@ -80,6 +80,14 @@ TEST_F(ControlRestartTest, AfterARestartWhatIsUpStaysUp) {
   EXPECT_EQ(route().epoch, before.epoch);
 }
 
+TEST_F(ControlRestartTest, HostsOfOwnersAreKnownBeforeTheySpeak) {
+  up(spec());
+  restart();
+  ASSERT_THAT(core().hosts(), SizeIs(1));
+  EXPECT_EQ(core().hosts()[0].report.host, h1);
+  EXPECT_FALSE(core().hosts()[0].alive);
+}
+
 TEST_F(ControlRestartTest, AHostThatDiedWhileControlWasDownIsNoticed) {
   up(spec());
   restart();
