@@ -122,7 +122,10 @@ Task<Session::Ended> Session::relay(const Forward& forward) {
   const Answerer answerer{fmt::format("{}@{}", forward.workload, forward.host), forward.epoch};
 
   std::string out;
-  bool answered = false, has_head = false, interim = false, whole = false;
+  bool has_head = false, interim = false, whole = false;
+  // A short answer of known length is passed on when all of it is here: should its instance fall silent in the middle,
+  // the client has seen nothing yet and the request can still go elsewhere, or be refused with a reason.
+  bool wait_for_whole = false;
   Framing framing = Framing::none;
   while (!whole) {
     auto step = parser.next(upstream->unread());
@@ -137,8 +140,8 @@ Task<Session::Ended> Session::relay(const Forward& forward) {
         if (answer.status == 101) {
           if (asked_.websocket) {
             out += switching_head(answer, answerer);
+            if (!begin_answer()) co_return Ended::otherwise;
             if (const bool sent = co_await to_client(out); !sent) co_return Ended::otherwise;
-            answer_begun_ = true;
             co_return co_await tunnel();
           }
           log::warn("{} switched protocols without having been asked to", answerer.instance);
@@ -154,15 +157,15 @@ Task<Session::Ended> Session::relay(const Forward& forward) {
         // With an answer before the end of the request, what is left of the request is not worth its transport.
         keep_alive_ = keep_alive_ && framing != Framing::until_close && body_complete_;
         out += answer_head(answer, framing, client_connection(keep_alive_), answerer);
-        ++hub_->counters.answers_by_class[answer.status / 100];
+        wait_for_whole = framing == Framing::length && answer.content_length <= hub_->limits.whole_answer_bytes;
         break;
       }
       case Step::body: {
         if (framing == Framing::chunked) begin_chunk(out, step->body.size());
-        if (step->body.size() <= small_piece_bytes) {
+        if (wait_for_whole || step->body.size() <= small_piece_bytes) {
           out += step->body;
         } else {
-          answer_begun_ = true;
+          if (!begin_answer()) co_return Ended::otherwise;
           if (const bool sent = co_await to_client(out, step->body); !sent) co_return Ended::otherwise;
           out.clear();
         }
@@ -176,8 +179,8 @@ Task<Session::Ended> Session::relay(const Forward& forward) {
           whole = true;
         break;
       case Step::need_more: {
-        if (!out.empty()) {
-          answer_begun_ = answer_begun_ || has_head;
+        if (!out.empty() && !wait_for_whole) {
+          if (has_head && !begin_answer()) co_return Ended::otherwise;
           if (const bool sent = co_await to_client(out); !sent) co_return Ended::otherwise;
           out.clear();
         }
@@ -190,11 +193,7 @@ Task<Session::Ended> Session::relay(const Forward& forward) {
           whole = true;
           break;
         }
-        const Instant now = os::now();
-        if (std::exchange(answered, true))
-          hub_->scheduler.heard(id_, attempt_, now);
-        else
-          hub_->scheduler.answering(id_, attempt_, now);
+        hub_->scheduler.heard(id_, attempt_, os::now());
         hub_->carry_out();
         if (given_up()) co_return Ended::otherwise;
         break;
@@ -202,11 +201,21 @@ Task<Session::Ended> Session::relay(const Forward& forward) {
     }
   }
   if (framing == Framing::chunked) out += last_chunk;
-  answer_begun_ = true;
+  if (!begin_answer()) co_return Ended::otherwise;
   const bool sent = co_await to_client(out);
   if (!sent) co_return Ended::otherwise;
   co_await settle_upstream();
   co_return Ended::answered;
+}
+
+/// The client is about to see a part of the answer: from here on there is no other. False: given up in this moment.
+bool Session::begin_answer() {
+  if (std::exchange(answer_begun_, true)) return true;
+  const int status = upstream_->parser.head().status;
+  if (status != 101) ++hub_->counters.answers_by_class[status / 100];
+  hub_->scheduler.answering(id_, attempt_, os::now());
+  hub_->carry_out();
+  return !given_up();
 }
 
 /// After a whole answer: the instance's connection is kept if it can carry another exchange.

@@ -127,7 +127,7 @@ TEST_F(FailoverTest, AnAnswerThatEndsInTheMiddleIsNeverEndedCleanly) {
     if (talk.head().target == "/chunked")
       co_await talk.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
     else
-      co_await talk.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello");
+      co_await talk.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nhello");
   });
   start(instance.at());
   for (const char* path : {"/length", "/chunked"}) {
@@ -144,6 +144,25 @@ TEST_F(FailoverTest, AnAnswerThatEndsInTheMiddleIsNeverEndedCleanly) {
   world.run(old->rest());
   EXPECT_EQ(old->end(), asio::error::connection_reset);
   EXPECT_EQ(world.gate->counters().broken_off, 3u);
+}
+
+TEST_F(FailoverTest, AShortAnswerThatEndsInTheMiddleIsAskedForAgain) {
+  int times = 0;
+  Instance& instance = add([&](Talk& talk) -> Co<void> {
+    const Answer request = co_await talk.message();
+    const bool cut_short = talk.head().method == "POST" || ++times == 1;
+    if (cut_short) co_await talk.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello");
+    else co_await talk.send(Instance::ok("hello again"));
+  });
+  start(instance.at());
+  EXPECT_EQ(world.run(world.ask(World::get())).body, "hello again");
+  // What must not be repeated is refused with the reason, and the client's connection goes on.
+  auto client = world.run(world.connect());
+  world.run(client->send(World::post("x")));
+  const Answer refused = world.run(client->message());
+  EXPECT_EQ(refused.status, 502);
+  EXPECT_EQ(refused.header("x-yado-outcome"), "unknown");
+  EXPECT_EQ(world.gate->counters().broken_off, 0u);
 }
 
 TEST_F(FailoverTest, AnInstanceThatSpeaksNoHttpIsABadGateway) {

@@ -13,6 +13,7 @@ struct Limits {
   std::size_t connections = 10'000;   ///< more wait in the kernel's backlog
   std::size_t head_bytes = 64_KiB;    ///< of a request (longer: 431) and of an instance's answer (longer: 502)
   std::size_t replay_bytes = 64_KiB;  ///< a body up to this size is kept so that the request can be repeated
+  std::size_t whole_answer_bytes = 16_KiB;  ///< an answer up to this length is passed on when all of it is here
   std::size_t kept_connections = 64;  ///< to one instance, while no request needs them
   nanoseconds head_time = 10s;        ///< from the first byte of a head to its last: later gets 408
   nanoseconds idle_time = 75s;        ///< a client's connection between two requests

@@ -64,6 +64,7 @@ class Session final : public std::enable_shared_from_this<Session>, private Peer
   Task<Ended> attempt(Forward forward);
   Task<bool> connect(const Forward& forward);
   Task<Ended> relay(const Forward& forward);
+  bool begin_answer();
   Task<Ended> tunnel();
   Task<Ended> attempt_failed(Failure failure);
   void begin_pump();

@@ -259,9 +259,16 @@ void Scheduler::adopt(const WorkloadId& id, Workload& workload, Route route, Ins
   (void)id;
 }
 
+/// Who was just raised answered on its host a moment ago: an older suspicion of that host is over. (It is judged anew by
+/// the next request; without this, the new owner would be left at once for the silence of the old one.)
+void Scheduler::trust_new_owner(const Workload& workload, const Route& route, Instant now) {
+  if (route.state == RouteState::up && route.epoch > workload.route.epoch) host_heard(HostId(route.host), now);
+}
+
 void Scheduler::relocated(const WorkloadId& id, Route route, bool fenced, Instant now) {
   Workload* workload = find(id);
   if (!workload) return;
+  trust_new_owner(*workload, route, now);
   adopt(id, *workload, std::move(route), now);
   if (workload->route.state != RouteState::up) return;  // an answer to an older question
   workload->relocation.reset();
@@ -429,6 +436,7 @@ void Scheduler::routes(RouteTable table, Instant now) {
     const Epoch before = workload.route.epoch;
     const bool was_up = workload.route.state == RouteState::up;
     if (made) workload.last_used = now;
+    trust_new_owner(workload, route, now);
     adopt(id, workload, route, now);
     if (workload.route.state == RouteState::stopped) {
       workload.relocation.reset();

@@ -198,6 +198,7 @@ class Scheduler {
   bool may_replay(const InHand& request, const Workload& workload, bool fenced) const;
   void relocate(const WorkloadId& id, Workload& workload, Evidence evidence, const HostId& suspect, Instant now);
   void pursue(const WorkloadId& id, Workload& workload, Instant now);
+  void trust_new_owner(const Workload& workload, const Route& route, Instant now);
   void adopt(const WorkloadId& id, Workload& workload, Route route, Instant now);
   void release(const WorkloadId& id, Workload& workload, bool fenced, Instant now);
   void host_heard(const HostId& id, Instant now);

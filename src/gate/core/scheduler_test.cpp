@@ -323,6 +323,22 @@ TEST_F(SchedulerTest, AWrongSuspicionLetsRepeatableRequestsGoOn) {
   EXPECT_EQ(forwards[0].request, 2u) << "a POST could meet the move that control may still make";
 }
 
+TEST_F(SchedulerTest, ANewOwnerIsNotLeftForAnOlderSuspicionOfItsHost) {
+  start();
+  send(1);
+  fall_silent();
+  scheduler_.relocated(WorkloadId("site"), route(RouteState::up, "h2", 2), true, now_);
+  scheduler_.take();
+  // h1 came back, was not asked for anything since, and is the owner's host again.
+  scheduler_.relocated(WorkloadId("site"), route(RouteState::up, "h1", 3), true, now_);
+  scheduler_.take();
+  ask(2);
+  const auto actions = scheduler_.take();
+  EXPECT_TRUE(among<Ask>(actions).empty());
+  ASSERT_EQ(among<Forward>(actions).size(), 1u);
+  EXPECT_EQ(among<Forward>(actions)[0].host, HostId("h1"));
+}
+
 TEST_F(SchedulerTest, AnOwnerOnAHostThatTheTableDoesNotListIsProbedAtItsOwnPort) {
   table_.hosts.clear();
   start();
