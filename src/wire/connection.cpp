@@ -83,6 +83,8 @@ asio::awaitable<bool> Connection::shake_hands() {
   if (error) {
     if (late)
       log::warn("{}: no TLS handshake within {} s: closed", from_, handshake_limit.count());
+    else if (error == asio::error::connection_reset || error == asio::error::eof)
+      log::debug("{}: left before the TLS handshake", from_);  // a gate's liveness probe does
     else if (error != asio::error::operation_aborted)
       log::warn("{}: TLS handshake failed: {}", from_, stream_.explain(error));
     co_return false;

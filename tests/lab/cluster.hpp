@@ -26,7 +26,7 @@ namespace yado::labtest {
 
 using nlohmann::json;
 
-constexpr nanoseconds generous = 120s;
+constexpr nanoseconds generous = 60s;
 
 struct ClusterOptions {
   unsigned hosts = 3;

@@ -32,8 +32,9 @@ Result<std::unique_ptr<Traffic>> Traffic::start(const Cluster& cluster, const st
   options.limit = generous;
   YADO_ASSIGN(made->load_, drill::Load::start(std::move(options)), "load");
   if (!made->serves_since(Instant{}, generous)) {
-    const auto samples = made->load_->finish();
-    return fail(Errc::unavailable, "{} does not serve: {}", workload, samples.empty() ? "no answer" : samples.back().error);
+    std::string last[2];
+    for (const drill::Sample& sample : made->load_->finish()) last[sample.post] = sample.correct ? "answered" : sample.error;
+    return fail(Errc::unavailable, "{} does not serve; the last GET: {}; the last POST: {}", workload, last[0], last[1]);
   }
   return made;
 }
