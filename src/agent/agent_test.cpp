@@ -389,14 +389,27 @@ TEST_F(AgentTest, AStandbyIsStartedThenFrozenAndARaiseThawsIt) {
     ASSERT_OK(raised);
     EXPECT_EQ(raised->way, Way::frozen);
     EXPECT_EQ(raised->instance, InstanceId("site.2"));
-    EXPECT_EQ(host.get(raised->endpoint), "answer 2");
+    EXPECT_EQ(host.get(raised->endpoint), "answer 6") << "four requests before it was frozen, one after the thaw";
     ASSERT_OK(host.call(SleepCall{site, InstanceId("site.2"), Epoch::make(2, 0)}));
     ASSERT_TRUE(host.until([&] { return host.reported("site.2")->state == InstanceState::frozen; }));
     const auto woken = host.raise(spec_of(host.directory / "root"), "site.4", 3);
     ASSERT_OK(woken);
     EXPECT_EQ(woken->instance, InstanceId("site.2"));
-    EXPECT_EQ(host.get(woken->endpoint), "answer 4");
+    EXPECT_EQ(host.get(woken->endpoint), "answer 8");
     RecordProperty("thaw_us", static_cast<int>(woken->times.raise.count() / 1000));
+  });
+}
+
+TEST_F(AgentTest, AStandbyThatDoesNotAnswerIsNotCountedOn) {
+  on_a_host([](Host& host) {
+    ASSERT_OK(host.start());
+    WorkloadSpec spec = spec_of(host.directory / "root");
+    spec.service.ready.contains = "what it never says";
+    spec.service.ready.start_limit = 300ms;
+    const auto prepared = host.call(PrepareCall{spec, InstanceId("site.2"), Epoch::make(1, 0), {}});
+    ASSERT_FALSE(prepared);
+    EXPECT_THAT(prepared.error().message, HasSubstr("what it never says"));
+    ASSERT_TRUE(host.until([&] { return !host.reported("site.2"); }));
   });
 }
 
