@@ -302,9 +302,12 @@ void note(const InstanceId& id, std::string_view how, const Result<Launched>& la
 asio::awaitable<void> Agent::Impl::do_launch(Launch wish, Instant since) {
   if (!co_await may_launch(wish.spec.name, wish.instance)) co_return;
   const InstanceId id = wish.instance;
+  const bool by_image = wish.way == Way::image;
   const std::string how = fmt::format("launched by {}", name_of(wish.way));
   const auto launched = co_await instances->launch(std::move(wish), since);
   note(id, how, launched);
+  // Its image may be damaged: looked at now, so that it is replaced before it is needed again.
+  if (!launched && by_image) image_timer.cancel();
   core.launched(id, launched, os::now());
   pump();
   changed();

@@ -761,6 +761,8 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   if (pending.revision != record.revision || !wants_owner(record)) return;  // of an older spec: dropped by the next report
   if (!result) {
     operation.not_before = now + pause_after(operation.failures++);
+    // A holder's copy is damaged, and nobody can say how many are: a new image replaces them all.
+    if (!build && result.error().code == Errc::corrupt) workload.renew_image = true;
     emit(build ? "image-failed" : "image-copy-failed", workload, pending.host, {{"error", result.error().text()}});
     return;
   }

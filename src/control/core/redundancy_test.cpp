@@ -33,6 +33,16 @@ TEST_F(ControlRedundancyTest, ALostCopyIsMadeAgain) {
   EXPECT_THAT(calls<PullCall>(beats({pull.host})), SizeIs(1));
 }
 
+TEST_F(ControlRedundancyTest, ADamagedImageIsReplacedByANewOne) {
+  const auto build = only_call<BuildCall>(up(spec(Consistency::shared, StandbyLevel::image)));
+  const auto pull = only_call<PullCall>(built(build));
+  auto actions = failed(pull.id, Errc::corrupt);
+  std::ranges::move(pass(5000ms, {h1, h2, h3}), std::back_inserter(actions));
+  EXPECT_THAT(calls<PullCall>(actions), IsEmpty()) << "copied on although it is damaged";
+  const auto again = only_call<BuildCall>(actions);
+  EXPECT_NE(again.what.image, build.what.image);
+}
+
 TEST_F(ControlRedundancyTest, AnImageIsRebuiltWhenTheSpecChangesOrItIsOld) {
   WorkloadSpec wanted = spec(Consistency::shared, StandbyLevel::image);
   const auto first = only_call<BuildCall>(up(wanted));
