@@ -85,8 +85,16 @@ std::vector<std::string> Report::wrong() const {
     }
     if (sum != line.recovery)
       all.push_back(fmt::format("{}: the phases are {:.3f} ms, the recovery time is {:.3f} ms", name, to_ms(sum), to_ms(line.recovery)));
-    if (line.way != one.variant) all.push_back(fmt::format("{}: it was raised {}", name, line.way.empty() ? "by nobody who said so" : line.way));
   }
+  return all;
+}
+
+std::vector<std::string> Report::detours() const {
+  std::vector<std::string> all;
+  for (const Measured& one : runs)
+    if (one.run.timeline && one.run.timeline->way != one.variant)
+      all.push_back(fmt::format("{}, {}, round {}: raised {}", one.fault, one.variant, one.round,
+                                one.run.timeline->way.empty() ? "by nobody who said so" : one.run.timeline->way));
   return all;
 }
 
@@ -204,7 +212,7 @@ Status Report::draw(const fs::path& script, const fs::path& svg) const {
       points += "\n\n";
       ++panel;
     }
-  panels += fmt::format("last_s = {:.1f}\nslowest_ms = {}\nrounds = {}\nmachine = \"{}\"\n", std::ceil(longest_s * 2 + 1) / 2, slowest_ms, rounds, machine);
+  panels += fmt::format("last_s = {:.2f}\nslowest_ms = {}\nrounds = {}\nmachine = \"{}\"\n", std::ceil(longest_s * 4 + 2) / 4, slowest_ms, rounds, machine);
   YADO_TRY(os::replace_text(directory + "/points", points), "gnuplot");
   YADO_TRY(os::replace_text(directory + "/panels", panels), "gnuplot");
   std::error_code error;

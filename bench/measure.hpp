@@ -30,6 +30,9 @@ struct Report {
   std::vector<const Measured*> of(const std::string& fault, const std::string& variant) const;
   /// Phase sums that are not the recovery time, and runs without a failover; empty when all is well.
   std::vector<std::string> wrong() const;
+  /// Runs in which another way than the standby level's was taken: their times are what clients got, but not what the
+  /// level promises.
+  std::vector<std::string> detours() const;
   void print() const;
   /// {case, variant, metric, unit, n, median, p95, min, max, machine}, one row per line.
   Status write_json(const std::filesystem::path& file) const;

@@ -37,7 +37,6 @@ Result<std::unique_ptr<Stage>> Stage::start(const StageOptions& options, const s
   const std::string name = fmt::format("demo-{}", ::getpid());
   const std::string directory = fmt::format("{}/{}", run_directory, name);
   std::vector<std::string> arguments{options.yado.native(), "dev", "--name", name, "--listen", "127.0.0.1:0", "--dir", run_directory};
-  if (const char* debug = std::getenv("YADO_DEMO_LOG")) arguments.insert(arguments.end(), {"--log", debug});
   YADO_ASSIGN(auto lab, Program::start(std::move(arguments)), "lab");
   lab_started(*lab);
   // Greets when every host has joined.

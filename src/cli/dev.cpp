@@ -1,5 +1,6 @@
 // yado dev: a whole cluster on this machine, for trying and testing. Same code, same API, real failures.
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 
@@ -80,7 +81,7 @@ int serve(const Options& options) {
   if (!api) return complain(api.error()), Exit::failed;
 
   Status ended;
-  asio::signal_set signals(io, SIGINT, SIGTERM);
+  asio::signal_set signals(io, SIGINT, SIGTERM, SIGHUP);
   signals.async_wait([&](const boost::system::error_code&, int) { io.stop(); });
   auto show = [](const nlohmann::json& event) {
     if (!notable(event)) return;
@@ -95,6 +96,10 @@ int serve(const Options& options) {
       io.stop();
   });
   io.run();
+  // A second Ctrl-C would otherwise end this process while it takes the lab down, and leave half of it.
+  sigset_t ending{};
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&ending, signal);
+  ::pthread_sigmask(SIG_BLOCK, &ending, nullptr);
   return ended ? int(Exit::ok) : (complain(ended.error()), int(Exit::failed));
 }
 
