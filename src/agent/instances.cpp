@@ -217,10 +217,11 @@ asio::awaitable<Status> Instances::run_readiness(LivePtr live, bool starting) {
   co_return co_await wait_ready(around_.io, std::move(wish), live->ended);
 }
 
-/// The first request costs an application much (a Django worker some 40 ms: modules, templates, the database), so a
-/// standby has it behind it. Several at once: a worker that is busy leaves the next one to another worker.
+/// A standby that was never asked may be broken, and its first answer costs much (a Django worker some 40 ms: modules,
+/// templates, the database). So it has that behind it. Several at once: a worker that is busy leaves the next one to
+/// another worker.
 asio::awaitable<Status> Instances::warm_up(LivePtr live, bool starting) {
-  constexpr std::size_t requests = 4;
+  const std::size_t requests = live->spec.policy.warm_up;
   const auto ask = [](Instances* self, LivePtr one, bool starts, Promise<Status> answer) -> asio::awaitable<void> {
     Status ready = co_await self->run_readiness(std::move(one), starts);
     answer.give(std::move(ready));
@@ -300,7 +301,8 @@ asio::awaitable<Result<Launched>> Instances::launch_steps(LivePtr live, Launch w
   const bool standby = wish.purpose == Purpose::standby;
   // A standby proves itself before it is counted on, except that a restored exclusive one never runs before it is the
   // owner.
-  const bool proves = standby && wish.spec.policy.consistency == Consistency::shared;
+  const bool proves =
+      standby && wish.spec.policy.consistency == Consistency::shared && wish.spec.policy.warm_up > 0;
   Status done = co_await begin(live, source, standby && !proves);
   Launched launched{.endpoint = endpoint(live->record), .times = {}};
   launched.times.raise = os::now() - since;

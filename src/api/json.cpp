@@ -104,6 +104,7 @@ void to_json(json& j, const Policy& v) {
            {"relocations_per_ms", v.relocations_per.count()},
            {"image_age_ms", v.image_age.count()},
            {"frozen_age_ms", v.frozen_age.count()},
+           {"warm_up", v.warm_up},
            {"placement", texts(v.placement)}};
   if (v.lifetime) j["lifetime_ms"] = v.lifetime->count();
 }
@@ -118,6 +119,7 @@ void read_json(const json& j, const std::string& path, Status& status, Policy& v
       .optional("lifetime_ms", v.lifetime)
       .optional("image_age_ms", v.image_age)
       .optional("frozen_age_ms", v.frozen_age)
+      .optional("warm_up", v.warm_up)
       .optional("placement", v.placement);
 }
 

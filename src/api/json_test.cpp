@@ -37,6 +37,7 @@ WorkloadSpec full_spec() {
                  .lifetime = 60'000ms,
                  .image_age = 1ms,
                  .frozen_age = 2ms,
+                 .warm_up = 3,
                  .placement = {HostId("h2"), HostId("h1")}};
   return spec;
 }

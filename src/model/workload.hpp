@@ -67,6 +67,7 @@ struct Policy {
   std::optional<milliseconds> lifetime;   ///< scale to zero after this long; none: always up
   milliseconds image_age{3'600'000};      ///< renew the ready image after this
   milliseconds frozen_age{600'000};       ///< re-restore the frozen standby after this
+  std::uint32_t warm_up = 1;              ///< readiness requests asked of a frozen standby, at once, before the freeze
   std::vector<HostId> placement;          ///< allowed hosts, in order of preference; empty: any
   bool operator==(const Policy&) const = default;
 };

@@ -48,7 +48,7 @@ const std::vector<Keys>& all_keys() {
       {"service.ready", "[service.ready]", {"path", "status", "contains", "start_limit"}},
       {"policy",
        "[policy]",
-       {"standby", "consistency", "lease", "relocations", "lifetime", "image_age", "frozen_age", "placement"}},
+       {"standby", "consistency", "lease", "relocations", "lifetime", "image_age", "frozen_age", "warm_up", "placement"}},
   };
   return keys;
 }
@@ -389,6 +389,7 @@ class Reader {
     optional(*table, path, "lifetime", duration(value.lifetime));
     optional(*table, path, "image_age", duration(value.image_age));
     optional(*table, path, "frozen_age", duration(value.frozen_age));
+    optional(*table, path, "warm_up", [&](auto& n, auto& f) { integer(n, f, value.warm_up, 0, 64); });
     std::vector<std::string> hosts;
     optional(*table, path, "placement", [&](auto& n, auto& f) { texts(n, f, hosts); });
     for (std::string& host : hosts) value.placement.emplace_back(std::move(host));

@@ -51,6 +51,7 @@ relocations = "3/5s"
 lifetime = "10min"
 image_age = "2h"
 frozen_age = "5min"
+warm_up = 4
 placement = ["h2", "h1"]
 )";
 
@@ -109,6 +110,7 @@ TEST(SpecTest, EveryKeyReachesTheModel) {
                      .lifetime = 10min,
                      .image_age = 2h,
                      .frozen_age = 5min,
+                     .warm_up = 4,
                      .placement = {HostId("h2"), HostId("h1")}};
   EXPECT_EQ(*spec, expected);
 }
