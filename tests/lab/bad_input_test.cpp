@@ -1,5 +1,5 @@
-// What goes wrong without anybody's host dying: specs that cannot work, images that are damaged, full disks, agents that
-// are killed, no CRIU. A clear error, nothing lost, and the service goes on.
+// What goes wrong without anybody's host dying: specs that cannot work, images that are damaged, full disks, agents
+// that are killed, no CRIU. A clear error, nothing lost, and the service goes on.
 
 #include <filesystem>
 #include <fstream>
@@ -34,7 +34,8 @@ class BadInputTest : public LabTest<BadInputTest> {
     LabTest<BadInputTest>::TearDown();
     if (!shared) return;
     (void)cluster().lab("POST", "/v1/heal", json::object());
-    for (const char* name : {"counter", "broken"}) (void)cluster().control("DELETE", std::string("/v1/workloads/") + name);
+    for (const char* name : {"counter", "broken"})
+      (void)cluster().control("DELETE", std::string("/v1/workloads/") + name);
   }
   void dies_with_damaged_images(const std::function<void(const fs::path&)>& damage) {
     LAB_MUST(const json spec, cluster().spec("counter", "counter", "image"));
@@ -71,7 +72,8 @@ TEST_F(BadInputTest, ARootWithoutTheProgramIsNamed) {
 
 TEST_F(BadInputTest, AnApplicationThatNeverGetsReadyIsQuoted) {
   LAB_MUST(json spec, cluster().spec("counter", "broken", "cold"));
-  spec["container"]["command"] = {"/usr/bin/python3", "-c", "import time; print('waiting for the moon', flush=True); time.sleep(600)"};
+  spec["container"]["command"] = {"/usr/bin/python3", "-c",
+                                  "import time; print('waiting for the moon', flush=True); time.sleep(600)"};
   spec["service"]["ready"]["start_limit_ms"] = 2000;
   const auto route = cluster().deploy(spec);
   ASSERT_FALSE(route);
@@ -155,7 +157,8 @@ TEST_F(FullDiskTest, ACheckpointOnAFullDiskFailsAndTheOldImageStays) {
 
 // ---- without CRIU --------------------------------------------------------------------------------------------------
 
-class NoCriuTest : public LabTest<NoCriuTest>, public ::testing::WithParamInterface<std::pair<const char*, const char*>> {
+class NoCriuTest : public LabTest<NoCriuTest>,
+                   public ::testing::WithParamInterface<std::pair<const char*, const char*>> {
  public:
   static ClusterOptions cluster_options() { return {.criu = false}; }
 };
@@ -178,7 +181,8 @@ TEST_P(NoCriuTest, ColdStartsAndStartedThenFrozenStandbysGoOn) {
   const Verdict verdict = traffic->finish();
   EXPECT_TRUE(verdict.wrong.empty()) << verdict.text();
 }
-INSTANTIATE_TEST_SUITE_P(Levels, NoCriuTest, ::testing::Values(std::pair("image", "cold"), std::pair("frozen", "frozen")),
+INSTANTIATE_TEST_SUITE_P(Levels, NoCriuTest,
+                         ::testing::Values(std::pair("image", "cold"), std::pair("frozen", "frozen")),
                          [](const auto& one) { return std::string(one.param.first); });
 
 }  // namespace

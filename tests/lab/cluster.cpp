@@ -1,6 +1,7 @@
 #include "cluster.hpp"
 
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -10,8 +11,6 @@
 #include <fstream>
 #include <map>
 #include <set>
-
-#include <fmt/ranges.h>
 
 #include "api/answer.hpp"
 #include "api/calls.hpp"
@@ -40,13 +39,15 @@ std::vector<std::string> clean_environment() {
 }
 
 /// Lines of `from` until one that `last` accepts; what came until then. The rest stays in the pipe.
-Result<std::string> read_until(const os::Fd& from, const std::function<bool(const std::string&)>& last, nanoseconds limit) {
+Result<std::string> read_until(const os::Fd& from, const std::function<bool(const std::string&)>& last,
+                               nanoseconds limit) {
   const Instant deadline = os::now() + limit;
   std::string text, line;
   for (;;) {
     const auto left = std::chrono::duration_cast<milliseconds>(deadline - os::now()).count();
     pollfd waiting{from.get(), POLLIN, 0};
-    if (left <= 0 || ::poll(&waiting, 1, static_cast<int>(left)) == 0) return fail(Errc::timed_out, "no answer; it said:\n{}", text);
+    if (left <= 0 || ::poll(&waiting, 1, static_cast<int>(left)) == 0)
+      return fail(Errc::timed_out, "no answer; it said:\n{}", text);
     char byte = 0;
     if (::read(from.get(), &byte, 1) <= 0) return fail(Errc::unavailable, "it ended; it said:\n{}", text);
     text += byte;
@@ -73,14 +74,16 @@ Result<Ended> run_program(std::vector<std::string> arguments) {
   wanted.arguments = std::move(arguments);
   wanted.environment = clean_environment();
   for (const char* kept : {"YADO_ROOTS", "YADO_DATABASE_HOST"})
-    if (const std::string value = variable(kept, ""); !value.empty()) wanted.environment.push_back(fmt::format("{}={}", kept, value));
+    if (const std::string value = variable(kept, ""); !value.empty())
+      wanted.environment.push_back(fmt::format("{}={}", kept, value));
   wanted.standard_output = wanted.standard_error = pipe.write.get();
   wanted.death_signal = SIGKILL;
   YADO_ASSIGN(os::Process process, os::spawn(wanted), "spawn");
   pipe.write.reset();
   Ended ended;
   char buffer[4096];
-  for (ssize_t bytes; (bytes = ::read(pipe.read.get(), buffer, sizeof buffer)) > 0;) ended.output.append(buffer, static_cast<std::size_t>(bytes));
+  for (ssize_t bytes; (bytes = ::read(pipe.read.get(), buffer, sizeof buffer)) > 0;)
+    ended.output.append(buffer, static_cast<std::size_t>(bytes));
   YADO_ASSIGN(const auto status, process.wait(std::nullopt), "wait");
   ended.status = status->signal != 0 ? 128 + status->signal : status->code;
   return ended;
@@ -107,8 +110,11 @@ Result<std::unique_ptr<Cluster>> Cluster::start(ClusterOptions options) {
 Status Cluster::start_lab(const ClusterOptions& options) {
   YADO_ASSIGN(auto pipe, os::make_pipe(), "pipe");
   os::Spawn wanted;
-  wanted.arguments = {program(), "dev", "--name", name_, "--hosts", std::to_string(options.hosts), "--listen", "127.0.0.1:0",
-                      "--criu", options.criu ? variable("YADO_CRIU", "none") : "none"};
+  wanted.arguments = {program(),  "dev",
+                      "--name",   name_,
+                      "--hosts",  std::to_string(options.hosts),
+                      "--listen", "127.0.0.1:0",
+                      "--criu",   options.criu ? variable("YADO_CRIU", "none") : "none"};
   if (!options.disk.empty()) wanted.arguments.insert(wanted.arguments.end(), {"--disk", options.disk});
   wanted.environment = clean_environment();
   wanted.standard_output = wanted.standard_error = pipe.write.get();
@@ -116,26 +122,33 @@ Status Cluster::start_lab(const ClusterOptions& options) {
   YADO_ASSIGN(dev_, os::spawn(wanted), "spawn");
   pipe.write.reset();
   dev_output_ = std::move(pipe.read);
-  YADO_TRY(read_until(dev_output_, [](const std::string& line) { return line.starts_with("Ctrl-C"); }, generous), "start");
+  YADO_TRY(read_until(
+               dev_output_, [](const std::string& line) { return line.starts_with("Ctrl-C"); }, generous),
+           "start");
   dev_drain_ = drain(dev_output_);
   YADO_ASSIGN(const json described, lab("GET", "/v1/lab"), "lab");
   front_ = described.value("front", "");
   const std::string gate = described.value("gate", "");
-  gate_ = Endpoint{gate.substr(0, gate.rfind(':')), static_cast<std::uint16_t>(std::atoi(gate.substr(gate.rfind(':') + 1).c_str()))};
+  gate_ = Endpoint{gate.substr(0, gate.rfind(':')),
+                   static_cast<std::uint16_t>(std::atoi(gate.substr(gate.rfind(':') + 1).c_str()))};
   return {};
 }
 
 Status Cluster::start_database() {
   YADO_ASSIGN(auto pipe, os::make_pipe(), "pipe");
   os::Spawn wanted;
-  wanted.arguments = {program(), "dev", "exec", "--name", name_, "front", "--", source() / "tools/database", scratch_ / "database", front_};
+  wanted.arguments = {
+      program(), "dev", "exec", "--name", name_, "front", "--", source() / "tools/database", scratch_ / "database",
+      front_};
   wanted.environment = clean_environment();
   wanted.standard_output = wanted.standard_error = pipe.write.get();
   wanted.death_signal = SIGKILL;
   YADO_ASSIGN(database_, os::spawn(wanted), "spawn");
   pipe.write.reset();
   database_output_ = std::move(pipe.read);
-  YADO_TRY(read_until(database_output_, [](const std::string& line) { return line.starts_with("ready "); }, generous), "start");
+  YADO_TRY(read_until(
+               database_output_, [](const std::string& line) { return line.starts_with("ready "); }, generous),
+           "start");
   database_drain_ = drain(database_output_);
   return {};
 }
@@ -193,11 +206,13 @@ Result<Ended> Cluster::exec(const std::string& host, const std::vector<std::stri
   cli::Client client(lab_socket());
   Ended ended;
   const json body{{"host", host}, {"command", command}};
-  YADO_TRY(client.follow("POST", "/v1/exec", api::dump(body), std::nullopt, [&](const json& line) {
-    ended.output += line.value("output", "");
-    ended.status = line.value("status", ended.status);
-    return true;
-  }), "exec");
+  YADO_TRY(client.follow("POST", "/v1/exec", api::dump(body), std::nullopt,
+                         [&](const json& line) {
+                           ended.output += line.value("output", "");
+                           ended.status = line.value("status", ended.status);
+                           return true;
+                         }),
+           "exec");
   return ended;
 }
 
@@ -205,16 +220,22 @@ Result<std::vector<std::string>> Cluster::sql(const std::string& statement) cons
   static const std::string psql = [] {
     std::string newest = "/usr/bin/psql";
     std::error_code ignored;
-    for (const auto& version : fs::directory_iterator("/usr/lib/postgresql", ignored)) newest = version.path() / "bin/psql";
+    for (const auto& version : fs::directory_iterator("/usr/lib/postgresql", ignored))
+      newest = version.path() / "bin/psql";
     return newest;
   }();
-  YADO_ASSIGN(const Ended ended, exec("front", {psql, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", front_, "-U", "yado", "-d", "yado", "-c", statement}), "psql");
+  YADO_ASSIGN(const Ended ended,
+              exec("front", {psql, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", front_, "-U", "yado", "-d",
+                             "yado", "-c", statement}),
+              "psql");
   if (ended.status != 0) return fail(Errc::application, "psql: {}: {}", ended.status, ended.output);
   std::vector<std::string> rows;
   std::string line;
   for (const char c : ended.output) {
-    if (c != '\n') line += c;
-    else rows.push_back(std::exchange(line, {}));
+    if (c != '\n')
+      line += c;
+    else
+      rows.push_back(std::exchange(line, {}));
   }
   return rows;
 }
@@ -268,7 +289,9 @@ std::string text_of(const json& object, const char* part, const char* field) {
 }  // namespace
 
 std::string Cluster::owner_host(const std::string& name) const { return text_of(workload(name), "owner", "host"); }
-std::string Cluster::owner_instance(const std::string& name) const { return text_of(workload(name), "owner", "instance"); }
+std::string Cluster::owner_instance(const std::string& name) const {
+  return text_of(workload(name), "owner", "instance");
+}
 std::uint64_t Cluster::epoch(const std::string& name) const { return workload(name).value("epoch", std::uint64_t{0}); }
 
 std::string Cluster::why_not_redundant(const std::string& name) const {
@@ -280,7 +303,8 @@ std::string Cluster::why_not_redundant(const std::string& name) const {
     if (!host.value("alive", false)) return host.value("host", "") + " is silent";
   const std::string standby = view["spec"]["policy"].value("standby", "");
   if (standby == "cold") return "";
-  const bool images = std::ranges::any_of((*hosts)["hosts"], [](const json& host) { return host.value("checkpoint_works", false); });
+  const bool images =
+      std::ranges::any_of((*hosts)["hosts"], [](const json& host) { return host.value("checkpoint_works", false); });
   if (images) {
     if (!view["image"].is_object() || !view["image"].value("current", false)) return "no image";
     const std::size_t wanted = std::min<std::size_t>(2, (*hosts)["hosts"].size());
@@ -359,21 +383,27 @@ std::vector<json> Cluster::events(std::uint64_t since) const {
   return found;
 }
 
-std::optional<json> Cluster::event(std::uint64_t since, const std::function<bool(const json&)>& wanted, nanoseconds limit) const {
+std::optional<json> Cluster::event(std::uint64_t since, const std::function<bool(const json&)>& wanted,
+                                   nanoseconds limit) const {
   std::optional<json> found;
-  until([&] {
-    for (json& event : events(since))
-      if (wanted(event)) {
-        found = std::move(event);
-        return true;
-      }
-    return false;
-  }, limit);
+  until(
+      [&] {
+        for (json& event : events(since))
+          if (wanted(event)) {
+            found = std::move(event);
+            return true;
+          }
+        return false;
+      },
+      limit);
   return found;
 }
 
-std::optional<json> Cluster::event(std::uint64_t since, const std::string& kind, const std::string& of, nanoseconds limit) const {
-  return event(since, [&](const json& event) { return event.value("kind", "") == kind && event.value("workload", "") == of; }, limit);
+std::optional<json> Cluster::event(std::uint64_t since, const std::string& kind, const std::string& of,
+                                   nanoseconds limit) const {
+  return event(
+      since, [&](const json& event) { return event.value("kind", "") == kind && event.value("workload", "") == of; },
+      limit);
 }
 
 // ---- what is left --------------------------------------------------------------------------------------------------
@@ -384,8 +414,10 @@ std::string Cluster::last_words() const {
   for (const auto& file : fs::directory_iterator(directory() / "log", ignored)) {
     const std::string text = os::read_text(file.path().native()).value_or("");
     std::size_t begin = text.size();
-    for (int lines = 0; lines < 40 && begin != std::string::npos && begin > 0; ++lines) begin = text.rfind('\n', begin - 1);
-    all += fmt::format("--- {}\n{}\n", file.path().filename().native(), text.substr(begin == std::string::npos ? 0 : begin + 1));
+    for (int lines = 0; lines < 40 && begin != std::string::npos && begin > 0; ++lines)
+      begin = text.rfind('\n', begin - 1);
+    all += fmt::format("--- {}\n{}\n", file.path().filename().native(),
+                       text.substr(begin == std::string::npos ? 0 : begin + 1));
   }
   all += "--- events\n";
   std::vector<json> seen = events();

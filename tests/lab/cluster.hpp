@@ -1,6 +1,7 @@
 #pragma once
-// A lab as people have it: `yado dev` with control, gate and agents, and PostgreSQL in its front. Tests ask its sockets,
-// as curl could. Everything ends with the object: also when a test fails, and, by the death signal, when it crashes.
+// A lab as people have it: `yado dev` with control, gate and agents, and PostgreSQL in its front. Tests ask its
+// sockets, as curl could. Everything ends with the object: also when a test fails, and, by the death signal, when it
+// crashes.
 //
 // Tests wait for what they want to see by until() and event(): both look again whenever control says anything on its
 // event stream (at least every 500 ms), and give up after a limit that no working cluster comes near.
@@ -10,12 +11,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
 #include "base/time.hpp"
@@ -116,9 +116,9 @@ class Cluster {
   std::thread follower_, dev_drain_, database_drain_;
   mutable std::mutex mutex_;
   mutable std::condition_variable news_;
-  bool stopping_ = false;            // guarded by mutex_
-  std::uint64_t pieces_ = 0;         // guarded by mutex_
-  std::vector<json> events_;         // guarded by mutex_
+  bool stopping_ = false;     // guarded by mutex_
+  std::uint64_t pieces_ = 0;  // guarded by mutex_
+  std::vector<json> events_;  // guarded by mutex_
 };
 
 /// What only this lab has while it runs.

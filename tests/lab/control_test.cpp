@@ -1,10 +1,9 @@
 // Control is dead while hosts die: the gate moves shared workloads by the ranking it was given, and control adopts what
 // it finds when it comes back.
 
-#include "lab_test.hpp"
-
 #include <random>
 
+#include "lab_test.hpp"
 #include "os/clock.hpp"
 
 namespace yado::labtest {
@@ -59,7 +58,8 @@ TEST_F(ControlTest, KilledAtAnyMomentOfAFailoverItLosesNothing) {
     EXPECT_TRUE(traffic->answered_after(before)) << "control died at " << moment;
     LAB_OK(cluster().heal("front"));
     LAB_OK(cluster().heal(host));
-    EXPECT_TRUE(cluster().wait_redundant("counter")) << "control died at " << moment << ": " << cluster().why_not_redundant("counter");
+    EXPECT_TRUE(cluster().wait_redundant("counter"))
+        << "control died at " << moment << ": " << cluster().why_not_redundant("counter");
     EXPECT_TRUE(traffic->serves_since(os::now()));
     const Verdict verdict = traffic->finish();
     EXPECT_TRUE(verdict.wrong.empty()) << "control died at " << moment << ": " << verdict.text();

@@ -1,7 +1,6 @@
 // Thirty services live on one host, and it dies while each of them is asked.
 
 #include "lab_test.hpp"
-
 #include "os/clock.hpp"
 
 namespace yado::labtest {
@@ -43,7 +42,8 @@ TEST_F(CrowdTest, ThirtyServicesOfADyingHostAnswerAgain) {
     slowest = std::max(slowest, verdict.slowest);
     unknown += verdict.unknown;
   }
-  std::cout << fmt::format("30 services on the dying host: slowest answer of all {:.0f} ms, {} unknown outcomes\n", to_ms(slowest), unknown);
+  std::cout << fmt::format("30 services on the dying host: slowest answer of all {:.0f} ms, {} unknown outcomes\n",
+                           to_ms(slowest), unknown);
 }
 
 }  // namespace

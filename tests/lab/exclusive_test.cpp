@@ -20,7 +20,8 @@ class ExclusiveTest : public LabTest<ExclusiveTest> {
 
   /// Who wrote rows, in the order of writing, each run of one writer once; and who became the owner, the same way.
   void check_writers(const std::vector<std::string>& owners) {
-    LAB_MUST(const auto rows, cluster().sql("select host(writer) from counted where id like 'counter-%' order by written"));
+    LAB_MUST(const auto rows,
+             cluster().sql("select host(writer) from counted where id like 'counter-%' order by written"));
     LAB_MUST(const json lab, cluster().lab("GET", "/v1/lab"));
     std::vector<std::string> wrote, owned;
     for (const std::string& address : rows) {
@@ -38,17 +39,18 @@ class ExclusiveTest : public LabTest<ExclusiveTest> {
 /// Looks, as often as it can, until the instance stands still or is gone.
 class FreezeWatch {
  public:
-  explicit FreezeWatch(std::string cgroup) : thread_([this, cgroup = std::move(cgroup)] {
-    while (!stop_) {
-      const auto group = os::Cgroup::open(cgroup);
-      const auto frozen = group ? group->frozen() : Result<bool>(true);
-      if (frozen && *frozen) {
-        at_ = os::now();
-        return;
-      }
-      std::this_thread::yield();
-    }
-  }) {}
+  explicit FreezeWatch(std::string cgroup)
+      : thread_([this, cgroup = std::move(cgroup)] {
+          while (!stop_) {
+            const auto group = os::Cgroup::open(cgroup);
+            const auto frozen = group ? group->frozen() : Result<bool>(true);
+            if (frozen && *frozen) {
+              at_ = os::now();
+              return;
+            }
+            std::this_thread::yield();
+          }
+        }) {}
   ~FreezeWatch() { stop(); }
   std::optional<Instant> stop() {
     stop_ = true;
@@ -66,7 +68,8 @@ TEST_F(ExclusiveTest, TwoOwnersNeverAnswer) {
   ASSERT_NO_FATAL_FAILURE(deploy());
   std::vector<std::string> owners{cluster().owner_host("counter")};
   // agent: killed while the link is cut as well: nobody but the supervisor is left to end the old instance.
-  for (const std::string& fault : std::vector<std::string>{"host-silent", "process", "cut", "one-way-in", "one-way-out", "freeze", "cut+agent"}) {
+  for (const std::string& fault :
+       std::vector<std::string>{"host-silent", "process", "cut", "one-way-in", "one-way-out", "freeze", "cut+agent"}) {
     SCOPED_TRACE(fault);
     ASSERT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
     LAB_MUST(auto traffic, Traffic::start(cluster(), "counter"));
@@ -84,7 +87,8 @@ TEST_F(ExclusiveTest, TwoOwnersNeverAnswer) {
     const auto raise = cluster().event(since, "raise", "counter", 0s);
     ASSERT_TRUE(raise);
     ASSERT_TRUE(still) << "the old owner still runs";
-    EXPECT_LT(still->time_since_epoch().count(), raise->value("at_ns", std::int64_t{0})) << "the old owner ran when the new one was raised";
+    EXPECT_LT(still->time_since_epoch().count(), raise->value("at_ns", std::int64_t{0}))
+        << "the old owner ran when the new one was raised";
     owners.push_back(cluster().owner_host("counter"));
     LAB_OK(cluster().heal(host));
     EXPECT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
@@ -96,7 +100,9 @@ TEST_F(ExclusiveTest, TwoOwnersNeverAnswer) {
     for (const drill::Sample& sample : verdict.samples)
       if (sample.epoch > before) newer = std::min(newer, sample.ended);
     for (const drill::Sample& sample : verdict.samples)
-      if (sample.epoch == before) { EXPECT_LT(sample.due, newer) << sample.instance << " answered after its successor"; }
+      if (sample.epoch == before) {
+        EXPECT_LT(sample.due, newer) << sample.instance << " answered after its successor";
+      }
   }
   check_writers(owners);
 }

@@ -1,11 +1,11 @@
 // Hosts die in every way, for every standby level, while clients go on asking. Not one GET is answered wrongly, no POST
 // is counted twice, every acknowledged one is counted, and what may or may not have been counted is said to be unknown.
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <map>
-
-#include <fmt/ranges.h>
 
 #include "drill/timeline.hpp"
 #include "lab_test.hpp"
@@ -28,21 +28,23 @@ class FaultTest : public LabTest<FaultTest>, public ::testing::WithParamInterfac
 
  protected:
   void round();
-  void note(const Verdict& verdict, const std::vector<json>& events, std::uint64_t before, Instant at, const std::string& host);
+  void note(const Verdict& verdict, const std::vector<json>& events, std::uint64_t before, Instant at,
+            const std::string& host);
 
   static inline std::map<std::string, std::vector<std::string>> measured;
 };
 
-void FaultTest::note(const Verdict& verdict, const std::vector<json>& events, std::uint64_t before, Instant at, const std::string& host) {
+void FaultTest::note(const Verdict& verdict, const std::vector<json>& events, std::uint64_t before, Instant at,
+                     const std::string& host) {
   std::vector<drill::Moment> moments;
   for (const json& event : events)
     if (auto moment = drill::moment_of(event)) moments.push_back(std::move(*moment));
   const auto line = drill::timeline_of(moments, verdict.samples, "counter", host, before, at);
   if (!line) return;
-  measured[GetParam().standby + " " + GetParam().fault].push_back(
-      fmt::format("{}: {:.0f} = suspect {:.0f} commit {:.0f} raise {:.1f} ready {:.1f} switch {:.1f}; {} unknown, slowest {:.0f}", line->way,
-                  to_ms(line->recovery), to_ms(line->suspect), to_ms(line->commit), to_ms(line->raise), to_ms(line->ready),
-                  to_ms(line->switched), verdict.unknown, to_ms(verdict.slowest)));
+  measured[GetParam().standby + " " + GetParam().fault].push_back(fmt::format(
+      "{}: {:.0f} = suspect {:.0f} commit {:.0f} raise {:.1f} ready {:.1f} switch {:.1f}; {} unknown, slowest {:.0f}",
+      line->way, to_ms(line->recovery), to_ms(line->suspect), to_ms(line->commit), to_ms(line->raise),
+      to_ms(line->ready), to_ms(line->switched), verdict.unknown, to_ms(verdict.slowest)));
 }
 
 void FaultTest::round() {
@@ -81,7 +83,8 @@ TEST_P(FaultTest, ClientsGetAnswersLateButRight) {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const char* standby : {"cold", "image", "frozen"})
-    for (const char* fault : {"host-silent", "process", "cut", "one-way-in", "one-way-out", "freeze"}) all.push_back({fault, standby});
+    for (const char* fault : {"host-silent", "process", "cut", "one-way-in", "one-way-out", "freeze"})
+      all.push_back({fault, standby});
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(All, FaultTest, ::testing::ValuesIn(cases()), [](const auto& one) {

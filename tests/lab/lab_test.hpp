@@ -8,13 +8,13 @@
 #include "cluster.hpp"
 #include "traffic.hpp"
 
-#define LAB_MUST(declaration, expression)                                                             \
-  auto YADO_CONCAT(must_, __LINE__) = (expression);                                                   \
-  ASSERT_TRUE(YADO_CONCAT(must_, __LINE__)) << YADO_CONCAT(must_, __LINE__).error().text();           \
+#define LAB_MUST(declaration, expression)                                                   \
+  auto YADO_CONCAT(must_, __LINE__) = (expression);                                         \
+  ASSERT_TRUE(YADO_CONCAT(must_, __LINE__)) << YADO_CONCAT(must_, __LINE__).error().text(); \
   declaration = std::move(*YADO_CONCAT(must_, __LINE__))
-#define LAB_OK(expression)                     \
-  do {                                         \
-    const auto lab_ok = (expression);          \
+#define LAB_OK(expression)                        \
+  do {                                            \
+    const auto lab_ok = (expression);             \
     ASSERT_TRUE(lab_ok) << lab_ok.error().text(); \
   } while (false)
 
@@ -32,8 +32,10 @@ class LabTest : public ::testing::Test {
   static ClusterOptions cluster_options() { return {}; }
   static void SetUpTestSuite() {
     auto started = Cluster::start(Suite::cluster_options());
-    if (started) shared = std::move(*started);
-    else std::cerr << "no cluster: " << started.error().text() << "\n";
+    if (started)
+      shared = std::move(*started);
+    else
+      std::cerr << "no cluster: " << started.error().text() << "\n";
   }
   static void TearDownTestSuite() {
     if (!shared) return;

@@ -1,12 +1,10 @@
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-
-#include <fmt/ranges.h>
 
 #include "lab_test.hpp"
 #include "os/clock.hpp"

@@ -1,8 +1,7 @@
 // An application of another kind, nginx with php-fpm, from its spec alone.
 
-#include "lab_test.hpp"
-
 #include "drill/load.hpp"
+#include "lab_test.hpp"
 
 namespace yado::labtest {
 namespace {
@@ -20,13 +19,15 @@ TEST_F(PhpTest, RunsFromItsSpecAndSurvivesItsHostFromAnImage) {
   options.contains = "ready";
   LAB_MUST(auto load, drill::Load::start(std::move(options)));
   const auto any = [&](std::uint64_t epoch) {
-    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.epoch > epoch; }, generous);
+    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.epoch > epoch; },
+                          generous);
   };
   ASSERT_TRUE(any(0));
   const std::uint64_t before = cluster().epoch("php"), since = cluster().newest_event();
   LAB_OK(cluster().fault("host-silent", cluster().owner_host("php")));
   EXPECT_TRUE(any(before));
-  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+  for (const drill::Sample& sample : load->finish())
+    EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
   const auto ready = cluster().event(since, "ready", "php");
   ASSERT_TRUE(ready);
   EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();

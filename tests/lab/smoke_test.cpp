@@ -1,10 +1,9 @@
-// What the README shows by hand: a lab starts, a counter is deployed by `yado run`, answers through the gate, is seen by
-// `yado ps`, and when the lab ends nothing of it is left.
+// What the README shows by hand: a lab starts, a counter is deployed by `yado run`, answers through the gate, is seen
+// by `yado ps`, and when the lab ends nothing of it is left.
 
 #include <fmt/ranges.h>
 
 #include "lab_test.hpp"
-
 #include "os/clock.hpp"
 
 namespace yado::labtest {
@@ -16,7 +15,8 @@ TEST(SmokeTest, ACounterIsDeployedAndAnswersAndNothingIsLeft) {
   ::setenv("YADO_DATABASE_HOST", "10.77.0.2", 1);
   const Ended run = cluster->yado({"run", std::string(std::getenv("YADO_SOURCE")) + "/examples/counter/counter.toml"});
   EXPECT_EQ(run.status, 0) << run.output << cluster->last_words();
-  LAB_MUST(const Ended asked, cluster->exec("front", {"curl", "-sS", "-i", "-m", "20", "-H", "Host: counter.test", "http://10.77.0.2/count"}));
+  LAB_MUST(const Ended asked, cluster->exec("front", {"curl", "-sS", "-i", "-m", "20", "-H", "Host: counter.test",
+                                                      "http://10.77.0.2/count"}));
   EXPECT_NE(asked.output.find("200 OK"), std::string::npos) << asked.output;
   EXPECT_NE(asked.output.find("\n0\n"), std::string::npos) << asked.output;
   const Ended ps = cluster->yado({"ps"});
@@ -40,7 +40,8 @@ TEST(SmokeTest, ALabWhoseProcessIsKilledLeavesNothingRunningAndIsSweptByTheNext)
   const Instant ended = os::now();
   // The kernel kills what was in its namespaces; it tells nobody when it is through.
   std::vector<std::string> running;
-  while (!(running = running_leftovers(name, traces, ended)).empty() && os::now() < ended + generous) std::this_thread::sleep_for(5ms);
+  while (!(running = running_leftovers(name, traces, ended)).empty() && os::now() < ended + generous)
+    std::this_thread::sleep_for(5ms);
   EXPECT_TRUE(running.empty()) << fmt::format("{}", fmt::join(running, "\n"));
   LAB_MUST(auto next, Cluster::start(bare));
   const auto files = files_left(name);

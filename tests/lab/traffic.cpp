@@ -14,12 +14,15 @@ constexpr int known_rows = 4711;
 constexpr const char* known_id = "known";
 }  // namespace
 
-Result<std::unique_ptr<Traffic>> Traffic::start(const Cluster& cluster, const std::string& workload, double rate, double post_share) {
+Result<std::unique_ptr<Traffic>> Traffic::start(const Cluster& cluster, const std::string& workload, double rate,
+                                                double post_share) {
   static int number = 0;
   std::unique_ptr<Traffic> made(new Traffic(cluster, workload));
   made->prefix_ = fmt::format("{}-{}-{}", workload, ::getpid(), ++number);
-  YADO_TRY(cluster.sql(fmt::format("insert into counted (id) select '{}' from generate_series(1, {} - (select count(*) from counted where id = '{}'))",
-                                   known_id, known_rows, known_id)), "known rows");
+  YADO_TRY(cluster.sql(fmt::format("insert into counted (id) select '{}' from generate_series(1, {} - (select count(*) "
+                                   "from counted where id = '{}'))",
+                                   known_id, known_rows, known_id)),
+           "known rows");
   drill::LoadOptions options;
   options.address = cluster.gate();
   options.host = workload + ".test";
@@ -33,8 +36,10 @@ Result<std::unique_ptr<Traffic>> Traffic::start(const Cluster& cluster, const st
   YADO_ASSIGN(made->load_, drill::Load::start(std::move(options)), "load");
   if (!made->serves_since(Instant{}, generous)) {
     std::string last[2];
-    for (const drill::Sample& sample : made->load_->finish()) last[sample.post] = sample.correct ? "answered" : sample.error;
-    return fail(Errc::unavailable, "{} does not serve; the last GET: {}; the last POST: {}", workload, last[0], last[1]);
+    for (const drill::Sample& sample : made->load_->finish())
+      last[sample.post] = sample.correct ? "answered" : sample.error;
+    return fail(Errc::unavailable, "{} does not serve; the last GET: {}; the last POST: {}", workload, last[0],
+                last[1]);
   }
   return made;
 }
@@ -45,14 +50,18 @@ std::optional<drill::Sample> Traffic::answered_after(std::uint64_t epoch, nanose
 
 bool Traffic::serves_since(Instant moment, nanoseconds limit) const {
   const auto after = [&](bool post) {
-    return load_->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.post == post && sample.due > moment; }, limit).has_value();
+    return load_
+        ->wait_for(
+            [&](const drill::Sample& sample) { return sample.correct && sample.post == post && sample.due > moment; },
+            limit)
+        .has_value();
   };
   return after(false) && after(true);
 }
 
 std::string Verdict::text() const {
-  std::string all = fmt::format("{} GETs, {} POSTs: {} acknowledged, {} unknown, {} refused; slowest {:.0f} ms", gets, posts,
-                                acknowledged, unknown, refused, to_ms(slowest));
+  std::string all = fmt::format("{} GETs, {} POSTs: {} acknowledged, {} unknown, {} refused; slowest {:.0f} ms", gets,
+                                posts, acknowledged, unknown, refused, to_ms(slowest));
   for (std::size_t i = 0; i < wrong.size() && i < 10; ++i) all += "\n  " + wrong[i];
   if (wrong.size() > 10) all += fmt::format("\n  and {} more", wrong.size() - 10);
   return all;
@@ -61,18 +70,21 @@ std::string Verdict::text() const {
 Verdict Traffic::finish() {
   Verdict verdict;
   verdict.samples = load_->finish();
-  const auto rows = cluster_.sql(fmt::format("select id, count(*) from counted where id like '{}-%' group by id", prefix_));
+  const auto rows =
+      cluster_.sql(fmt::format("select id, count(*) from counted where id like '{}-%' group by id", prefix_));
   if (!rows) {
     verdict.wrong.push_back(rows.error().text());
     return verdict;
   }
   std::map<std::string, long> counted;
-  for (const std::string& row : *rows) counted[row.substr(0, row.find('|'))] = std::atol(row.substr(row.find('|') + 1).c_str());
+  for (const std::string& row : *rows)
+    counted[row.substr(0, row.find('|'))] = std::atol(row.substr(row.find('|') + 1).c_str());
   for (const drill::Sample& sample : verdict.samples) {
     verdict.slowest = std::max(verdict.slowest, sample.took());
     const auto complain = [&](const std::string& what) {
-      verdict.wrong.push_back(fmt::format("{} {}: {} (status {}, epoch {}, {:.0f} ms{}{})", sample.post ? "POST" : "GET", sample.number, what,
-                                          sample.status, sample.epoch, to_ms(sample.took()), sample.error.empty() ? "" : ": ", sample.error));
+      verdict.wrong.push_back(fmt::format(
+          "{} {}: {} (status {}, epoch {}, {:.0f} ms{}{})", sample.post ? "POST" : "GET", sample.number, what,
+          sample.status, sample.epoch, to_ms(sample.took()), sample.error.empty() ? "" : ": ", sample.error));
     };
     if (!sample.post) {
       ++verdict.gets;
