@@ -34,6 +34,7 @@ Result<Endpoint> endpoint_of(const std::string& text) {
 
 Result<std::unique_ptr<Stage>> Stage::start(const StageOptions& options, const std::function<void(std::string)>& said,
                                             const std::function<void(const Program&)>& lab_started) {
+  if (!std::getenv("YADO_ROOTS")) return fail(Errc::invalid_argument, "YADO_ROOTS is not set: start the demo by ./run demo");
   const std::string name = fmt::format("demo-{}", ::getpid());
   const std::string directory = fmt::format("{}/{}", run_directory, name);
   std::vector<std::string> arguments{options.yado.native(), "dev", "--name", name, "--listen", "127.0.0.1:0", "--dir", run_directory};
@@ -66,10 +67,8 @@ Status Stage::start_database(const StageOptions& options, const std::string& dir
 Status Stage::read_spec(const StageOptions& options) {
   const std::string file = (options.repository / "examples/django/django.toml").native();
   YADO_ASSIGN(const std::string text, os::read_text(file), "read");
-  const char* roots = std::getenv("YADO_ROOTS");
-  if (!roots) return fail(Errc::invalid_argument, "YADO_ROOTS is not set: start the demo by ./run demo");
   spec::Environment environment;
-  environment.emplace("YADO_ROOTS", roots);
+  environment.emplace("YADO_ROOTS", std::getenv("YADO_ROOTS"));
   environment.emplace("YADO_DATABASE_HOST", front_);
   YADO_ASSIGN(spec_, spec::parse(text, file, environment), "parse");
   // A demo relocates more often than a service should.
