@@ -383,16 +383,26 @@ void Scheduler::probe_answered(const HostId& id, std::uint64_t token, Instant no
   Host& host = found->second;
   if (token == host.token && host.tries > 0) host.rtt.measured(now - host.probe_sent);
   const nanoseconds quiet = host.quiet;
+  const bool was_suspect = host.suspect;
   host_heard(id, now);
+  if (was_suspect) check_workloads(now);  // the brake may be off by this
   // It lives and is only slow: ask less often.
   host.quiet = std::min(2 * std::max(quiet, 2 * host.rtt.timeout()), longest_quiet);
 }
 
 void Scheduler::suspect(const HostId& id, Host& host, Instant now) {
   host.suspect = true;
-  // Is it the host or is it me? The others are asked too, so that the brake can tell.
-  for (auto& [other_id, other] : hosts_)
-    if (!other.suspect && other.tries == 0 && now - other.last_heard > other.rtt.timeout()) probe(other_id, other, now);
+  // Is it the host or is it me? The others are asked too, so that the brake can tell. Those that were suspected before
+  // may be back: they are asked so slowly otherwise that the brake would hold for their sake.
+  for (auto& [other_id, other] : hosts_) {
+    if (other_id == id) continue;
+    if (other.suspect) {
+      probe(other_id, other, now);
+      other.next_probe = now + longest_quiet;
+    } else if (other.tries == 0 && now - other.last_heard > other.rtt.timeout()) {
+      probe(other_id, other, now);
+    }
+  }
   for (auto& [name, workload] : workloads_)
     if (workload.route.host == id && workload.route.state == RouteState::up && workload.in_hand > 0)
       relocate(name, workload, Evidence::silent, id, now);

@@ -70,13 +70,15 @@ class SchedulerTest : public ::testing::Test {
     std::vector<Action> seen;
     for (int i = 0; i < 50; ++i) {
       bool suspected = false;
-      for (Action& action : scheduler_.take()) {
-        if (auto* probe = std::get_if<Probe>(&action); probe && probe->host != HostId(silent))
-          scheduler_.probe_answered(probe->host, probe->token, now_);
-        suspected =
-            suspected || std::holds_alternative<Ask>(action) || std::holds_alternative<RaiseWithoutControl>(action);
-        seen.push_back(std::move(action));
-      }
+      // What an answer brings about happens in the same moment.
+      for (auto actions = scheduler_.take(); !actions.empty(); actions = scheduler_.take())
+        for (Action& action : actions) {
+          if (auto* probe = std::get_if<Probe>(&action); probe && probe->host != HostId(silent))
+            scheduler_.probe_answered(probe->host, probe->token, now_);
+          suspected =
+              suspected || std::holds_alternative<Ask>(action) || std::holds_alternative<RaiseWithoutControl>(action);
+          seen.push_back(std::move(action));
+        }
       if (suspected || !step(10s)) break;
     }
     return seen;
@@ -321,6 +323,21 @@ TEST_F(SchedulerTest, AWrongSuspicionLetsRepeatableRequestsGoOn) {
   const auto forwards = taken<Forward>();
   ASSERT_EQ(forwards.size(), 1u);
   EXPECT_EQ(forwards[0].request, 2u) << "a POST could meet the move that control may still make";
+}
+
+TEST_F(SchedulerTest, AHostThatCameBackDoesNotHoldTheBrake) {
+  start();
+  send(1);
+  fall_silent("h1");
+  scheduler_.relocated(WorkloadId("site"), route(RouteState::up, "h2", 2), true, now_);
+  scheduler_.take();
+  send(2);
+  // h1 would answer, and is asked once per second only; now h2 falls silent: two of three.
+  const Instant begun = now_;
+  const auto asks = among<Ask>(fall_silent("h2"));
+  ASSERT_EQ(asks.size(), 1u);
+  EXPECT_EQ(asks[0].suspect, HostId("h2"));
+  EXPECT_LT(now_ - begun, 500ms);
 }
 
 TEST_F(SchedulerTest, ANewOwnerIsNotLeftForAnOlderSuspicionOfItsHost) {
