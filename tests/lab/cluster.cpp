@@ -457,6 +457,25 @@ std::set<std::string> namespaces_of(pid_t pid) {
   return found;
 }
 
+/// Since the boot.
+nanoseconds started(pid_t pid) {
+  const std::string stat = os::read_text(fmt::format("/proc/{}/stat", pid)).value_or("");
+  std::size_t at = stat.rfind(')');
+  for (int field = 2; field < 22 && at != std::string::npos; ++field) at = stat.find(' ', at + 1);
+  if (at == std::string::npos) return nanoseconds(0);
+  return nanoseconds(1'000'000'000 / ::sysconf(_SC_CLK_TCK) * std::atoll(stat.c_str() + at));
+}
+
+/// True when somebody above it, but not above us, was there before the lab: it is somebody else's, such as another
+/// lab's.
+bool is_of_others(pid_t pid, const std::map<pid_t, pid_t>& of, nanoseconds lab_started) {
+  std::set<pid_t> ours{0, 1};
+  for (pid_t up = ::getpid(); up > 1; up = of.contains(up) ? of.at(up) : 0) ours.insert(up);
+  for (; !ours.contains(pid); pid = of.contains(pid) ? of.at(pid) : 0)
+    if (started(pid) < lab_started) return true;
+  return false;
+}
+
 }  // namespace
 
 Traces traces_of(pid_t dev) {
@@ -468,29 +487,18 @@ Traces traces_of(pid_t dev) {
     while (up > 1 && up != dev) up = of.contains(up) ? of.at(up) : 0;
     if (up == dev) found.merge(namespaces_of(pid));
   }
-  Traces traces;
+  Traces traces{.namespaces = {}, .lab_started = started(dev)};
   std::ranges::set_difference(found, ours, std::back_inserter(traces.namespaces));
   return traces;
 }
 
-namespace {
-/// Since the boot.
-nanoseconds started(pid_t pid) {
-  const std::string stat = os::read_text(fmt::format("/proc/{}/stat", pid)).value_or("");
-  std::size_t at = stat.rfind(')');
-  for (int field = 2; field < 22 && at != std::string::npos; ++field) at = stat.find(' ', at + 1);
-  if (at == std::string::npos) return nanoseconds(0);
-  return nanoseconds(1'000'000'000 / ::sysconf(_SC_CLK_TCK) * std::atoll(stat.c_str() + at));
-}
-
-}  // namespace
-
 std::vector<std::string> running_leftovers(const std::string& lab, const Traces& traces, Instant ended) {
   std::vector<std::string> found;
   const std::set<std::string> theirs(traces.namespaces.begin(), traces.namespaces.end());
-  for (const auto& [pid, parent] : parents()) {
-    // The kernel gives numbers of namespaces again: to whoever was started later.
-    if (started(pid) > ended.time_since_epoch()) continue;
+  const auto of = parents();
+  for (const auto& [pid, parent] : of) {
+    // The kernel gives numbers of namespaces again: to whoever was started later, and to others.
+    if (started(pid) > ended.time_since_epoch() || is_of_others(pid, of, traces.lab_started)) continue;
     const std::string command = os::read_text(fmt::format("/proc/{}/cmdline", pid)).value_or("");
     if (command.find(lab) != std::string::npos) found.push_back(fmt::format("process {}: {}", pid, command));
     for (const std::string& one : namespaces_of(pid))

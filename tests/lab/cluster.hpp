@@ -124,6 +124,7 @@ class Cluster {
 /// What only this lab has while it runs.
 struct Traces {
   std::vector<std::string> namespaces;  ///< "net:[4026532201]"
+  nanoseconds lab_started{0};           ///< since the machine's boot
 };
 Traces traces_of(pid_t dev);
 /// What is left of a lab that had ended at that moment; empty when nothing is.
