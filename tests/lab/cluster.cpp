@@ -15,6 +15,7 @@
 #include "api/answer.hpp"
 #include "api/calls.hpp"
 #include "api/json.hpp"
+#include "base/units.hpp"
 #include "cli/client.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
@@ -97,10 +98,13 @@ Result<std::unique_ptr<Cluster>> Cluster::start(ClusterOptions options) {
   std::unique_ptr<Cluster> made(new Cluster);
   static int number = 0;
   made->name_ = options.name.empty() ? fmt::format("t{}-{}", ::getpid(), ++number) : options.name;
-  char scratch[] = "/tmp/yado-lab-XXXXXX";
-  if (!::mkdtemp(scratch)) return fail_errno("mkdtemp");
+  // In memory where there is enough of it: making and removing a database is mostly waiting for a disk.
+  std::error_code unknown;
+  const bool in_memory = fs::space("/dev/shm", unknown).available > 512_MiB && !unknown;
+  std::string scratch = in_memory ? "/dev/shm/yado-lab-XXXXXX" : "/tmp/yado-lab-XXXXXX";
+  if (!::mkdtemp(scratch.data())) return fail_errno("mkdtemp");
   made->scratch_ = scratch;
-  ::chmod(scratch, 0755);  // PostgreSQL's user goes through it
+  ::chmod(scratch.c_str(), 0755);  // PostgreSQL's user goes through it
   YADO_TRY(made->start_lab(options), "yado dev");
   made->follower_ = std::thread([mine = made.get()] { mine->follow(); });
   if (options.database) YADO_TRY(made->start_database(), "database");
