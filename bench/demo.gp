@@ -21,7 +21,8 @@ first_s = -0.5
 top_ms = 10 ** ceil(log10(slowest_ms) + 0.05)
 set xrange [first_s:last_s]
 set yrange [1:top_ms]
-set xtics (last_s > 3 ? 1 : last_s > 1.5 ? 0.5 : 0.25)
+step_s = last_s > 3 ? 1 : last_s > 1.5 ? 0.5 : 0.25
+set xtics step_s
 set xtics format '%g'
 
 # In pixels of the page: margins that leave room for labels, and a strip above for title and key.
