@@ -40,7 +40,7 @@ class Host {
   void die();         ///< everything in it is gone at once
   void start_agent();
   void kill_agent();
-  void kill_container(const InstanceId& id);  ///< the application's processes die; the supervisor tells
+  void kill_container(InstanceId id);  ///< the application's processes die; the supervisor tells
   void stall_containers(bool stalled);
 
   /// A request arrives at a published port.

@@ -69,7 +69,7 @@ void Host::set_executing(Container& container, bool executing) {
   }
 }
 
-void Host::kill_container(const InstanceId& id) {
+void Host::kill_container(InstanceId id) {
   auto found = containers_.find(id);
   if (found == containers_.end()) return;
   const WorkloadId workload = found->second.report.workload;
