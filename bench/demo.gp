@@ -18,10 +18,10 @@ set tics nomirror out textcolor rgb '#333333'
 set grid xtics ytics ls 9
 set logscale y
 first_s = -0.5
-top_ms = 10 ** ceil(log10(slowest_ms) + 0.05)
+top_ms = slowest_ms * 5  # room for the label
 set xrange [first_s:last_s]
 set yrange [1:top_ms]
-step_s = last_s > 3 ? 1 : last_s > 1.5 ? 0.5 : 0.25
+step_s = last_s > 3 ? 1 : last_s > 1 ? 0.5 : 0.25
 set xtics step_s
 set xtics format '%g'
 
