@@ -1,0 +1,276 @@
+// What agents say, what their silence means, and the passing of time.
+#include "control/core/control_core.hpp"
+
+#include <algorithm>
+
+#include "control/core/pacing.hpp"
+
+namespace yado::control {
+
+// ---- agents --------------------------------------------------------------------------------------------------------
+
+HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
+  HeartbeatReply reply;
+  auto [entry, joined] = hosts_.try_emplace(report.host, Host{{}, detect::HeartbeatDetector(settings_.heartbeat, 3 * settings_.heartbeat, now)});
+  Host& host = entry->second;
+  const bool new_address = host.report.agent != report.agent;
+  const bool same_boot = host.report.boot == report.boot;
+  if (same_boot && report.sequence < host.report.sequence) return reply;  // overtaken on the way
+  if (host.report.boot.empty() || !same_boot) {
+    actions_.push_back(Emit{Event{"host-joined", {}, report.host, {}, {}, {}}});
+    // What an earlier boot was told is forgotten: its sequence numbers mean nothing now.
+    for (auto& [id, workload] : workloads_)
+      if (workload.record.host == report.host) workload.owner_sequence = 0;
+  }
+  host.detector.heard(now);
+  if (host.voice == Voice::silent || host.voice == Voice::agent_down)
+    actions_.push_back(Emit{Event{"host-answers", {}, report.host, {}, {}, {}}});
+  host.voice = Voice::heard;
+  host.late = 0;
+  host.report = report;
+  std::erase_if(host.effects, [&](const Effect& effect) { return !same_boot || effect.sequence < report.sequence; });
+  for (const Effect& effect : host.effects) apply(effect, host.report);
+  if (!same_boot) host_lost(report.host, "it was started anew", now);
+  if (new_address) actions_.push_back(PushRoutes{});
+
+  for (const InstanceReport& instance : report.instances) judge_instance(report, instance, reply, now);
+  for (const ImageReport& image : report.images) judge_image(image, reply);
+  for (auto& [id, workload] : workloads_) {
+    const Record& record = workload.record;
+    if (record.phase != OwnerPhase::up || record.host != report.host || report.sequence <= workload.owner_sequence)
+      continue;
+    auto found = std::ranges::find(report.instances, record.instance, &InstanceReport::id);
+    if (found == report.instances.end() || found->state == InstanceState::exited)
+      owner_lost(workload, Evidence::exited, now);
+  }
+  for (auto& [id, workload] : workloads_) {
+    if (workload.owner) continue_owner(workload, now);
+    reconcile(workload, now);
+  }
+  return reply;
+}
+
+void ControlCore::judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply,
+                                 Instant now) {
+  Workload* workload = find(instance.workload);
+  auto retire = [&] {
+    const Epoch epoch = workload ? workload->record.epoch : instance.epoch;
+    reply.retire.push_back(StopCall{instance.workload, instance.id, epoch});
+  };
+  if (!workload || workload->record.removed || workload->record.stopped) return retire();
+  const Record& record = workload->record;
+  switch (instance.purpose) {
+    case Purpose::builder:
+      if (workload->image.call == 0 || workload->image.instance != instance.id) retire();
+      return;
+    case Purpose::standby:
+      if (record.standby == instance.id && record.standby_revision == record.revision) return;
+      if (workload->standby.call != 0 && workload->standby.instance == instance.id) return;
+      if (workload->owner && workload->owner->call != 0) return;  // may be on its way to become the owner
+      return retire();
+    case Purpose::owner: break;
+  }
+  if (instance.epoch < record.epoch) {
+    // While the new owner is not up yet a shared workload's old one may go on answering: suspicion is reversible.
+    if (workload->owner && record.spec.policy.consistency == Consistency::shared) return;
+    return retire();
+  }
+  if (instance.epoch > record.epoch) {
+    // A gate raised it while control was down.
+    if (instance.state != InstanceState::running || record.spec.policy.consistency == Consistency::exclusive)
+      return;
+    emit("adopted", *workload, report.host, {{"epoch", fmt::format("{}", instance.epoch)}});
+    return owner_is_up(*workload, report.host, instance, report.sequence, now);
+  }
+  if (record.phase == OwnerPhase::up && (record.host != report.host || record.instance != instance.id)) return retire();
+  if (record.phase == OwnerPhase::absent) {
+    if (instance.state != InstanceState::running) return;  // the sleeper, or on its way
+    // Nobody else was raised under this epoch. Control restarted meanwhile, and the answer went to nobody; or it gave up
+    // what it could not see.
+    if (!record.spec.policy.lifetime || workload->restarted_in_raise)
+      return owner_is_up(*workload, report.host, instance, report.sequence, now);
+    // It was to sleep and did not hear of it.
+    const bool hears_now = std::ranges::any_of(pending_, [&](const auto& entry) {
+      return entry.second.what == Pending::What::sleep && entry.second.instance == instance.id;
+    });
+    if (!hears_now && report.sequence > workload->owner_sequence) retire();
+  }
+}
+
+void ControlCore::judge_image(const ImageReport& image, HeartbeatReply& reply) {
+  Workload* workload = find(image.workload);
+  if (workload && (workload->record.image == image.id || workload->image.image == image.id)) return;
+  reply.drop.push_back(DropImageCall{image.workload, workload ? workload->record.epoch : Epoch(), image.id});
+}
+
+void ControlCore::instance_exited(const HostId& host, const InstanceId& instance, const WorkloadId& id, Instant now) {
+  Workload* workload = find(id);
+  if (!workload) return;
+  Record& record = workload->record;
+  if (record.standby == instance) {
+    record.standby.reset();
+    persist(*workload);
+    emit("standby-lost", *workload, host);
+    return reconcile(*workload, now);
+  }
+  if (record.instance == instance && record.host == host) owner_lost(*workload, Evidence::exited, now);
+}
+
+Result<milliseconds> ControlCore::renew(const WorkloadId& id, const InstanceId& instance, Epoch epoch, Instant now) {
+  Workload* workload = find(id);
+  if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);
+  if (workload->record.phase == OwnerPhase::absent)
+    return fail(Errc::not_owner, "nobody is to run {} now", id);
+  // A thawed standby keeps its own name until its raise is answered; the epoch, which only this grant has, decides.
+  if (workload->record.phase == OwnerPhase::up && workload->record.instance != instance)
+    return fail(Errc::not_owner, "{} belongs to {}, not to {}", id, workload->record.instance, instance);
+  return leases_.renew(id, epoch, now);
+}
+
+void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Instant now) {
+  auto found = pending_.find(call_id);
+  if (found == pending_.end()) return;
+  const Pending pending = found->second;
+  pending_.erase(found);
+  // A removed workload's, too: its operations must not be taken for ones under way when it is deployed again.
+  const auto entry = workloads_.find(pending.workload);
+  if (entry == workloads_.end()) return;
+  Workload* workload = &entry->second;
+  Record& record = workload->record;
+  switch (pending.what) {
+    case Pending::What::raise: return raise_done(*workload, pending, result, now);
+    case Pending::What::build:
+    case Pending::What::pull: return image_done(*workload, pending, result, now);
+    case Pending::What::prepare: return standby_done(*workload, pending, result, now);
+    case Pending::What::sleep:
+      if (!result) return;
+      leases_.proved_dead(record.spec.name, pending.epoch);
+      if (pending.epoch == record.epoch) workload->owner_sequence = result->sequence;
+      return;
+    case Pending::What::stop_owner:
+      if (!result) return;
+      leases_.proved_dead(record.spec.name, pending.epoch);
+      if (!workload->owner) return;
+      workload->owner->not_before = std::max(now, leases_.free_at(record.spec.name));
+      return continue_owner(*workload, now);
+    case Pending::What::inspect: {
+      if (workload->inspection != call_id) return;
+      workload->inspection = 0;
+      if (workload->owner || pending.epoch != record.epoch) return;
+      if (result && result->state == InstanceState::running)
+        return answer_all(*workload, fail(Errc::conflict, "{} runs on {}: it is slow, not dead", record.spec.name,
+                                          record.host), false);
+      const bool gone = result && result->state == InstanceState::exited;
+      const Evidence evidence = gone ? Evidence::exited : result ? Evidence::unresponsive : Evidence::silent;
+      if (Status admitted = admit_relocation(*workload, now); !admitted)
+        return answer_all(*workload, std::unexpected(admitted.error()), false);
+      return begin_owner(*workload, evidence, gone ? HostId() : record.host, std::nullopt, now);
+    }
+  }
+}
+
+// ---- time ----------------------------------------------------------------------------------------------------------
+
+void ControlCore::tick(Instant now) {
+  check_hosts(now);
+  for (auto& [id, workload] : workloads_) {
+    if (workload.owner) continue_owner(workload, now);
+    reconcile(workload, now);
+  }
+}
+
+void ControlCore::check_hosts(Instant now) {
+  for (auto& [id, host] : hosts_) {
+    if (host.voice == Voice::heard && host.detector.silent(now)) {
+      host.voice = Voice::asked;
+      probe_host(id, host, now);
+    } else if ((host.voice == Voice::asked || host.voice == Voice::agent_down) && host.next_probe != Instant{} &&
+               now >= host.next_probe) {
+      probe_host(id, host, now);
+    }
+  }
+  if (braked()) return;
+  for (auto& [id, workload] : workloads_) {
+    const Record& record = workload.record;
+    auto found = hosts_.find(record.host);
+    if (record.phase != OwnerPhase::up || workload.owner || found == hosts_.end()) continue;
+    const Host& host = found->second;
+    // Without its agent an exclusive owner gets no lease: when the last one is over it stands frozen.
+    const bool starved = host.voice == Voice::agent_down &&
+                         record.spec.policy.consistency == Consistency::exclusive &&
+                         now >= host.agent_down_since + record.spec.policy.lease;
+    if (host.voice != Voice::silent && !starved) continue;
+    // With a lifetime the next request raises it: nobody pays for an instance that nobody asks.
+    if (record.spec.policy.lifetime) continue;
+    owner_lost(workload, Evidence::silent, now);
+  }
+}
+
+void ControlCore::probe_host(const HostId& id, Host& host, Instant now) {
+  host.next_probe = Instant{};
+  // Control was restarted and has never heard of it: there is no address to knock at.
+  if (host.report.agent.port == 0) return host_is_silent(id, now);
+  actions_.push_back(ProbeHost{id, host.report.agent, 2 * settings_.heartbeat});
+}
+
+void ControlCore::host_probed(const HostId& id, ProbeAnswer answer, Instant now) {
+  auto found = hosts_.find(id);
+  if (found == hosts_.end()) return;
+  Host& host = found->second;
+  if (host.voice != Voice::asked && host.voice != Voice::agent_down) return;  // it has spoken meanwhile
+  if (answer == ProbeAnswer::none) return host_is_silent(id, now);
+  host.next_probe = now + 2 * settings_.heartbeat;
+  if (answer == ProbeAnswer::listening) {
+    // On a busy machine an agent is late; a frozen one stays so. What cannot be asked to do anything is of no use here,
+    // and whether its instances still answer is for the gates to see.
+    constexpr int patience = 3;
+    if (host.voice == Voice::asked && ++host.late >= patience) host_is_silent(id, now);
+    return;
+  }
+  if (host.voice == Voice::agent_down) return;
+  host.voice = Voice::agent_down;
+  host.agent_down_since = now;
+  actions_.push_back(Emit{Event{"agent-down", {}, id, {}, {}, {}}});
+  host_lost(id, "its agent is down", now);
+  actions_.push_back(PushRoutes{});
+}
+
+void ControlCore::host_is_silent(const HostId& id, Instant now) {
+  Host& host = hosts_.at(id);
+  host.voice = Voice::silent;
+  actions_.push_back(Emit{Event{"host-silent", {}, id, {}, {},
+                                {{"silent_ms", fmt::format("{:.0f}", to_ms(now - host.detector.last_heard()))}}}});
+  if (braked()) actions_.push_back(Emit{Event{"brake", {}, id, {}, {}, {}}});
+  host_lost(id, "it fell silent", now);
+  actions_.push_back(PushRoutes{});  // nobody falls back on it
+  for (auto& [name, workload] : workloads_)
+    if (workload.owner) continue_owner(workload, now);
+}
+
+Instant ControlCore::next_deadline() const {
+  Instant next = Instant::max();
+  auto consider = [&](Instant when) {
+    if (when != Instant{}) next = std::min(next, when);
+  };
+  for (const auto& [id, host] : hosts_) {
+    if (host.voice == Voice::heard) consider(host.detector.silent_at());
+    if (host.voice == Voice::asked || host.voice == Voice::agent_down) consider(host.next_probe);
+  }
+  for (const auto& [id, workload] : workloads_) {
+    if (!wants_owner(workload.record)) continue;
+    if (workload.owner) {
+      if (workload.owner->call == 0) consider(workload.owner->not_before);
+      continue;
+    }
+    if (auto host = hosts_.find(workload.record.host); host != hosts_.end() && host->second.voice == Voice::agent_down &&
+        workload.record.spec.policy.consistency == Consistency::exclusive)
+      consider(host->second.agent_down_since + workload.record.spec.policy.lease);
+    if (workload.record.phase == OwnerPhase::absent && !workload.record.spec.policy.lifetime)
+      consider(workload.raise_not_before);
+    if (workload.image.call == 0) consider(workload.image.not_before);
+    if (workload.standby.call == 0) consider(workload.standby.not_before);
+  }
+  return next;
+}
+
+}  // namespace yado::control

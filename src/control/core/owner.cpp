@@ -1,0 +1,193 @@
+// The right to run: from the grant of an epoch until an owner answers or nobody is left to try.
+#include "control/core/control_core.hpp"
+
+#include <algorithm>
+
+#include "control/core/pacing.hpp"
+#include "model/names.hpp"
+
+namespace yado::control {
+
+void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostId& suspect, std::optional<HostId> only,
+                              Instant now) {
+  Record& record = workload.record;
+  const WorkloadId& id = record.spec.name;
+  const bool exclusive = record.spec.policy.consistency == Consistency::exclusive;
+  const HostId old_host = record.host;
+  const InstanceId old_instance = record.instance;
+  const Epoch old_epoch = record.epoch;
+
+  workload.owner = OwnerOperation{.evidence = evidence, .suspect = suspect};
+  if (only) {
+    workload.owner->only = std::move(only);
+    workload.owner->only_ask = workload.waiting.back();
+  }
+  workload.inspection = 0;  // whatever it finds is about an owner that is over
+  workload.restarted_in_raise = false;
+  if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
+  grant(workload, now);
+  workload.owner->fenced = exclusive || proves_death(evidence);
+  if (exclusive && alive(old_host) && workload.owner->not_before > now)
+    // Its host can prove the death faster than the lease ends.
+    call(StopCall{id, old_instance, record.epoch}, workload.owner->not_before - now,
+         Pending{Pending::What::stop_owner, id, old_host, old_instance, {}, old_epoch});
+  actions_.push_back(PushRoutes{});
+  continue_owner(workload, now);
+}
+
+/// A new epoch, durable before anything is done under it. The old owner is refused from here on.
+void ControlCore::grant(Workload& workload, Instant now) {
+  Record& record = workload.record;
+  record.epoch = std::max(record.epoch, workload.seen).next(control_granter);
+  record.instance = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
+  record.phase = OwnerPhase::raising;
+  workload.owner->not_before = now;
+  if (record.spec.policy.consistency == Consistency::exclusive) {
+    leases_.grant(record.spec.name, record.epoch, record.spec.policy.lease);
+    workload.owner->not_before = std::max(now, leases_.free_at(record.spec.name));
+  }
+  persist(workload);
+  emit("grant", workload, record.host, {{"evidence", std::string(name_of(workload.owner->evidence))}});
+}
+
+void ControlCore::continue_owner(Workload& workload, Instant now) {
+  OwnerOperation& operation = *workload.owner;
+  Record& record = workload.record;
+  if (operation.call != 0 || now < operation.not_before) return;
+
+  std::vector<HostId> excluded = operation.tried;
+  if (!operation.suspect.empty()) excluded.push_back(operation.suspect);
+  std::vector<HostId> ranking = plan::rank(record.spec, views(workload), excluded);
+  if (operation.only && std::ranges::find(ranking, *operation.only) != ranking.end()) ranking = {*operation.only};
+  else if (operation.only) {
+    // The person is told, and the service is raised wherever it can be: its old owner is over.
+    std::erase(workload.waiting, operation.only_ask);
+    answer(operation.only_ask, fail(Errc::unavailable, "{} cannot be moved to {}: {}", record.spec.name, *operation.only,
+                                    operation.last_error.empty() ? "it may not or cannot run there" : operation.last_error),
+           false);
+    operation.only.reset();
+  }
+  // Whom nothing was heard of for a moment may be about to fall silent, or about to speak: that is known soon.
+  const bool undecided = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
+  if (ranking.empty() && undecided) return;
+  if (ranking.empty()) {
+    const std::string tried = operation.last_error.empty() ? "" : ": " + operation.last_error;
+    return give_up(workload, Error{Errc::unavailable, fmt::format("no host is left that could run {}{}",
+                                                                  record.spec.name, tried)}, now);
+  }
+  record.host = ranking.front();
+  persist(workload);
+  std::optional<ImageId> image;
+  if (record.image_revision == record.revision && holders(workload).contains(record.host)) image = record.image;
+  emit("raise", workload, record.host);
+  operation.call = call(RaiseCall{record.spec, record.spec.name, record.instance, record.epoch, image},
+                        raise_limit(record.spec),
+                        Pending{Pending::What::raise, record.spec.name, record.host, record.instance, {}, record.epoch});
+}
+
+void ControlCore::raise_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  Record& record = workload.record;
+  if (pending.epoch != record.epoch || !workload.owner) return;  // overtaken by a newer grant
+  OwnerOperation& operation = *workload.owner;
+  operation.call = 0;
+  if (result) {
+    const CallReply& reply = *result;
+    emit("ready", workload, pending.host,
+         {{"way", std::string(name_of(reply.way))},
+          {"raise_us", std::to_string(reply.times.raise.count() / 1000)},
+          {"ready_us", std::to_string(reply.times.ready.count() / 1000)},
+          {"detail", reply.detail}});
+    InstanceReport instance{.id = reply.instance, .workload = record.spec.name, .epoch = pending.epoch,
+                            .state = InstanceState::running, .endpoint = reply.endpoint};
+    return owner_is_up(workload, pending.host, instance, reply.sequence, now);
+  }
+  operation.last_error = fmt::format("{}: {}", pending.host, result.error().text());
+  // A host that has seen a higher epoch (a gate's, while control was down) is asked again under a still higher one.
+  if (result.error().code != Errc::stale_epoch) operation.tried.push_back(pending.host);
+  emit("raise-failed", workload, pending.host, {{"error", result.error().text()}});
+  // The call may have been carried out although its answer was lost: the next attempt is a new epoch.
+  const bool said_no = result.error().code != Errc::timed_out && result.error().code != Errc::unavailable;
+  if (said_no && record.spec.policy.consistency == Consistency::exclusive)
+    leases_.proved_dead(record.spec.name, pending.epoch);
+  grant(workload, now);
+  continue_owner(workload, now);
+}
+
+void ControlCore::owner_is_up(Workload& workload, const HostId& host, const InstanceReport& instance,
+                              std::uint64_t sequence, Instant now) {
+  Record& record = workload.record;
+  record.phase = OwnerPhase::up;
+  record.epoch = instance.epoch;
+  record.host = host;
+  record.instance = instance.id;
+  record.endpoint = instance.endpoint;
+  if (record.standby == instance.id) record.standby.reset();  // it was thawed: a new one is needed
+  persist(workload);
+  workload.owner_sequence = sequence;
+  workload.last_fenced = workload.owner && workload.owner->fenced;
+  workload.raise_failures = 0;
+  workload.note.clear();
+  workload.idle_gates.clear();
+  workload.owner.reset();
+  workload.inspection = 0;
+  workload.restarted_in_raise = false;
+  actions_.push_back(PushRoutes{});
+  answer_all(workload, route_of(workload), workload.last_fenced);
+  reconcile(workload, now);
+}
+
+void ControlCore::give_up(Workload& workload, Error error, Instant now) {
+  Record& record = workload.record;
+  record.phase = OwnerPhase::absent;
+  record.host = HostId();
+  persist(workload);
+  workload.owner.reset();
+  workload.inspection = 0;
+  workload.note = error.message;
+  workload.raise_not_before = now + pause_after(workload.raise_failures++);
+  emit("gave-up", workload, {}, {{"error", error.text()}});
+  actions_.push_back(PushRoutes{});
+  answer_all(workload, std::unexpected(error), false);
+}
+
+void ControlCore::owner_lost(Workload& workload, Evidence evidence, Instant now) {
+  Record& record = workload.record;
+  if (workload.owner || record.phase != OwnerPhase::up) return;
+  const HostId host = record.host;
+  emit("owner-lost", workload, host, {{"evidence", std::string(name_of(evidence))}});
+  if (proves_death(evidence)) leases_.proved_dead(record.spec.name, record.epoch);
+  const bool on_demand = record.spec.policy.lifetime && workload.waiting.empty();
+  if (!wants_owner(record) || (on_demand && proves_death(evidence))) {
+    record.phase = OwnerPhase::absent;
+    persist(workload);
+    actions_.push_back(PushRoutes{});
+    return;
+  }
+  if (Status admitted = admit_relocation(workload, now); !admitted) {
+    give_up(workload, admitted.error(), now);
+    workload.raise_not_before = workload.limit.retry_at(record.spec.policy.relocations_per);
+    return;
+  }
+  begin_owner(workload, evidence, evidence == Evidence::exited ? HostId() : host, std::nullopt, now);
+}
+
+Status ControlCore::admit_relocation(Workload& workload, Instant now) {
+  const Policy& policy = workload.record.spec.policy;
+  if (workload.limit.admit(policy.relocations, policy.relocations_per, now)) return {};
+  emit("rate-limited", workload, workload.record.host);
+  return fail(Errc::rate_limited, "{} was relocated {} times in {} s", workload.record.spec.name, policy.relocations,
+              to_ms(policy.relocations_per) / 1000);
+}
+
+void ControlCore::apply(const Effect& effect, HostReport& report) {
+  if (effect.instance) {
+    std::erase_if(report.instances, [&](const InstanceReport& known) { return known.id == effect.instance->id; });
+    report.instances.push_back(*effect.instance);
+  }
+  if (effect.image) {
+    std::erase_if(report.images, [&](const ImageReport& known) { return known.id == effect.image->id; });
+    report.images.push_back(*effect.image);
+  }
+}
+
+}  // namespace yado::control

@@ -1,0 +1,183 @@
+// What is missing from what is wanted: an owner, a ready image on enough hosts, a frozen standby.
+#include "control/core/control_core.hpp"
+
+#include <algorithm>
+
+#include "control/core/pacing.hpp"
+#include "model/names.hpp"
+
+namespace yado::control {
+
+void ControlCore::reconcile(Workload& workload, Instant now) {
+  Record& record = workload.record;
+  if (!wants_owner(record) || workload.owner) return;
+  if (record.phase == OwnerPhase::absent && !record.spec.policy.lifetime && now >= workload.raise_not_before) {
+    workload.raise_not_before = now + pause_after(workload.raise_failures);
+    if (std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::heard && !entry.second.report.boot.empty(); }))
+      begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);
+    return;
+  }
+  drop_unwanted(workload);
+  if (record.phase == OwnerPhase::raising || record.spec.policy.standby == StandbyLevel::cold) return;
+  // A builder and a standby are second starts: an exclusive workload must not have them (docs/adr/0005).
+  if (record.spec.policy.consistency == Consistency::exclusive) return;
+  if (record.revision == 0 || (record.phase == OwnerPhase::absent && record.instance.empty())) return;
+  reconcile_image(workload, now);
+  if (record.spec.policy.standby == StandbyLevel::frozen) reconcile_standby(workload, now);
+}
+
+/// A standby level that was lowered is obeyed too: what nobody wants any more is retired by its host's next report, and
+/// no raise uses it.
+void ControlCore::drop_unwanted(Workload& workload) {
+  Record& record = workload.record;
+  const StandbyLevel level = record.spec.policy.standby;
+  const bool standby = record.standby && level != StandbyLevel::frozen;
+  const bool image = record.image && level == StandbyLevel::cold;
+  if (!standby && !image) return;
+  if (standby) record.standby.reset();
+  if (image) {
+    record.image.reset();
+    workload.image_acknowledged = false;
+    if (workload.image.call == 0) workload.image.image = ImageId();
+  }
+  persist(workload);
+  actions_.push_back(PushRoutes{});
+}
+
+void ControlCore::reconcile_image(Workload& workload, Instant now) {
+  Record& record = workload.record;
+  SideOperation& operation = workload.image;
+  if (operation.call != 0 || now < operation.not_before) return;
+  operation.not_before = Instant{};
+
+  std::vector<HostId> candidates = plan::standby_hosts(record.spec, views(workload), record.host);
+  // Alone, a host keeps its own image: it saves a cold start after the process died.
+  if (candidates.empty() && alive(record.host)) candidates.push_back(record.host);
+  std::erase_if(candidates, [&](const HostId& host) { return !hosts_.at(host).report.checkpoint_works; });
+  if (candidates.empty()) return;
+
+  const std::set<HostId> holding = holders(workload);
+  milliseconds age{0};
+  for (const HostId& host : holding)
+    for (const ImageReport& image : hosts_.at(host).report.images)
+      if (record.image == image.id) age = std::max(age, image.age);
+  const bool current = record.image && record.image_revision == record.revision && !holding.empty();
+  // A host where it failed is not asked again before the others were.
+  const auto choose = [&](const std::vector<HostId>& hosts) {
+    return hosts[static_cast<std::size_t>(operation.failures) % hosts.size()];
+  };
+  if (!current || workload.renew_image || age >= record.spec.policy.image_age) {
+    operation.image = ImageId(fmt::format("{}-img.{}", record.spec.name, ++record.serial));
+    operation.instance = InstanceId(fmt::format("{}.{}", record.spec.name, record.serial));
+    persist(workload);  // a name is never given twice
+    operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image},
+                          side_limit(record.spec),
+                          Pending{Pending::What::build, record.spec.name, choose(candidates), operation.instance,
+                                  operation.image, record.epoch, record.revision});
+    return;
+  }
+  // Copies: where they help when the owner's host dies, so first on the others.
+  if (alive(record.host) && std::ranges::find(candidates, record.host) == candidates.end() &&
+      hosts_.at(record.host).report.checkpoint_works)
+    candidates.push_back(record.host);
+  const std::size_t wanted = std::min(settings_.image_copies, candidates.size());
+  if (holding.size() >= wanted) {
+    if (!workload.image_acknowledged && holding.size() >= settings_.image_copies) {
+      workload.image_acknowledged = true;
+      emit("image-acknowledged", workload, {}, {{"image", record.image->str()}, {"copies", std::to_string(holding.size())}});
+    }
+    return;
+  }
+  std::erase_if(candidates, [&](const HostId& host) { return holding.contains(host); });
+  if (candidates.empty()) return;
+  operation.image = *record.image;
+  operation.call = call(PullCall{record.spec, record.epoch, *record.image, hosts_.at(*holding.begin()).report.agent},
+                        side_limit(record.spec),
+                        Pending{Pending::What::pull, record.spec.name, choose(candidates), {}, *record.image,
+                                record.epoch, record.revision});
+}
+
+void ControlCore::image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  Record& record = workload.record;
+  SideOperation& operation = workload.image;
+  operation.call = 0;
+  const bool build = pending.what == Pending::What::build;
+  if (pending.revision != record.revision || !wants_owner(record)) return;  // of an older spec: dropped by the next report
+  if (!result) {
+    operation.not_before = now + pause_after(operation.failures++);
+    // A holder's copy is damaged, and nobody can say how many are: a new image replaces them all.
+    if (!build && result.error().code == Errc::corrupt) workload.renew_image = true;
+    emit(build ? "image-failed" : "image-copy-failed", workload, pending.host, {{"error", result.error().text()}});
+    return;
+  }
+  operation.failures = 0;
+  if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  if (build) {
+    record.image = pending.image;
+    record.image_revision = pending.revision;
+    workload.renew_image = false;
+    workload.image_acknowledged = false;
+    persist(workload);
+  }
+  emit(build ? "image" : "image-copied", workload, pending.host,
+       {{"image", pending.image.str()}, {"bytes", result->image ? std::to_string(result->image->bytes) : "0"}});
+  actions_.push_back(PushRoutes{});
+  reconcile(workload, now);
+}
+
+void ControlCore::reconcile_standby(Workload& workload, Instant now) {
+  Record& record = workload.record;
+  SideOperation& operation = workload.standby;
+  if (operation.call != 0 || now < operation.not_before) return;
+  operation.not_before = Instant{};
+  if (record.phase != OwnerPhase::up) return;  // asleep: the sleeper is its own standby
+
+  const InstanceReport* standing = standby_of(workload);
+  const bool image_current = record.image && record.image_revision == record.revision;
+  if (standing && record.standby_host != record.host && record.standby_revision == record.revision &&
+      standing->state == InstanceState::frozen && standing->age < record.spec.policy.frozen_age &&
+      (!image_current || standing->image == record.image))
+    return;
+
+  std::vector<HostId> candidates = plan::standby_hosts(record.spec, views(workload), record.host);
+  if (candidates.empty()) return;
+  const HostId& host = candidates.front();
+  // Where checkpoints work a standby is a restored image: wait for it. Elsewhere it is started, then frozen.
+  const bool from_image = image_current && holders(workload).contains(host);
+  if (!from_image && hosts_.at(host).report.checkpoint_works) return;
+
+  operation.instance = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
+  persist(workload);
+  operation.call = call(PrepareCall{record.spec, operation.instance, record.epoch,
+                                    from_image ? record.image : std::nullopt},
+                        side_limit(record.spec),
+                        Pending{Pending::What::prepare, record.spec.name, host, operation.instance,
+                                from_image ? *record.image : ImageId(), record.epoch, record.revision});
+}
+
+void ControlCore::standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result,
+                               Instant now) {
+  Record& record = workload.record;
+  SideOperation& operation = workload.standby;
+  operation.call = 0;
+  if (pending.revision != record.revision || !wants_owner(record)) return;  // retired by the next report
+  if (!result) {
+    operation.not_before = now + pause_after(operation.failures++);
+    emit("standby-failed", workload, pending.host, {{"error", result.error().text()}});
+    return;
+  }
+  operation.failures = 0;
+  record.standby = pending.instance;
+  record.standby_host = pending.host;
+  record.standby_revision = pending.revision;
+  persist(workload);
+  InstanceReport standing{.id = pending.instance, .workload = record.spec.name, .purpose = Purpose::standby,
+                          .state = InstanceState::frozen};
+  if (!pending.image.empty()) standing.image = pending.image;
+  remember_effect(pending.host, Effect{result->sequence, standing, std::nullopt});
+  emit("standby", workload, pending.host, {{"way", std::string(name_of(result->way))}});
+  actions_.push_back(PushRoutes{});  // the ranking that gates keep for the time without control
+  reconcile(workload, now);
+}
+
+}  // namespace yado::control
