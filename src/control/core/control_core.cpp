@@ -25,6 +25,8 @@ void ControlCore::recover(std::vector<Record> records, Instant now) {
     const Record& kept = workload.record;
     if (kept.spec.policy.consistency == Consistency::exclusive && kept.epoch != Epoch())
       leases_.recover(id, kept.epoch, kept.spec.policy.lease, kept.phase == OwnerPhase::up, now);
+    // Who holds what is known when every agent has spoken: until then nothing is missing.
+    workload.image.not_before = workload.standby.not_before = now + settings_.reconnect;
     // What was being raised may stand by now: its agent's first report says so. Otherwise it is tried again.
     if (kept.phase == OwnerPhase::raising) {
       workload.record.phase = OwnerPhase::absent;

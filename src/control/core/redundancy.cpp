@@ -11,6 +11,9 @@ namespace yado::control {
 void ControlCore::reconcile(Workload& workload, Instant now) {
   Record& record = workload.record;
   if (!wants_owner(record) || workload.owner) return;
+  // A pause that is over is over, also for what is not wanted any more: next_deadline() must not name it again.
+  for (SideOperation* side : {&workload.image, &workload.standby})
+    if (now >= side->not_before) side->not_before = Instant{};
   if (record.phase == OwnerPhase::absent && !record.spec.policy.lifetime && now >= workload.raise_not_before) {
     workload.raise_not_before = now + pause_after(workload.raise_failures);
     if (std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::heard && !entry.second.report.boot.empty(); }))

@@ -80,6 +80,13 @@ TEST_F(ControlRestartTest, AfterARestartWhatIsUpStaysUp) {
   EXPECT_EQ(route().epoch, before.epoch);
 }
 
+TEST_F(ControlRestartTest, NothingIsRebuiltBeforeEveryAgentHasSpoken) {
+  pulled(only_call<PullCall>(built(only_call<BuildCall>(up(spec(Consistency::shared, StandbyLevel::image))))));
+  restart();
+  EXPECT_THAT(all<Call>(beats({h1})), IsEmpty()) << "the owner's host speaks first, and holds no image";
+  EXPECT_THAT(all<Call>(pass(3000ms, {h1, h2, h3})), IsEmpty());
+}
+
 TEST_F(ControlRestartTest, HostsOfOwnersAreKnownBeforeTheySpeak) {
   up(spec());
   restart();
