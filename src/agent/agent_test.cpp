@@ -41,10 +41,8 @@ const WorkloadId site("site");
 /// Not a test: the program that the agents below start as supervisors is this binary with this filter.
 TEST(AgentTestSupervisor, DISABLED_Run) {
   const std::string command = os::read_text("/proc/self/cmdline").value_or("");
-  const std::size_t last = command.rfind('\0', command.size() - 2);
-  if (last == std::string::npos || !command.ends_with(std::string("supervisor.json\0", 16)))
-    GTEST_SKIP() << "a helper of AgentTest";
-  ::_exit(supervisor::run_spawned(command.c_str() + last + 1));
+  if (!command.ends_with(std::string("supervisor\0", 11))) GTEST_SKIP() << "a helper of AgentTest";
+  ::_exit(supervisor::run_spawned());
 }
 
 /// A root file system of perl and nothing else, and a server in it that counts its requests.
@@ -134,7 +132,7 @@ struct Host {
     config.cgroup = ground.cgroup("agent");
     config.criu = container::testing::find_criu(directory).binary;
     config.supervisor = {fs::read_symlink("/proc/self/exe").native(), "--gtest_filter=AgentTestSupervisor.DISABLED_Run",
-                         "--gtest_also_run_disabled_tests", "--gtest_brief=1"};
+                         "--gtest_also_run_disabled_tests", "--gtest_brief=1", "supervisor"};
     return {};
   }
 

@@ -5,7 +5,6 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 
 #include "agent/readiness.hpp"
-#include "agent/supervisor/spawn.hpp"
 #include "base/log.hpp"
 #include "os/cgroup.hpp"
 #include "os/clock.hpp"
@@ -70,8 +69,8 @@ asio::awaitable<void> Instances::save(LivePtr live) {
 
 Result<Instances::LivePtr> Instances::enter(InstanceRecord record, WorkloadSpec spec) {
   if (live_.contains(record.id)) return fail(Errc::already_exists, "{} stands here already", record.id);
-  std::optional<Spare> spare = std::exchange(spare_, std::nullopt);
-  const auto address = spare ? std::optional(spare->address.value) : addresses_.take();
+  std::shared_ptr<Shell> shell = std::exchange(spare_, nullptr);
+  const auto address = shell ? std::optional(shell->address.value) : addresses_.take();
   const auto port = ports_.take();
   if (!address || !port) {
     if (address) addresses_.give_back(*address);
@@ -85,7 +84,7 @@ Result<Instances::LivePtr> Instances::enter(InstanceRecord record, WorkloadSpec 
   record.since_ns = os::now().time_since_epoch().count();
   const InstanceId id = record.id;
   const auto live = std::make_shared<Live>(around_.io.get_executor(), std::move(record), std::move(spec));
-  if (spare) live->network = std::move(spare->network);
+  live->shell = std::move(shell);
   return live_[id] = live;
 }
 
@@ -93,20 +92,35 @@ asio::awaitable<void> Instances::make_spare() {
   if (spare_ || std::exchange(making_spare_, true)) co_return;
   if (const auto number = addresses_.take()) {
     const net::Ipv4 address{*number};
-    using Made = Result<std::shared_ptr<os::Netns>>;
-    std::function<Made()> work = [this, address]() -> Made {
-      YADO_ASSIGN(os::Netns network, around_.network.make_instance(address), "spare network");
-      return std::make_shared<os::Netns>(std::move(network));
-    };
-    Made made = co_await around_.workers.run(std::move(work));
+    std::function<Result<std::shared_ptr<Shell>>()> work = [this, address] { return make_shell(address); };
+    auto made = co_await around_.workers.run(std::move(work));
     if (made) {
-      spare_ = Spare{address, std::move(*made)};
+      spare_ = std::move(*made);
     } else {
       addresses_.give_back(*number);
       log::warn("{}", made.error().text());
     }
   }
   making_spare_ = false;
+}
+
+Result<std::shared_ptr<Instances::Shell>> Instances::make_shell(net::Ipv4 address) {
+  YADO_ASSIGN(os::Netns network, around_.network.make_instance(address), "network");
+  YADO_ASSIGN(auto waiting, supervisor::Spare::make(network.fd().get(), around_.config.supervisor), "shell");
+  return std::make_shared<Shell>(address, std::move(network), std::move(waiting));
+}
+
+/// The port is nobody's business before the instance is ready, and nftables takes 1 to 20 ms: both go on at once.
+void Instances::publish(LivePtr live, Promise<Status> done) {
+  const auto work = [](Instances* self, LivePtr one, Promise<Status> promise) -> asio::awaitable<void> {
+    const InstanceRecord record = one->record;
+    std::function<Status()> job = [self, record] {
+      return self->around_.network.publish(record.published, net::Target{record.address, record.service});
+    };
+    Status published = co_await self->around_.workers.run(std::move(job));
+    promise.give(std::move(published));
+  };
+  spawn(work(this, std::move(live), std::move(done)));
 }
 
 asio::awaitable<Status> Instances::bring_up(LivePtr live) {
@@ -120,19 +134,17 @@ asio::awaitable<Status> Instances::bring_up(LivePtr live) {
   config.cgroup = cgroup_of(record.id);
   config.criu = around_.config.criu;
   config.criu_cache = around_.directory.root();
-  const std::shared_ptr<os::Netns> made = std::exchange(live->network, nullptr);
-  std::function<Status()> work = [this, record, config, made]() mutable -> Status {
+  std::shared_ptr<Shell> made = std::exchange(live->shell, nullptr);
+  std::function<Status()> work = [this, record, config, shell = std::move(made)]() mutable -> Status {
     YADO_TRY(around_.directory.save_instance(record), "instance");
     YADO_ASSIGN(config.root, container::prepare_root(config.spec.container.root, around_.directory.roots()),
                 "root file system");
-    os::Netns network;
-    if (made) {
-      network = std::move(*made);
-    } else {
-      YADO_ASSIGN(network, around_.network.make_instance(record.address), "network");
+    if (!shell) {
+      YADO_ASSIGN(shell, make_shell(record.address), "instance");
+    } else if (!shell->supervisor.waits()) {  // somebody killed it
+      YADO_ASSIGN(shell->supervisor, supervisor::Spare::make(shell->network.fd().get(), around_.config.supervisor), "instance");
     }
-    YADO_TRY(around_.network.publish(record.published, net::Target{record.address, record.service}), "publish");
-    return supervisor::spawn_supervisor(config, network.fd().get(), around_.config.supervisor);
+    return std::move(shell->supervisor).become(config);
   };
   const Status up = co_await around_.workers.run(std::move(work));
   spawn(make_spare());
@@ -275,6 +287,8 @@ asio::awaitable<Result<Launched>> Instances::launch(Launch wish, Instant since) 
   } else {
     looked.give(std::optional<ImageSource>());
   }
+  Promise<Status> published(around_.io.get_executor());
+  publish(live, published);
   const Status up = co_await bring_up(live);
   const Source source = co_await looked.get();
   Result<Launched> result = fail(Errc::internal, "not launched");
@@ -284,6 +298,8 @@ asio::awaitable<Result<Launched>> Instances::launch(Launch wish, Instant since) 
     result = std::unexpected(source.error());
   else
     result = co_await launch_steps(live, std::move(wish), *source, since);
+  const Status open = co_await published.get();
+  if (result && !open) result = context(open.error(), "publish");
   live->launch_over.give(true);
   co_return result;
 }

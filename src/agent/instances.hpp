@@ -18,6 +18,7 @@
 #include "agent/promise.hpp"
 #include "agent/state_directory.hpp"
 #include "agent/supervisor/client.hpp"
+#include "agent/supervisor/spawn.hpp"
 #include "agent/workers.hpp"
 #include "net/host_network.hpp"
 #include "os/pidfd.hpp"
@@ -83,11 +84,18 @@ class Instances {
   void let_go();
 
  private:
+  /// What an instance will be launched in: a network, and a supervisor inside it that waits for its instance.
+  struct Shell {
+    net::Ipv4 address;
+    os::Netns network;
+    supervisor::Spare supervisor;
+  };
+  Result<std::shared_ptr<Shell>> make_shell(net::Ipv4 address);
   struct Live {
     InstanceRecord record;
     WorkloadSpec spec;
     std::shared_ptr<supervisor::Client> link;  ///< null once the connection is closed
-    std::shared_ptr<os::Netns> network;        ///< only until its supervisor has it
+    std::shared_ptr<Shell> shell;              ///< only until its supervisor runs
     os::Pidfd supervisor;
     Promise<std::string> ended;  ///< how the instance ended, by itself or by kill()
     Promise<bool> launch_over;   ///< nothing of a launch or promotion is under way any more
@@ -100,9 +108,10 @@ class Instances {
   using LivePtr = std::shared_ptr<Live>;
 
   Result<LivePtr> enter(InstanceRecord record, WorkloadSpec spec);
-  /// Making a network takes 3 to 30 ms here: the next launch finds one made.
+  /// Making a network and starting a supervisor in it takes 10 to 40 ms here: the next launch finds them made.
   boost::asio::awaitable<void> make_spare();
   boost::asio::awaitable<Status> bring_up(LivePtr live);
+  void publish(LivePtr live, Promise<Status> done);
   boost::asio::awaitable<Result<Launched>> launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source,
                                                         Instant since);
   boost::asio::awaitable<Status> run_readiness(LivePtr live, bool starting);
@@ -123,11 +132,7 @@ class Instances {
   Events events_;
   std::map<InstanceId, LivePtr> live_;
   FreeList addresses_, ports_;
-  struct Spare {
-    net::Ipv4 address;
-    std::shared_ptr<os::Netns> network;
-  };
-  std::optional<Spare> spare_;
+  std::shared_ptr<Shell> spare_;
   bool making_spare_ = false;
   std::map<WorkloadId, nanoseconds> cold_took_;  ///< the bound of how long a faster way may take
 };

@@ -7,15 +7,29 @@
 namespace yado::agent {
 namespace {
 
-/// Before anything was measured: the order of the papers.
+/// What the papers' measurements say of a raise by each way, against each other.
+int usual(Way way) {
+  switch (way) {
+    case Way::frozen: return 1;
+    case Way::image: return 7;
+    case Way::cold: return 20;
+  }
+  return 20;
+}
+
+/// What a raise by `way` will take. What was never measured here is taken to stand as usual to what was: so each way is
+/// tried once, and then judged by what it took.
 nanoseconds expected(const std::map<Way, nanoseconds>& took, Way way) {
   if (auto known = took.find(way); known != took.end()) return known->second;
-  switch (way) {
-    case Way::frozen: return 5ms;
-    case Way::image: return 100ms;
-    case Way::cold: return 1s;
-  }
-  return 1s;
+  nanoseconds least = 50ms * usual(way);
+  for (const auto& [other, time] : took) least = std::min(least, time * usual(way) / usual(other));
+  return least;
+}
+
+/// One slow raise on a busy host is no verdict.
+void learn(std::map<Way, nanoseconds>& took, Way way, nanoseconds last) {
+  const auto [known, first] = took.emplace(way, last);
+  if (!first) known->second = (known->second + last) / 2;
 }
 
 }  // namespace
@@ -217,6 +231,7 @@ void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, I
     instance.report.state = InstanceState::frozen;
     instance.report.endpoint = result->endpoint;
     instance.since = now;
+    known.took.erase(Way::frozen);  // what is new was never measured
     return reply_all(callers, CallReply{.instance = id, .way = instance.report.image ? Way::image : Way::cold,
                                         .times = result->times, .sequence = sequence_});
   }
@@ -233,7 +248,7 @@ void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, I
   instance.report.state = InstanceState::running;
   instance.report.endpoint = result->endpoint;
   instance.since = now;
-  known.took[raise.current] = result->times.raise + result->times.ready;
+  learn(known.took, raise.current, result->times.raise + result->times.ready);
   const Raise done = std::move(raise);
   known.raise.reset();
   for (CallId caller : done.callers)
@@ -341,7 +356,10 @@ void AgentCore::side_done(CallId id, Result<CallReply> result, Instant now) {
   const std::vector<CallId> callers = std::move(found->second.callers);
   if (const auto* drop = std::get_if<DropImageCall>(&found->second.what); drop && result) images_.erase(drop->image);
   sides_.erase(found);
-  if (result && result->image) images_.insert(result->image->id);
+  if (result && result->image) {
+    images_.insert(result->image->id);
+    workloads_[result->image->workload].took.erase(Way::image);  // what is new was never measured
+  }
   if (result) result->sequence = sequence_;
   reply_all(callers, result);
   (void)now;

@@ -136,7 +136,7 @@ class AgentCore {
   struct Known {
     Epoch fence;
     std::optional<WorkloadSpec> spec;
-    std::map<Way, nanoseconds> took;  ///< the last raise by each way
+    std::map<Way, nanoseconds> took;  ///< by each way, learnt
     std::optional<Raise> raise;
   };
 

@@ -206,6 +206,39 @@ TEST_F(AgentCoreTest, TheWayThatWasSlowerLastTimeIsTriedLater) {
   EXPECT_EQ(only<Launch>(call(raise_of(InstanceId("site.3"), epoch(3), image))).way, Way::cold);
 }
 
+TEST_F(AgentCoreTest, AnImageThatWasNeverMeasuredIsTriedHoweverFastAColdStartWas) {
+  core.images({image});
+  call(raise_of(one, epoch(1)));
+  launched(one, 20ms);  // cold
+  EXPECT_EQ(only<Launch>(call(raise_of(two, epoch(2), image))).way, Way::image);
+}
+
+TEST_F(AgentCoreTest, OneSlowRestoreIsNoVerdict) {
+  core.images({image});
+  call(raise_of(one, epoch(1)));
+  launched(one, 300ms);  // cold
+  int raises = 1;
+  for (const nanoseconds took : {50ms, 50ms, 400ms}) {
+    const InstanceId next(fmt::format("site.{}", ++raises));
+    ASSERT_EQ(only<Launch>(call(raise_of(next, epoch(raises), image))).way, Way::image);
+    launched(next, took);
+  }
+  EXPECT_EQ(only<Launch>(call(raise_of(InstanceId("site.9"), epoch(9), image))).way, Way::image);
+}
+
+TEST_F(AgentCoreTest, ANewImageIsTriedWhereTheOldOneWasSlow) {
+  core.images({image});
+  call(raise_of(one, epoch(1)));
+  launched(one, 100ms);  // cold
+  call(raise_of(two, epoch(2), image));
+  launched(two, 3s);  // by image
+  const ImageId renewed("site-img.2");
+  const Side side = only<Side>(call(BuildCall{spec(), InstanceId("site.3"), epoch(2), renewed}));
+  core.side_done(side.call, CallReply{.image = ImageReport{.id = renewed, .workload = site}}, now);
+  core.take();
+  EXPECT_EQ(only<Launch>(call(raise_of(InstanceId("site.4"), epoch(3), renewed))).way, Way::image);
+}
+
 TEST_F(AgentCoreTest, TheSameRaiseTwiceIsOneLaunchAndTwoReplies) {
   call(raise_of(one, epoch(1)));
   EXPECT_THAT(call(raise_of(one, epoch(1))), IsEmpty());

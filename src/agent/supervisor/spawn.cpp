@@ -1,8 +1,11 @@
 #include "agent/supervisor/spawn.hpp"
 
 #include <cerrno>
-#include <cstdio>
+#include <cstring>
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,14 +16,27 @@
 namespace yado::supervisor {
 namespace {
 
-Status wait_until_ready(const os::Fd& ready) {
+// Descriptors of the new program.
+constexpr int network_descriptor = 3;  ///< may be closed
+constexpr int ready_descriptor = 4;
+constexpr int order_descriptor = 5;
+
+std::string read_to_end(const os::Fd& from) {
   std::string text;
   char buffer[1024];
   for (;;) {
-    const ssize_t n = ::read(ready.get(), buffer, sizeof buffer);
+    const ssize_t n = ::read(from.get(), buffer, sizeof buffer);
     if (n > 0) text.append(buffer, static_cast<std::size_t>(n));
-    else if (n == 0 || errno != EINTR) break;
+    else if (n == 0 || errno != EINTR) return text;
   }
+}
+
+void say(const os::Fd& ready, const Error& error) {
+  (void)os::write_all(ready, fmt::format("{}:{}", static_cast<int>(error.code), error.message));
+}
+
+Status wait_until_ready(const os::Fd& ready) {
+  const std::string text = read_to_end(ready);
   if (text == "ok") return {};
   const std::size_t colon = text.find(':');
   if (colon == std::string::npos) return fail(Errc::internal, "the supervisor ended before it was ready");
@@ -28,66 +44,107 @@ Status wait_until_ready(const os::Fd& ready) {
 }
 
 /// Forks twice, so that the second child's parent is gone when it starts: it belongs to init, or to the next subreaper.
-Status launch(const Config& config, int network_namespace, const std::function<void(os::Fd network, os::Fd ready)>& body) {
-  YADO_TRY(os::replace_text(config_of(config.directory), to_text(config)), "supervisor");
-  YADO_ASSIGN(os::Pipe ready, os::make_pipe(), "supervisor");
+Status fork_away(const std::function<int()>& body) {
   const pid_t between = ::fork();
   if (between < 0) return fail_errno("fork for a supervisor");
   if (between == 0) {
     os::reset_signals();
     ::setsid();
     if (const pid_t child = ::fork(); child != 0) ::_exit(child < 0 ? 1 : 0);
-    ready.read.reset();
     const os::Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
     ::dup2(null.get(), 0);
-    os::Fd network(network_namespace < 0 ? -1 : ::fcntl(network_namespace, F_DUPFD_CLOEXEC, 16));
-    body(std::move(network), std::move(ready.write));
-    ::_exit(1);
+    ::_exit(body());
   }
-  ready.write.reset();
-  while (::waitpid(between, nullptr, 0) < 0 && errno == EINTR) {
+  int status = 0;
+  while (::waitpid(between, &status, 0) < 0 && errno == EINTR) {
   }
-  YADO_TRY(wait_until_ready(ready.read), "supervisor of " + config.instance.str());
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return fail(Errc::no_space, "fork for a supervisor: no process is left");
   return {};
+}
+
+bool is_pipe(int descriptor) {
+  struct stat status {};
+  return ::fstat(descriptor, &status) == 0 && S_ISFIFO(status.st_mode);
+}
+
+/// Raises no SIGPIPE, whoever calls this.
+Status tell(const os::Fd& socket, std::string_view text) {
+  if (::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size())) return {};
+  return fail_errno("tell the supervisor");
 }
 
 }  // namespace
 
-Status spawn_supervisor(const Config& config, int network_namespace, const std::vector<std::string>& program) {
+Result<Spare> Spare::make(int network, const std::vector<std::string>& program) {
   std::vector<std::string> words = program;
-  words.push_back(config_of(config.directory));
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
-  return launch(config, network_namespace, [&](os::Fd network, os::Fd ready) {
-    // Parked above both targets first.
-    const os::Fd kept(::fcntl(ready.get(), F_DUPFD_CLOEXEC, 16));
-    if (network.valid()) ::dup2(network.get(), network_descriptor);
-    else ::close(network_descriptor);
-    ::dup2(kept.get(), ready_descriptor);
+  YADO_ASSIGN(os::Pipe ready, os::make_pipe(), "supervisor");
+  int order[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, order) != 0) return fail_errno("socket to a supervisor");
+  os::Fd ours(order[0]), its(order[1]);
+  YADO_TRY(fork_away([&] {
+    // Parked above the targets first. dup2() leaves them open across the exec.
+    const int sources[] = {network, ready.write.get(), its.get()};
+    int parked[3];
+    for (int i = 0; i < 3; ++i) parked[i] = sources[i] < 0 ? -1 : ::fcntl(sources[i], F_DUPFD_CLOEXEC, 16);
+    for (int i = 0; i < 3; ++i)
+      if (parked[i] >= 0) ::dup2(parked[i], network_descriptor + i);
+      else ::close(network_descriptor + i);
     ::execv(arguments[0], arguments.data());
-    const std::string text = fail_errno(fmt::format("exec {}", arguments[0])).error().message;
-    (void)os::write_all(kept, fmt::format("{}:{}", static_cast<int>(Errc::not_found), text));
-  });
+    say(os::Fd(parked[1]), Error{Errc::not_found, fmt::format("exec {}: {}", arguments[0], std::strerror(errno))});
+    return 1;
+  }), "supervisor");
+  Spare spare;
+  spare.order_ = std::move(ours);
+  spare.ready_ = std::move(ready.read);
+  return spare;
 }
 
-Status spawn_supervisor(const Config& config, int network_namespace, const std::function<int(os::Fd, os::Fd)>& body) {
-  return launch(config, network_namespace,
-                [&](os::Fd network, os::Fd ready) { ::_exit(body(std::move(network), std::move(ready))); });
+bool Spare::waits() const {
+  pollfd ended{ready_.get(), POLLIN, 0};
+  return ::poll(&ended, 1, 0) == 0;
 }
 
-int run_spawned(const std::string& path) {
+Status Spare::become(const Config& config) && {
+  const std::string path = config_of(config.directory);
+  YADO_TRY(os::replace_text(path, to_text(config)), "supervisor");
+  const Status told = tell(order_, path);
+  order_.reset();
+  // A program that could not be executed does not listen, but has said why.
+  YADO_TRY(wait_until_ready(ready_), "supervisor of " + config.instance.str());
+  return told;
+}
+
+int run_spawned() {
+  if (!is_pipe(ready_descriptor)) return 1;  // started by a person
   os::Fd network(::fcntl(network_descriptor, F_GETFD) < 0 ? -1 : network_descriptor);
-  os::Fd ready(ready_descriptor);
-  for (const os::Fd* fd : {&network, &ready})
+  os::Fd ready(ready_descriptor), order(order_descriptor);
+  for (const os::Fd* fd : {&network, &ready, &order})
     if (fd->valid()) ::fcntl(fd->get(), F_SETFD, FD_CLOEXEC);
+  const std::string path = read_to_end(order);
+  if (path.empty()) return 0;  // nobody needs it
+  order.reset();
   const auto text = os::read_text(path);
-  auto config = text ? config_from_text(*text) : Result<Config>(std::unexpected(text.error()));
+  const auto config = text ? config_from_text(*text) : Result<Config>(std::unexpected(text.error()));
   if (!config) {
-    (void)os::write_all(ready, fmt::format("{}:{}", static_cast<int>(config.error().code), config.error().message));
+    say(ready, config.error());
     return 1;
   }
   return run(*config, std::move(network), std::move(ready));
+}
+
+Status spawn_forked(const Config& config, int network, const std::function<int(os::Fd, os::Fd)>& body) {
+  YADO_TRY(os::replace_text(config_of(config.directory), to_text(config)), "supervisor");
+  YADO_ASSIGN(os::Pipe ready, os::make_pipe(), "supervisor");
+  YADO_TRY(fork_away([&] {
+    ready.read.reset();
+    return body(os::Fd(network < 0 ? -1 : ::fcntl(network, F_DUPFD_CLOEXEC, 16)), std::move(ready.write));
+  }), "supervisor");
+  ready.write.reset();
+  YADO_TRY(wait_until_ready(ready.read), "supervisor of " + config.instance.str());
+  return {};
 }
 
 }  // namespace yado::supervisor

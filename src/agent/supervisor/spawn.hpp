@@ -11,19 +11,30 @@
 
 namespace yado::supervisor {
 
-/// Descriptors of the new process, for the command line that calls `run`.
-inline constexpr int network_descriptor = 3;  ///< the instance's network namespace; may be closed
-inline constexpr int ready_descriptor = 4;
+/// A supervisor that waits to be told whose it is: exec and dynamic linking are behind it (some 10 ms on a busy host).
+/// In a session of its own, as nobody's child. It ends when this object goes without having told it.
+class Spare {
+ public:
+  /// `program`: an absolute path and its arguments; it calls run_spawned(). `network`: the instance's network
+  /// namespace, -1: the caller's.
+  static Result<Spare> make(int network, const std::vector<std::string>& program);
 
-/// Writes <directory>/supervisor.json and starts `program` (an absolute path and its arguments; the path of the
-/// configuration is appended) in a session of its own, as nobody's child. Returns when its socket answers.
-/// Errors are the supervisor's own.
-Status spawn_supervisor(const Config& config, int network_namespace, const std::vector<std::string>& program);
+  /// False when it has ended, or could not be executed: become() says why.
+  bool waits() const;
 
-/// The same with a function in a forked copy instead of a program: for tests, from a process with one thread.
-Status spawn_supervisor(const Config& config, int network_namespace, const std::function<int(os::Fd, os::Fd)>& body);
+  /// Writes <directory>/supervisor.json. Returns when the supervisor's socket answers; errors are the supervisor's own.
+  Status become(const Config& config) &&;
 
-/// What `program` does: reads the configuration at `path` and runs with the two descriptors above.
-int run_spawned(const std::string& path);
+ private:
+  os::Fd order_;  ///< the path of the configuration goes in here
+  os::Fd ready_;
+};
+
+/// What `program` does: waits for the path of its configuration and runs. The exit status of the process.
+int run_spawned();
+
+/// The same without a program, `body` in a forked copy of this process: for tests, from a process with one thread.
+/// `network` and `ready` as in supervisor::run.
+Status spawn_forked(const Config& config, int network, const std::function<int(os::Fd network, os::Fd ready)>& body);
 
 }  // namespace yado::supervisor

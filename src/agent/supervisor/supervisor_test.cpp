@@ -124,7 +124,7 @@ class SupervisorTest : public ::testing::Test {
   Result<Connection> launch(const Config& config) {
     names_.push_back(config.instance.str());
     YADO_ASSIGN(os::Netns network, container::testing::make_network(), "test");
-    YADO_TRY(spawn_supervisor(config, network.fd().get(), [&](os::Fd net, os::Fd ready) {
+    YADO_TRY(spawn_forked(config, network.fd().get(), [&](os::Fd net, os::Fd ready) {
       return run(config, std::move(net), std::move(ready));
     }), "test");
     YADO_ASSIGN(Connection connection, Connection::open(config.directory), "test");
