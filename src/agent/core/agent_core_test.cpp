@@ -213,6 +213,16 @@ TEST_F(AgentCoreTest, AnImageThatWasNeverMeasuredIsTriedHoweverFastAColdStartWas
   EXPECT_EQ(only<Launch>(call(raise_of(two, epoch(2), image))).way, Way::image);
 }
 
+TEST_F(AgentCoreTest, AColdStartThatWasNeverMeasuredIsNotTriedBeforeAnImageThatWorks) {
+  core.images({image});
+  call(raise_of(one, epoch(1), image));
+  launched(one, 70ms);  // by image
+  standby(two, epoch(1));
+  call(raise_of(two, epoch(2), image));
+  launched(two, 2ms);  // frozen
+  EXPECT_EQ(only<Launch>(call(raise_of(InstanceId("site.3"), epoch(3), image))).way, Way::image);
+}
+
 TEST_F(AgentCoreTest, OneSlowRestoreIsNoVerdict) {
   core.images({image});
   call(raise_of(one, epoch(1)));

@@ -181,7 +181,7 @@ struct Container::State {
     if (error) return fail(Errc::io, "make {}: {}", (place.directory / "work").native(), error.message());
     YADO_ASSIGN(state->root, RootFs::make(place.directory, place.root, spec.mounts, id_base, disk), "container");
     YADO_ASSIGN(state->cgroup, os::Cgroup::create(place.cgroup), "container");
-    os::CgroupLimits limits{spec.memory_bytes, spec.cpus, spec.pids != 0 ? spec.pids : default_pids};
+    os::CgroupLimits limits{.memory_bytes = spec.memory_bytes, .pids = spec.pids != 0 ? spec.pids : default_pids};
     YADO_TRY(state->cgroup.limit(limits), "container");
     return state;
   }
@@ -209,6 +209,9 @@ struct Container::State {
     }
     return all;
   }
+
+  /// From when the program itself runs: CRIU's work before that is not counted against its share.
+  Status limit_cpu() const { return cgroup.limit({.cpus = spec.cpus}); }
 
   void kill() {
     (void)cgroup.kill_all();
@@ -260,6 +263,7 @@ Result<Container> Container::start(const ContainerSpec& spec, const Place& place
   }
   state->first = std::move(*first);
   const auto begin = [&]() -> Status {
+    YADO_TRY(state->limit_cpu(), "start");
     YADO_TRY(state->cgroup.add(pid), "start");
     YADO_TRY(os::write_id_maps(pid, {{0, place.id_base, 65536}}), "start");
     YADO_TRY(os::write_all(go.write, "g"), "start");
@@ -305,6 +309,7 @@ Result<Container> Container::restore(const ContainerSpec& spec, const Place& pla
   auto first = container::restore(criu, call);
   if (!first) return context(first.error(), "restore");
   state->first = std::move(*first);
+  YADO_TRY(state->limit_cpu(), "restore");
   Container container(std::move(state));
   if (!frozen) {
     YADO_TRY(continue_children_first(container.cgroup(), settle_limit), "restore");

@@ -56,26 +56,29 @@ void need_directory(const FirstProcess& plan, const char* name) {
   if (!S_ISDIR(status.st_mode)) give_up(plan, Errc::invalid_argument, "/%s of the root file system is not a directory", name);
 }
 
+/// /dev is a directory of the overlay, not a tmpfs: CRIU saves and restores each tmpfs by running tar (3 ms or more).
 void make_devices(const FirstProcess& plan) {
   need_directory(plan, "dev");
-  if (::mount("tmpfs", "dev", "tmpfs", no_suid, "mode=755,size=1m") != 0) give_up_errno(plan, "mount /dev");
   for (const char* name : {"null", "zero", "full", "random", "urandom", "tty"}) {
     char outside[32], inside[32];
     std::snprintf(outside, sizeof outside, "/dev/%s", name);
     std::snprintf(inside, sizeof inside, "dev/%s", name);
+    ::unlink(inside);  // a node that the root file system brought would not work: layers are mounted nodev
     const int file = ::open(inside, O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
     if (file < 0) give_up_errno(plan, inside);
     ::close(file);
     if (::mount(outside, inside, nullptr, bind, nullptr) != 0) give_up_errno(plan, outside);
   }
-  if (::mkdir("dev/shm", 01777) != 0) give_up_errno(plan, "/dev/shm");
+  need_directory(plan, "dev/shm");
   if (::mount("tmpfs", "dev/shm", "tmpfs", no_suid | no_dev, "mode=1777") != 0) give_up_errno(plan, "mount /dev/shm");
   const char* links[][2] = {{"/proc/self/fd", "dev/fd"},
                             {"/proc/self/fd/0", "dev/stdin"},
                             {"/proc/self/fd/1", "dev/stdout"},
                             {"/proc/self/fd/2", "dev/stderr"}};
-  for (const auto& [to, name] : links)
+  for (const auto& [to, name] : links) {
+    ::unlink(name);
     if (::symlink(to, name) != 0) give_up_errno(plan, name);
+  }
 }
 
 /// mkdir -p of the parents, then the target itself. Runs inside the new root: links cannot lead out of it.
