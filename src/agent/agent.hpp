@@ -9,7 +9,8 @@
 // Everything but the Workers' jobs runs on the io_context's one thread. The agent may be killed at any moment: what
 // runs goes on under its supervisors, and the next agent process on the same state directory adopts it.
 //
-//   agent.cpp         start-up, the pump of actions, adoption        instances.cpp    one instance from launch to end
+//   agent.cpp         start-up, the pump of actions, adoption        instances.cpp    one instance: place, supervisor, end
+//                                                                    launch.cpp       its start, restore or thaw
 //   api.cpp           the HTTP API                                   side_calls.cpp   build, pull, drop, inspect
 //   heartbeat.cpp     reports to control                             images.cpp       which images may be used
 

@@ -21,8 +21,9 @@ namespace {
 constexpr std::uint32_t first_published_port = 20'000, last_published_port = 32'767;
 constexpr milliseconds stop_grace{10'000};
 
-/// The last lines of a log: what a person needs to see why an application did not start.
-std::string last_lines(const std::string& log, std::size_t count) {
+}  // namespace
+
+std::string Instances::last_lines(const std::string& log, std::size_t count) {
   std::size_t end = log.size();
   while (end > 0 && log[end - 1] == '\n') --end;
   std::size_t at = end;
@@ -30,8 +31,6 @@ std::string last_lines(const std::string& log, std::size_t count) {
     if (log[--at] == '\n' && --count == 0) return log.substr(at + 1, end - at - 1);
   return log.substr(0, end);
 }
-
-}  // namespace
 
 Instances::Instances(Surroundings around, Events events)
     : around_(around),
@@ -194,191 +193,6 @@ void Instances::exited(const LivePtr& live, const std::string& how, const std::s
   const bool news = !live->ended.given() && live->record.purpose != Purpose::builder;
   live->ended.give(log.empty() ? how : fmt::format("{}; its last log lines:\n{}", how, log));
   if (news) events_.exited(live->record.id, live->record.workload, how);
-}
-
-// ---- launch and promote --------------------------------------------------------------------------------------------
-
-asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSpec spec) {
-  auto hash = co_await around_.images.spec_hash(spec);
-  if (!hash) co_return std::unexpected(hash.error());
-  auto manifest = co_await around_.images.verified(id);
-  if (!manifest) co_return std::unexpected(manifest.error());
-  if (manifest->spec_hash != *hash)
-    co_return fail(Errc::conflict, "image {} was taken of another spec or root file system", id);
-  const image::Store& store = around_.images.store();
-  co_return ImageSource{store.part_directory(id, "criu"), store.part_directory(id, "disk"), manifest->properties};
-}
-
-asio::awaitable<Status> Instances::begin(LivePtr live, const std::optional<ImageSource>& source, bool frozen) {
-  const auto link = live->link;
-  if (!link) co_return fail(Errc::unavailable, "its supervisor ended");
-  if (!source) co_return co_await link->start(live->record.epoch);
-  ImageSource image = *source;
-  co_return co_await link->restore(live->record.epoch, std::move(image), frozen);
-}
-
-asio::awaitable<Status> Instances::run_readiness(LivePtr live, bool starting) {
-  ReadinessWish wish;
-  wish.service = live->spec.service;
-  wish.endpoint = Endpoint{live->record.address.str(), live->record.service};
-  wish.starting = starting;
-  wish.limit = live->spec.service.ready.start_limit;
-  // A restored or thawed instance that takes longer than two cold starts is no gain: it counts as bad.
-  if (const auto cold = cold_took_.find(live->record.workload); !starting && cold != cold_took_.end())
-    wish.limit = std::min<nanoseconds>(wish.limit, std::max<nanoseconds>(2 * cold->second, 1s));
-  co_return co_await wait_ready(around_.io, std::move(wish), live->ended);
-}
-
-/// A standby that was never asked may be broken, and its first answer costs much (a Django worker some 40 ms: modules,
-/// templates, the database). So it has that behind it. Several at once: a worker that is busy leaves the next one to
-/// another worker.
-asio::awaitable<Status> Instances::warm_up(LivePtr live, bool starting) {
-  const std::size_t requests = live->spec.policy.warm_up;
-  const auto ask = [](Instances* self, LivePtr one, bool starts, Promise<Status> answer) -> asio::awaitable<void> {
-    Status ready = co_await self->run_readiness(std::move(one), starts);
-    answer.give(std::move(ready));
-  };
-  std::vector<Promise<Status>> answers;
-  for (std::size_t i = 0; i < requests; ++i) {
-    answers.emplace_back(around_.io.get_executor());
-    spawn(ask(this, live, starting, answers.back()));
-  }
-  Status all;
-  for (const Promise<Status>& answer : answers) {
-    Status one = co_await answer.get();
-    if (all && !one) all = std::move(one);
-  }
-  co_return all;
-}
-
-/// An application that did not start has usually said why.
-asio::awaitable<Error> Instances::with_log(LivePtr live, Error error) {
-  const auto link = live->link;
-  if (error.message.find("last log lines") != std::string::npos || !link || live->killing) co_return error;
-  const auto log = co_await link->log();
-  if (!log) co_return error;
-  const std::string lines = last_lines(*log, 10);
-  if (!lines.empty()) error.message += "; its last log lines:\n" + lines;
-  co_return error;
-}
-
-asio::awaitable<Result<Launched>> Instances::launch(Launch wish, Instant since) {
-  InstanceRecord record{.id = wish.instance,
-                        .workload = wish.spec.name,
-                        .purpose = wish.purpose,
-                        .epoch = wish.epoch,
-                        .image = wish.image};
-  auto entered = enter(std::move(record), wish.spec);
-  if (!entered) co_return std::unexpected(entered.error());
-  const LivePtr live = *entered;
-  // Looking at the image and making the place for it go on at once.
-  using Source = Result<std::optional<ImageSource>>;
-  Promise<Source> looked(around_.io.get_executor());
-  if (wish.way == Way::image) {
-    const auto look = [](Instances* self, ImageId id, WorkloadSpec spec,
-                         Promise<Source> promise) -> asio::awaitable<void> {
-      auto found = co_await self->source_of(std::move(id), std::move(spec));
-      if (found)
-        promise.give(std::optional<ImageSource>(std::move(*found)));
-      else
-        promise.give(std::unexpected(found.error()));
-    };
-    spawn(look(this, *wish.image, wish.spec, looked));
-  } else {
-    looked.give(std::optional<ImageSource>());
-  }
-  Promise<Status> published(around_.io.get_executor());
-  publish(live, published);
-  const Status up = co_await bring_up(live);
-  const Source source = co_await looked.get();
-  Result<Launched> result = fail(Errc::internal, "not launched");
-  if (!up)
-    result = std::unexpected(up.error());
-  else if (!source)
-    result = std::unexpected(source.error());
-  else
-    result = co_await launch_steps(live, std::move(wish), *source, since);
-  const Status open = co_await published.get();
-  if (result && !open) result = context(open.error(), "publish");
-  live->launch_over.give(true);
-  co_return result;
-}
-
-asio::awaitable<Status> Instances::settle(LivePtr live) {
-  const auto link = live->link;
-  if (!link) co_return fail(Errc::unavailable, "its supervisor ended");
-  const auto settled = co_await link->wait_startup(live->spec.service.ready.start_limit);
-  if (!settled) co_return std::unexpected(settled.error());
-  co_return Status{};
-}
-
-asio::awaitable<Result<Launched>> Instances::launch_steps(LivePtr live, Launch wish, std::optional<ImageSource> source,
-                                                          Instant since) {
-  const bool standby = wish.purpose == Purpose::standby;
-  // A standby proves itself before it is counted on, except that a restored exclusive one never runs before it is the
-  // owner.
-  const bool proves =
-      standby && wish.spec.policy.consistency == Consistency::shared && wish.spec.policy.warm_up > 0;
-  Status done = co_await begin(live, source, standby && !proves);
-  Launched launched{.endpoint = endpoint(live->record), .times = {}};
-  launched.times.raise = os::now() - since;
-  if (done && standby && (proves || !source)) {
-    if (!source) done = co_await settle(live);
-    if (done && proves) done = co_await warm_up(live, !source);
-    if (const auto link = live->link; done && link) done = co_await link->freeze(live->record.epoch);
-  } else if (done && !standby) {
-    done = co_await run_readiness(live, !source);
-  }
-  if (done && live->ended.given()) done = fail(Errc::application, "{}", co_await live->ended.get());
-  if (!done) {
-    Error why = co_await with_log(live, done.error());
-    co_return std::unexpected(std::move(why));
-  }
-  launched.times.ready = os::now() - since - launched.times.raise;
-  if (!source && !standby) cold_took_[live->record.workload] = launched.times.raise + launched.times.ready;
-  live->record.ready = true;
-  live->record.since_ns = os::now().time_since_epoch().count();
-  // Not awaited: the answer need not wait for a file that only the next agent process reads.
-  spawn(save(live));
-  co_return launched;
-}
-
-asio::awaitable<Result<Launched>> Instances::promote(Promote wish, Instant since) {
-  const auto found = live_.find(wish.instance);
-  if (found == live_.end() || !found->second->link) co_return fail(Errc::not_found, "{} is not here", wish.instance);
-  const LivePtr live = found->second;
-  live->launch_over = Promise<bool>(around_.io.get_executor());
-  live->record.purpose = Purpose::owner;
-  live->record.epoch = wish.epoch;
-  live->spec = wish.spec;
-  const bool exclusive = wish.spec.policy.consistency == Consistency::exclusive;
-  const auto link = live->link;
-  Status done = co_await link->promote(wish.epoch, exclusive ? wish.spec.policy.lease : 0ms, true);
-  Launched launched{.endpoint = endpoint(live->record), .times = {}};
-  launched.times.raise = os::now() - since;
-  if (done) done = co_await run_readiness(live, false);
-  live->launch_over.give(true);
-  if (done && live->ended.given()) done = fail(Errc::application, "{}", co_await live->ended.get());
-  if (!done) {
-    Error why = co_await with_log(live, done.error());
-    co_return std::unexpected(std::move(why));
-  }
-  launched.times.ready = os::now() - since - launched.times.raise;
-  live->record.since_ns = os::now().time_since_epoch().count();
-  spawn(save(live));
-  co_return launched;
-}
-
-asio::awaitable<Status> Instances::freeze(InstanceId id) {
-  const auto found = live_.find(id);
-  if (found == live_.end() || !found->second->link) co_return fail(Errc::not_found, "{} is not here", id);
-  const LivePtr live = found->second;
-  const auto link = live->link;
-  const Status frozen = co_await link->freeze(live->record.epoch);
-  if (!frozen) co_return frozen;
-  live->record.since_ns = os::now().time_since_epoch().count();
-  spawn(save(live));
-  co_return Status{};
 }
 
 // ---- the end -------------------------------------------------------------------------------------------------------

@@ -125,6 +125,8 @@ class Instances {
   void spawn(boost::asio::awaitable<void> work);
   boost::asio::awaitable<Result<supervisor::Description>> connect(LivePtr live);
   supervisor::Events events_of(const LivePtr& live);
+  /// Of a log: what a person needs to see why an application did not start.
+  static std::string last_lines(const std::string& log, std::size_t count);
   void exited(const LivePtr& live, const std::string& how, const std::string& log);
   Endpoint endpoint(const InstanceRecord& record) const;
 

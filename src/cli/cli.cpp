@@ -38,6 +38,10 @@ int run(int argc, char** argv) {
     fmt::print("{}", app.help());
     return Exit::ok;
   } catch (const CLI::ParseError& error) {
+    if (const auto rest = app.remaining(); app.get_subcommands().empty() && !rest.empty()) {
+      fmt::print(stderr, "yado: there is no command '{}' (see yado --help)\n", rest.front());
+      return Exit::usage;
+    }
     std::string command = "yado";
     for (const CLI::App* chosen = &app; !chosen->get_subcommands().empty();) {
       chosen = chosen->get_subcommands().back();

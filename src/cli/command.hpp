@@ -36,7 +36,7 @@ void on_chosen(CLI::App& command, Outcome& outcome, std::function<int()> body);
 /// One line on stderr, and the exit status for it.
 int complain(const Error& error);
 
-// One per file: <name>.cpp.
+// One per file: <name>.cpp (stop and rm: end.cpp).
 void add_run(CLI::App& app, Outcome& outcome);
 void add_ps(CLI::App& app, Outcome& outcome);
 void add_logs(CLI::App& app, Outcome& outcome);

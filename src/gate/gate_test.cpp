@@ -310,6 +310,19 @@ TEST_F(GateTest, AnIdleConnectionIsClosed) {
   EXPECT_EQ(client->end(), asio::error::eof);
 }
 
+TEST_F(GateTest, AConnectionToAnInstanceThatNobodyNeededForAWhileIsClosed) {
+  Gate::Config config;
+  config.limits.kept_time = 20ms;
+  start(Instance::replying(hello), std::move(config));
+  auto client = world.run(world.connect());
+  world.run(client->send(World::get()));
+  EXPECT_EQ(world.run(client->message()).status, 200);
+  world.run_until([&] { return instance->talk(0).end() == asio::error::eof; });
+  world.run(client->send(World::get()));
+  EXPECT_EQ(world.run(client->message()).status, 200);
+  EXPECT_EQ(instance->connections(), 2u);
+}
+
 TEST_F(GateTest, MoreConnectionsThanAllowedWaitForOneToEnd) {
   Gate::Config config;
   config.limits.connections = 1;

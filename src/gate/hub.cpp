@@ -12,10 +12,11 @@ Hub::Hub(boost::asio::io_context& context, Limits bounds, std::uint8_t granter, 
     : io(context),
       limits(bounds),
       scheduler(granter),
-      pool(bounds.kept_connections),
       head_time(context, bounds.head_time),
       idle_time(context, bounds.idle_time),
       stall_time(context, bounds.stall_time),
+      kept_time(context, bounds.kept_time),
+      pool(bounds.kept_connections, kept_time),
       others_(std::move(others)),
       timer_(context) {}
 
@@ -102,6 +103,7 @@ void Hub::stop() {
   head_time.stop();
   idle_time.stop();
   stall_time.stop();
+  kept_time.stop();
   pool.clear();
   for (const auto& [key, session] : std::exchange(sessions_, {})) session->stop();
 }

@@ -37,9 +37,9 @@ class Hub : public std::enable_shared_from_this<Hub> {
   boost::asio::io_context& io;
   const Limits limits;
   Scheduler scheduler;
+  TimeLimit head_time, idle_time, stall_time, kept_time;
   Pool pool;
   Counters counters;
-  TimeLimit head_time, idle_time, stall_time;
   std::function<void()> on_leave;  ///< a connection ended: there is room for another one
 
  private:

@@ -15,6 +15,7 @@ struct Limits {
   std::size_t replay_bytes = 64_KiB;  ///< a body up to this size is kept so that the request can be repeated
   std::size_t whole_answer_bytes = 16_KiB;  ///< an answer up to this length is passed on when all of it is here
   std::size_t kept_connections = 64;  ///< to one instance, while no request needs them
+  nanoseconds kept_time = 60s;        ///< for so long at most: a server with a thread per connection pays for each
   nanoseconds head_time = 10s;        ///< from the first byte of a head to its last: later gets 408
   nanoseconds idle_time = 75s;        ///< a client's connection between two requests
   nanoseconds stall_time = 60s;       ///< without any progress in a body, in either direction

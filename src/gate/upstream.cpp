@@ -11,6 +11,7 @@ std::shared_ptr<Upstream> Pool::take(const Place& place) {
   found->second.pop_back();
   if (found->second.empty()) idle_.erase(found);
   taken->set_watcher(nullptr);
+  taken->kept.reset();
   return taken;
 }
 
@@ -20,11 +21,14 @@ void Pool::keep(std::shared_ptr<Upstream> upstream) {
   if (kept.size() >= most_per_place_) return upstream->close();
   upstream->set_watcher(this);
   upstream->watch();
+  upstream->kept.emplace([this, one = upstream.get()] { unasked(*one); });
+  upstream->kept->arm(kept_time_);
   kept.push_back(std::move(upstream));
 }
 
-/// Nobody asked it anything: whatever arrives, it is of no use any more.
+/// Nobody asked it anything: whatever arrives, it is of no use any more. The same when its time is over.
 void Pool::unasked(Peer& peer) {
+  const auto alive = peer.shared_from_this();  // also the guard whose expiry this may be
   auto& upstream = static_cast<Upstream&>(peer);
   auto found = idle_.find(upstream.place);
   if (found == idle_.end()) return;
@@ -39,6 +43,7 @@ void Pool::retain(const std::function<bool(const Place&)>& wanted) {
     if (wanted(entry.first)) return false;
     for (const auto& upstream : entry.second) {
       upstream->set_watcher(nullptr);
+      upstream->kept.reset();
       upstream->reset();
     }
     return true;

@@ -1,14 +1,16 @@
 #pragma once
 // Connections to instances, and those kept for later requests. A kept connection goes only to the very endpoint (of the
-// very host) that it was made for, and goes away by itself when its server closes it.
+// very host) that it was made for, and goes away when its server closes it or nobody needed it for a while.
 
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "gate/peer.hpp"
+#include "gate/time_limit.hpp"
 #include "model/cluster.hpp"
 #include "wire/parser.hpp"
 
@@ -30,11 +32,12 @@ class Upstream : public Peer {
 
   const Place place;
   wire::Parser parser;
+  std::optional<TimeLimit::Guard> kept;  ///< while it lies in a Pool
 };
 
 class Pool final : private Peer::Watcher {
  public:
-  explicit Pool(std::size_t most_per_place) : most_per_place_(most_per_place) {}
+  Pool(std::size_t most_per_place, TimeLimit& kept_time) : most_per_place_(most_per_place), kept_time_(kept_time) {}
 
   /// The one used last, or null.
   std::shared_ptr<Upstream> take(const Place& place);
@@ -49,6 +52,7 @@ class Pool final : private Peer::Watcher {
   void unasked(Peer& peer) override;
 
   std::size_t most_per_place_;
+  TimeLimit& kept_time_;
   std::map<Place, std::vector<std::shared_ptr<Upstream>>> idle_;
 };
 

@@ -145,7 +145,9 @@ void ControlCore::ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence 
     workload->waiting.push_back(ask);
     return begin_owner(*workload, Evidence::asleep, {}, std::nullopt, now);
   }
-  if (evidence == Evidence::unresponsive && alive(record.host)) {
+  const auto host = hosts_.find(record.host);
+  const bool agent_late = host != hosts_.end() && host->second.voice == Voice::asked && host->second.late > 0;
+  if (evidence == Evidence::unresponsive && alive(record.host) && !agent_late) {
     // Slow or dead? Its host can look: a frozen or stopped instance serves nobody, a busy one does. Looking is no
     // relocation: a slow application must not use up those that it needs when it dies.
     workload->waiting.push_back(ask);

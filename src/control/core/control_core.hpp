@@ -246,6 +246,7 @@ class ControlCore {
   void standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
   void judge_image(const ImageReport& image, HeartbeatReply& reply);
+  void inspected(Workload& workload, const Result<CallReply>& result, Instant now);
   void check_hosts(Instant now);
   void probe_host(const HostId& id, Host& host, Instant now);
   void host_is_silent(const HostId& id, Instant now);

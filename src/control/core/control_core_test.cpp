@@ -142,6 +142,25 @@ TEST_F(ControlCoreTest, AnOwnerThatIsFoundDeadMayBeRaisedWhereItWas) {
   EXPECT_EQ(only_call<RaiseCall>(done(look.id, CallReply{.state = InstanceState::exited})).host, h1);
 }
 
+TEST_F(ControlCoreTest, WhoIsAskedToLookAndIsDueHimselfIsNotWaitedFor) {
+  up(spec());
+  const auto look = only_call<InspectCall>(ask(Evidence::unresponsive, {}, h1));
+  knock[h1] = ProbeAnswer::listening;  // the whole host is frozen; its kernel goes on answering
+  std::vector<Action> actions;
+  while (all<ProbeHost>(actions).empty()) actions = pass(100ms, {h2, h3});
+  EXPECT_EQ(only_call<RaiseCall>(actions).host, h2);
+  EXPECT_THAT(calls<RaiseCall>(done(look.id, CallReply{.state = InstanceState::running})), IsEmpty());
+}
+
+TEST_F(ControlCoreTest, WhoIsDueIsNotAskedToLook) {
+  up(spec());
+  knock[h1] = ProbeAnswer::listening;
+  while (all<ProbeHost>(pass(100ms, {h2, h3})).empty()) {}
+  const auto actions = ask(Evidence::unresponsive, {}, h1);
+  EXPECT_THAT(calls<InspectCall>(actions), IsEmpty());
+  EXPECT_EQ(only_call<RaiseCall>(actions).host, h2);
+}
+
 TEST_F(ControlCoreTest, WhatALookFindsDoesNotRaiseWhatWasStoppedMeanwhile) {
   up(spec());
   const auto look = only_call<InspectCall>(ask(Evidence::unresponsive, {}, h1));

@@ -153,20 +153,23 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
       if (!workload->owner) return;
       workload->owner->not_before = std::max(now, leases_.free_at(record.spec.name));
       return continue_owner(*workload, now);
-    case Pending::What::inspect: {
-      if (workload->inspection != call_id) return;
-      workload->inspection = 0;
-      if (workload->owner || pending.epoch != record.epoch) return;
-      if (result && result->state == InstanceState::running)
-        return answer_all(*workload, fail(Errc::conflict, "{} runs on {}: it is slow, not dead", record.spec.name,
-                                          record.host), false);
-      const bool gone = result && result->state == InstanceState::exited;
-      const Evidence evidence = gone ? Evidence::exited : result ? Evidence::unresponsive : Evidence::silent;
-      if (Status admitted = admit_relocation(*workload, now); !admitted)
-        return answer_all(*workload, std::unexpected(admitted.error()), false);
-      return begin_owner(*workload, evidence, gone ? HostId() : record.host, std::nullopt, now);
-    }
+    case Pending::What::inspect:
+      if (workload->inspection == call_id) inspected(*workload, result, now);
+      return;
   }
+}
+
+void ControlCore::inspected(Workload& workload, const Result<CallReply>& result, Instant now) {
+  const Record& record = workload.record;
+  workload.inspection = 0;
+  if (result && result->state == InstanceState::running)
+    return answer_all(workload, fail(Errc::conflict, "{} runs on {}: it is slow, not dead", record.spec.name,
+                                     record.host), false);
+  const bool gone = result && result->state == InstanceState::exited;
+  const Evidence evidence = gone ? Evidence::exited : result ? Evidence::unresponsive : Evidence::silent;
+  if (Status admitted = admit_relocation(workload, now); !admitted)
+    return answer_all(workload, std::unexpected(admitted.error()), false);
+  begin_owner(workload, evidence, gone ? HostId() : record.host, std::nullopt, now);
 }
 
 // ---- time ----------------------------------------------------------------------------------------------------------
@@ -224,7 +227,11 @@ void ControlCore::host_probed(const HostId& id, ProbeAnswer answer, Instant now)
     // On a busy machine an agent is late; a frozen one stays so. What cannot be asked to do anything is of no use here,
     // and whether its instances still answer is for the gates to see.
     constexpr int patience = 3;
-    if (host.voice == Voice::asked && ++host.late >= patience) host_is_silent(id, now);
+    if (host.voice == Voice::asked && ++host.late >= patience) return host_is_silent(id, now);
+    // The application does not answer, and its agent, which is due, does not either: nobody there will look.
+    for (auto& [name, workload] : workloads_)
+      if (workload.inspection != 0 && workload.record.host == id)
+        inspected(workload, fail(Errc::timed_out, "the agent of {} is late", id), now);
     return;
   }
   if (host.voice == Voice::agent_down) return;

@@ -134,6 +134,11 @@ class Scheduler {
   std::size_t requests_in_hand() const { return requests_.size(); }
 
  private:
+  /// The bounds of what is learnt. 100 ms is what the paper always waits; below 10 ms a busy scheduler looks like a death.
+  static constexpr detect::RttEstimator::Bounds probe_bounds{.unknown = 100ms, .least = 10ms, .most = 1s};
+  /// An attempt may fail for reasons of its own (a server that closes, a full backlog); not for ever.
+  static constexpr int attempts_without_relocation = 4;
+
   enum class Stage { held, connecting, sent, answering };
 
   struct InHand {
