@@ -327,6 +327,28 @@ TEST_F(CheckpointTest, OneImageIsRestoredTwiceEachTimeFromWhereItStood) {
   }
 }
 
+TEST_F(CheckpointTest, MountsAreThereAgainAlsoWhereTheContainersRootMayNotGo) {
+  ::chmod(ground_->directory().c_str(), 0700);  // as an agent's directory is
+  fs::create_directories(ground_->directory() / "shared");
+  std::ofstream(ground_->directory() / "shared/file") << "shared";
+  std::ofstream(ground_->directory() / "one") << "single";
+  ContainerSpec spec = python(
+      "import time,os\nn=0\nwhile True:\n  os.write(1,b'count %d %s %s\\n'%(n,open('/mnt/in/file','rb').read(),"
+      "open('/srv/one','rb').read())); n+=1; time.sleep(0.003)");
+  spec.mounts = {{ground_->directory() / "shared", "/mnt/in", true}, {ground_->directory() / "one", "/srv/one", true}};
+  auto started = start(spec);
+  ASSERT_OK(started);
+  read_until(*started, "count 5 ");
+  auto properties = started->checkpoint(image_.criu, image_.disk, criu_);
+  ASSERT_OK(properties);
+  image_.properties = *properties;
+  ASSERT_OK(started->stop(0s));
+  auto again = restore(spec, "b", false);
+  ASSERT_OK(again);
+  const std::string text = read_until(*again, "single\n");
+  EXPECT_NE(text.find("shared single\n"), std::string::npos) << text;
+}
+
 TEST_F(CheckpointTest, RestoredFrozenNothingRunsUntilTheThaw) {
   auto started = start(counter());
   ASSERT_OK(started);

@@ -5,10 +5,8 @@
 #include <csignal>
 #include <fcntl.h>
 #include <functional>
-#include <linux/magic.h>
 #include <sched.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -43,42 +41,51 @@ std::string end_of_log(const fs::path& file) {
 
 bool says_no_space(const std::string& log) { return log.find("No space left") != std::string::npos; }
 
-/// CRIU keeps what it learnt of the kernel in /run/criu.kdat, but only on a tmpfs: without it every run probes anew
-/// (46 ms measured). Where /run is none, CRIU gets one in a mount namespace of its own, filled from the last time; what
-/// its arguments name below /run stays in sight there.
-class KernelCache {
+/// What CRIU has as /run: a tmpfs of its own, in a mount namespace of its own. There it keeps what it learnt of the kernel
+/// (criu.kdat; off a tmpfs it would probe anew each time, 46 ms measured). And there stand the mounts that it takes over
+/// into the container: it opens them as the container's root, to whom the agents' directories are closed. What its
+/// arguments name below the real /run stays in sight.
+class RunDirectory {
  public:
-  static Result<KernelCache> make(const fs::path& directory, const std::vector<std::string>& arguments) {
-    KernelCache cache;
-    struct statfs status {};
-    if (directory.empty() || (::statfs("/run", &status) == 0 && status.f_type == TMPFS_MAGIC)) return cache;
-    YADO_ASSIGN(cache.tmpfs_, os::make_tmpfs(), "CRIU's /run");
-    for (const std::string& word : arguments) cache.keep_in_sight(word);
+  using Offered = std::map<std::string, fs::path>;  ///< name in /run -> what is mounted there
+  static fs::path path_of(const std::string& name) { return fs::path("/run") / name; }
+
+  static Result<RunDirectory> make(const fs::path& kept_in, const std::vector<std::string>& arguments, Offered offered) {
+    RunDirectory made;
+    made.offered_ = std::move(offered);
+    YADO_ASSIGN(made.tmpfs_, os::make_tmpfs(), "CRIU's /run");
+    for (const std::string& word : arguments) made.keep_in_sight(word);
+    if (kept_in.empty()) return made;
     // What is true of one boot's kernel may be false of the next one's.
     auto boot = os::read_text("/proc/sys/kernel/random/boot_id").value_or("unknown");
     while (!boot.empty() && boot.back() == '\n') boot.pop_back();
-    cache.kept_ = directory / ("criu-" + boot + ".kdat");
-    if (const auto kept = os::read_text(cache.kept_)) {
-      const os::Fd file(::openat(cache.tmpfs_.get(), "criu.kdat", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    made.kept_ = kept_in / ("criu-" + boot + ".kdat");
+    if (const auto kept = os::read_text(made.kept_)) {
+      const os::Fd file(::openat(made.tmpfs_.get(), "criu.kdat", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
       if (file.valid()) (void)os::write_all(file, *kept);
-      cache.had_ = true;
+      made.had_ = true;
     }
-    return cache;
+    return made;
   }
 
   /// In the child that becomes CRIU.
   Status enter() const {
-    if (!tmpfs_.valid()) return {};
     YADO_TRY(os::enter_private_mounts(), "CRIU's mounts");
-    std::vector<os::Fd> seen;
-    for (const fs::path& path : in_sight_) {
-      YADO_ASSIGN(os::Fd tree, os::copy_mount(path, true), "CRIU's mounts");
-      seen.push_back(std::move(tree));
-    }
+    std::vector<std::pair<os::Fd, fs::path>> trees;
+    const auto take = [&](const fs::path& source, const fs::path& target) -> Status {
+      YADO_ASSIGN(os::Fd tree, os::copy_mount(source, true), "CRIU's mounts");
+      trees.emplace_back(std::move(tree), target);
+      return {};
+    };
+    for (const fs::path& path : in_sight_) YADO_TRY(take(path, path), "in sight");
+    for (const auto& [name, source] : offered_) YADO_TRY(take(source, path_of(name)), "offered");
     YADO_TRY(put(tmpfs_, "/run"), "CRIU's mounts");
-    for (std::size_t i = 0; i < seen.size(); ++i) {
-      if (::mkdir(in_sight_[i].c_str(), 0755) != 0) return fail_errno("make " + in_sight_[i].native());
-      YADO_TRY(put(seen[i], in_sight_[i]), "CRIU's mounts");
+    for (const auto& [tree, target] : trees) {
+      struct stat status {};
+      const bool directory = ::fstat(tree.get(), &status) == 0 && S_ISDIR(status.st_mode);
+      if (directory ? ::mkdir(target.c_str(), 0755) != 0 : ::mknod(target.c_str(), S_IFREG | 0600, 0) != 0)
+        return fail_errno("make " + target.native());
+      YADO_TRY(put(tree, target), "CRIU's mounts");
     }
     return {};
   }
@@ -86,7 +93,7 @@ class KernelCache {
   bool known() const { return had_; }
 
   void keep() const {
-    if (!tmpfs_.valid() || had_) return;
+    if (kept_.empty() || had_) return;
     const auto text = os::read_text(fmt::format("/proc/self/fd/{}/criu.kdat", tmpfs_.get()));
     if (!text || text->empty()) return;
     if (auto kept = os::replace_text(kept_, *text); !kept) log::warn("CRIU's kernel cache: {}", kept.error().text());
@@ -99,18 +106,18 @@ class KernelCache {
     return {};
   }
 
-  /// The directory in /run that a word such as "/run/yado/…" or "mnt[key]:/run/yado/…" lies in.
+  /// The directory in /run that a word such as "/run/yado/…" lies in.
   void keep_in_sight(const std::string& word) {
     const std::string run = "/run/";
-    const std::size_t at = word.starts_with(run) ? 0 : word.find(":" + run) + 1;
-    if (!word.substr(at).starts_with(run)) return;
-    const fs::path path = word.substr(at, word.find('/', at + run.size()) - at);
+    if (!word.starts_with(run)) return;
+    const fs::path path = word.substr(0, word.find('/', run.size()));
     std::error_code ignored;
     if (fs::is_directory(path, ignored) && std::ranges::find(in_sight_, path) == in_sight_.end()) in_sight_.push_back(path);
   }
 
   os::Fd tmpfs_;
   std::vector<fs::path> in_sight_;
+  Offered offered_;
   fs::path kept_;
   bool had_ = false;
 };
@@ -121,11 +128,12 @@ struct Run {
   int network_namespace = -1;
   const os::Cgroup* cgroup = nullptr;
   std::vector<std::pair<int, int>> descriptors;
+  RunDirectory::Offered offered;
   std::function<void()> on_overrun;  ///< before CRIU is killed
 };
 
 Status run(const Criu& criu, const Run& wanted, std::string_view what) {
-  YADO_ASSIGN(const KernelCache cache, KernelCache::make(criu.kernel_cache, wanted.arguments), what);
+  YADO_ASSIGN(const RunDirectory own, RunDirectory::make(criu.kernel_cache, wanted.arguments, wanted.offered), what);
   os::Spawn options;
   options.arguments = wanted.arguments;
   options.environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"};
@@ -135,7 +143,7 @@ Status run(const Criu& criu, const Run& wanted, std::string_view what) {
     if (wanted.cgroup != nullptr) YADO_TRY(wanted.cgroup->add(::getpid()), "CRIU");
     if (wanted.network_namespace >= 0 && ::setns(wanted.network_namespace, CLONE_NEWNET) != 0)
       return fail_errno("enter the network namespace");
-    return cache.enter();
+    return own.enter();
   };
   YADO_ASSIGN(os::Process process, os::spawn(options), what);
   YADO_ASSIGN(const std::optional<os::ExitStatus> ended, process.wait(criu.limit), what);
@@ -149,7 +157,7 @@ Status run(const Criu& criu, const Run& wanted, std::string_view what) {
     const std::string log = end_of_log(wanted.log);
     return fail(says_no_space(log) ? Errc::no_space : Errc::io, "{}: CRIU: {}; its log ends: {}", what, ended->text(), log);
   }
-  cache.keep();
+  own.keep();
   return {};
 }
 
@@ -167,8 +175,8 @@ Status learn_kernel(const Criu& criu) {
   YADO_TRY(require(criu), "learn about the kernel");
   Run wanted;
   wanted.arguments = {criu.binary, "check"};
-  YADO_ASSIGN(const KernelCache cache, KernelCache::make(criu.kernel_cache, wanted.arguments), "learn about the kernel");
-  return cache.known() ? Status{} : run(criu, wanted, "learn about the kernel");
+  YADO_ASSIGN(const RunDirectory own, RunDirectory::make(criu.kernel_cache, wanted.arguments, {}), "learn about the kernel");
+  return own.known() ? Status{} : run(criu, wanted, "learn about the kernel");
 }
 
 Status dump(const Criu& criu, const DumpCall& call) {
@@ -203,7 +211,9 @@ Result<os::Pidfd> restore(const Criu& criu, const RestoreCall& call) {
   if (call.stopped) wanted.arguments.push_back("--leave-stopped");
   for (const auto& [key, source] : call.externals.sources) {
     wanted.arguments.push_back("--external");
-    wanted.arguments.push_back(fmt::format("mnt[{}]:{}", key, source.native()));
+    const bool device = source.native().starts_with("/dev/");
+    if (!device) wanted.offered.emplace(key, source);
+    wanted.arguments.push_back(fmt::format("mnt[{}]:{}", key, device ? source.native() : RunDirectory::path_of(key).native()));
   }
   wanted.network_namespace = call.network_namespace;
   wanted.cgroup = call.cgroup;
