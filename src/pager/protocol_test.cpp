@@ -1,0 +1,129 @@
+#include "pager/protocol.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+namespace yado::pager {
+namespace {
+
+using HeaderSpan = std::span<const std::byte, header_bytes>;
+
+HeaderSpan header_of(const std::vector<std::byte>& frame) { return HeaderSpan(frame.data(), header_bytes); }
+Bytes body_of(const std::vector<std::byte>& frame) { return Bytes(frame).subspan(header_bytes); }
+
+std::vector<std::byte> sample() { return make_frame(Operation::get, 7, make_batch(std::vector<KindRun>{{9000, 3}})); }
+
+TEST(PageProtocolTest, TheGoldenFrameOfTheSpecification) {
+  const auto frame = make_frame(Operation::list, 0x0102030405060708, make_number(5));
+  const unsigned char golden[] = {0x59, 0x44, 0x50, 0x47, 1, 5, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 8, 0, 0, 0, 0, 0, 0, 0};
+  ASSERT_EQ(frame.size(), header_bytes + 8);
+  EXPECT_EQ(std::memcmp(frame.data(), golden, sizeof golden), 0);
+}
+
+TEST(PageProtocolTest, AFrameSurvivesItsWay) {
+  const auto frame = sample();
+  const auto header = parse_header(header_of(frame));
+  ASSERT_TRUE(header) << header.error().text();
+  EXPECT_EQ(header->operation, Operation::get);
+  EXPECT_EQ(header->id, 7u);
+  EXPECT_TRUE(check_frame(header_of(frame), body_of(frame)));
+  const auto batch = parse_batch(body_of(frame), BatchUse::get);
+  ASSERT_TRUE(batch);
+  EXPECT_EQ(batch->runs, (std::vector<KindRun>{{9000, 3, PageKind::wanted}}));
+}
+
+TEST(PageProtocolTest, EveryFlippedBitIsSeen) {
+  const auto frame = sample();
+  for (std::size_t bit = 0; bit < frame.size() * 8; ++bit) {
+    auto bad = frame;
+    bad[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    const auto header = parse_header(header_of(bad));
+    EXPECT_FALSE(header && header->body_bytes == body_of(bad).size() && check_frame(header_of(bad), body_of(bad)))
+        << "bit " << bit;
+  }
+}
+
+TEST(PageProtocolTest, AnOversizedBodyIsRefusedByItsHeaderAlone) {
+  auto frame = sample();
+  const auto size = static_cast<std::uint32_t>(most_body_bytes + 1);
+  std::memcpy(frame.data() + 16, &size, sizeof size);
+  const auto header = parse_header(header_of(frame));
+  ASSERT_FALSE(header);
+  EXPECT_EQ(header.error().code, Errc::corrupt);
+  EXPECT_NE(header.error().message.find("GET with a body of 1179649 bytes"), std::string::npos) << header.error().message;
+}
+
+TEST(PageProtocolTest, AnotherVersionIsUnsupported) {
+  auto frame = sample();
+  frame[4] = std::byte{2};
+  EXPECT_EQ(parse_header(header_of(frame)).error().code, Errc::unsupported);
+}
+
+TEST(PageProtocolTest, TheLargestFramesFit) {
+  std::vector<KindRun> scattered;
+  for (PageNumber page = 0; page < 2 * most_data_pages; page += 2) scattered.push_back({page, 1, PageKind::data});
+  EXPECT_LE(make_batch(scattered).size() + most_data_pages * page_bytes, most_body_bytes);
+  EXPECT_LE(make_batch(std::vector<KindRun>(most_runs)).size(), most_body_bytes);
+}
+
+TEST(PageProtocolTest, BadBatchesAreRefused) {
+  const auto put = [](std::vector<KindRun> runs, std::size_t pages_of_data) {
+    auto body = make_batch(runs);
+    body.resize(body.size() + pages_of_data * page_bytes);
+    return parse_batch(body, BatchUse::put).has_value();
+  };
+  const auto data = PageKind::data, zero = PageKind::zero;
+  EXPECT_TRUE(put({{5, 2, data}, {7, 1, zero}, {8, 1, data}}, 3));
+  EXPECT_TRUE(put({}, 0));
+  EXPECT_FALSE(put({{5, 2, data}}, 1)) << "data cut";
+  EXPECT_FALSE(put({{5, 2, data}}, 3)) << "data too long";
+  EXPECT_FALSE(put({{5, 0, data}}, 0)) << "empty run";
+  EXPECT_FALSE(put({{5, 2, data}, {6, 1, data}}, 3)) << "overlap";
+  EXPECT_FALSE(put({{7, 1, data}, {5, 1, data}}, 2)) << "order";
+  EXPECT_FALSE(put({{5, 1, PageKind::wanted}}, 0)) << "kind of a request for data";
+  EXPECT_FALSE(put({{5, 1, PageKind::absent}}, 0)) << "kind of an answer";
+  EXPECT_FALSE(put({{5, 1, static_cast<PageKind>(77)}}, 0)) << "unknown kind";
+  EXPECT_FALSE(put({{0, 257, zero}}, 0)) << "too many pages";
+  EXPECT_FALSE(put({{~0ull, 2, zero}}, 0)) << "overflow";
+  EXPECT_FALSE(put({{most_page_number - 1, 2, zero}}, 0)) << "beyond every memory";
+  EXPECT_FALSE(parse_batch(Bytes{}, BatchUse::get));
+  const auto body = make_batch(std::vector<KindRun>{{1, 1}});
+  EXPECT_FALSE(parse_batch(Bytes(body).first(body.size() - 1), BatchUse::get)) << "run cut";
+}
+
+TEST(PageProtocolTest, DropAndListingMayNameManyPages) {
+  const auto drop = make_batch(std::vector<KindRun>{{0, 1'000'000, PageKind::wanted}});
+  EXPECT_TRUE(parse_batch(drop, BatchUse::drop));
+  EXPECT_FALSE(parse_batch(drop, BatchUse::get));
+  EXPECT_TRUE(parse_batch(make_batch(std::vector<KindRun>{{0, 1'000'000, PageKind::data}}), BatchUse::listing));
+}
+
+TEST(PageProtocolTest, ValuesSurviveTheirWay) {
+  const Hello hello{3, 4, 1000, 500, true, "bigvm.2"};
+  EXPECT_EQ(parse_hello(make_hello(hello)).value(), hello);
+  EXPECT_EQ(parse_welcome(make_welcome({9, 10}))->held_pages, 10u);
+  EXPECT_EQ(parse_stats(make_stats({1, 2, 3, 4, 5, 6}))->gets, 6u);
+  EXPECT_EQ(parse_name(make_name("part-1")).value(), "part-1");
+  const Error error = parse_error(make_error({Errc::no_space, "full\x1b[2J"}));
+  EXPECT_EQ(error.code, Errc::no_space);
+  EXPECT_EQ(error.message, "full?[2J");
+  auto cut = make_hello(hello);
+  cut.pop_back();
+  EXPECT_FALSE(parse_hello(cut));
+  EXPECT_EQ(parse_error(cut).code, Errc::corrupt);
+}
+
+TEST(PageTest, RunsAndZeroes) {
+  EXPECT_EQ(runs_of(std::vector<PageNumber>{1, 2, 3, 7, 8}), (std::vector<PageRun>{{1, 3}, {7, 2}}));
+  std::array<std::byte, page_bytes> page{};
+  EXPECT_TRUE(is_zero(page));
+  for (const std::size_t at : {std::size_t{0}, std::size_t{8}, page_bytes - 1}) {
+    page[at] = std::byte{1};
+    EXPECT_FALSE(is_zero(page)) << at;
+    page[at] = std::byte{0};
+  }
+}
+
+}  // namespace
+}  // namespace yado::pager
