@@ -64,6 +64,14 @@ asio::awaitable<void> Instances::save(LivePtr live) {
     log::warn("{}: {}", record.id, saved.error().text());
 }
 
+asio::awaitable<Status> Instances::prepare_root(WorkloadSpec spec) {
+  std::function<Status()> work = [this, root = spec.container.root]() -> Status {
+    YADO_TRY(container::prepare_root(root, around_.directory.roots()), "root file system");
+    return {};
+  };
+  co_return co_await around_.workers.run(std::move(work));
+}
+
 // ---- from nothing to a supervisor ----------------------------------------------------------------------------------
 
 Result<Instances::LivePtr> Instances::enter(InstanceRecord record, WorkloadSpec spec) {

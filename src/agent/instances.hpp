@@ -64,6 +64,8 @@ class Instances {
   /// Returns when nothing is left: processes, group, network, published port, directory.
   boost::asio::awaitable<void> kill(InstanceId id);
 
+  /// An archive is unpacked before it is needed: that takes seconds.
+  boost::asio::awaitable<Status> prepare_root(WorkloadSpec spec);
   /// Starts a builder and waits until its start-up is complete.
   boost::asio::awaitable<Status> start_builder(BuildCall call);
   /// Checkpoints it into two directories; it does not run on.

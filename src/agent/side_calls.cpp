@@ -100,6 +100,7 @@ asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   }
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
+  if (Status root = co_await around_.instances.prepare_root(call.spec); !root) co_return std::unexpected(root.error());
   auto peer = wire::Client::tls(around_.io, call.from.address, call.from.port, around_.identity, "agent:");
   if (!peer) co_return std::unexpected(peer.error());
   std::function<void(transfer::Progress)> nobody_watches;

@@ -1,13 +1,10 @@
 #include "workload/container/prepare_root.hpp"
 
-#include <memory>
-
-#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <xxhash.h>
 
-#include "os/file.hpp"
 #include "workload/container/disk_archive.hpp"
 
 namespace yado::container {
@@ -15,18 +12,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Result<std::string> content_hash(const fs::path& file) {
-  YADO_ASSIGN(const os::Fd fd, os::open_path(file, O_RDONLY), "root file system");
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
-  XXH3_128bits_reset(state.get());
-  std::string buffer(1 << 20, '\0');
-  for (;;) {
-    const ssize_t n = ::read(fd.get(), buffer.data(), buffer.size());
-    if (n < 0) return fail_errno("read " + file.native());
-    if (n == 0) break;
-    XXH3_128bits_update(state.get(), buffer.data(), static_cast<std::size_t>(n));
-  }
-  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
+/// Which file, as it stands. Not its content: reading some hundred megabytes would be part of every raise.
+Result<std::string> identity_of(const fs::path& file) {
+  struct stat status {};
+  if (::stat(file.c_str(), &status) != 0) return fail_errno("look at the root file system " + file.native());
+  const std::string text = fmt::format("{} {} {} {}.{:09}", status.st_dev, status.st_ino, status.st_size,
+                                       status.st_mtim.tv_sec, status.st_mtim.tv_nsec);
+  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
@@ -36,7 +28,7 @@ Result<fs::path> prepare_root(const fs::path& given, const fs::path& cache) {
   std::error_code error;
   if (fs::is_directory(given, error)) return given;
   if (!fs::exists(given, error)) return fail(Errc::not_found, "the root file system {} does not exist on this host", given.native());
-  YADO_ASSIGN(const std::string hash, content_hash(given), "root file system");
+  YADO_ASSIGN(const std::string hash, identity_of(given), "root file system");
   fs::path ready = cache / hash;
   if (fs::is_directory(ready, error)) return ready;
 

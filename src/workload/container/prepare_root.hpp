@@ -1,5 +1,5 @@
 #pragma once
-// A root file system given as an archive becomes a directory, once per content.
+// A root file system given as an archive becomes a directory, once per archive.
 
 #include <filesystem>
 
@@ -8,7 +8,7 @@
 namespace yado::container {
 
 /// The directory to use as Place::root. A directory is returned as it is. An archive is unpacked into
-/// `<cache>/<XXH3 128 of the file>`, atomically: unpacked beside, then renamed, so that two agents or a crash leave no
+/// `<cache>/<hash of the file's inode, length and time>`, atomically: unpacked beside, then renamed, so that two agents or a crash leave no
 /// half one. Errors: `not_found`, `corrupt`, `no_space`.
 Result<std::filesystem::path> prepare_root(const std::filesystem::path& given, const std::filesystem::path& cache);
 
