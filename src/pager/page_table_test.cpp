@@ -1,0 +1,362 @@
+#include "pager/page_table.hpp"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <functional>
+#include <list>
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+
+namespace yado::pager {
+namespace {
+
+template <class T>
+std::vector<T> of(const Actions& actions) {
+  std::vector<T> found;
+  for (const Action& action : actions)
+    if (const T* one = std::get_if<T>(&action)) found.push_back(*one);
+  return found;
+}
+
+TEST(PrefetcherTest, AStreamDoublesItsWindowAndRandomFaultsStaySmall) {
+  Prefetcher prefetcher(64);
+  PageNumber at = 1000;
+  std::uint32_t last = 0;
+  for (int i = 0; i < 12; ++i) {
+    const PageRun window = prefetcher.window(at);
+    EXPECT_LE(window.first, at);
+    EXPECT_GT(window.first + window.pages, at);
+    EXPECT_GE(window.pages, last);
+    last = window.pages;
+    at = window.first + window.pages;
+  }
+  EXPECT_EQ(last, 64u);
+  std::mt19937_64 random(1);
+  std::uint64_t fetched = 0;
+  for (int i = 0; i < 100; ++i) fetched += prefetcher.window(random() % 100'000'000).pages;
+  EXPECT_LT(fetched, 300u);
+}
+
+TEST(PrefetcherTest, MostOneIsThePageAlone) {
+  Prefetcher prefetcher(1);
+  for (PageNumber page = 0; page < 100; ++page) EXPECT_EQ(prefetcher.window(page), (PageRun{page, 1}));
+}
+
+TEST(PageTableTest, TheWaitedForPageComesFirst) {
+  PageTable table({.pages = 1000, .local_limit = 500, .prefetch_most = 64});
+  Actions out;
+  for (PageNumber page = 0; page < 8; ++page) table.fault(page, out);
+  const auto fetches = of<Fetch>(out);
+  ASSERT_GE(fetches.size(), 2u);
+  EXPECT_TRUE(fetches[0].urgent);
+  EXPECT_EQ(fetches[0].pages, std::vector<PageNumber>{0});
+  EXPECT_FALSE(fetches.back().urgent);
+}
+
+/// Faults pages one by one and lets everything happen at once, so that only the order of eviction is in question.
+struct Quick {
+  PageTable table;
+  std::set<PageNumber> unmapped;
+  std::vector<PageNumber> gone;
+
+  void run(Actions actions) {
+    for (std::size_t i = 0; i < actions.size(); ++i) {
+      const Action action = actions[i];
+      if (const auto* fetch = std::get_if<Fetch>(&action)) table.fetched(fetch->pages, actions);
+      if (const auto* unmap = std::get_if<Unmap>(&action)) unmapped.insert(unmap->pages.begin(), unmap->pages.end());
+      if (const auto* evict = std::get_if<Evict>(&action)) table.stored(evict->ticket, actions);
+      if (const auto* punch = std::get_if<Punch>(&action)) {
+        gone.insert(gone.end(), punch->pages.begin(), punch->pages.end());
+        table.punched(punch->ticket, actions);
+      }
+    }
+  }
+  void touch(PageNumber page) {
+    if (table.state(page) == PageState::local) return;
+    Actions actions;
+    table.fault(page, actions);
+    run(std::move(actions));
+  }
+};
+
+TEST(PageTableTest, WhatIsUsedStaysAndWhatIsNotGoes) {
+  Quick quick{PageTable({.pages = 10'000, .local_limit = 256, .prefetch_most = 1}), {}, {}};
+  for (PageNumber page = 100; page < 5000; ++page) {
+    quick.touch(page);
+    for (PageNumber hot = 0; hot < 32; ++hot) quick.touch(hot);
+  }
+  for (const PageNumber page : quick.gone) EXPECT_GE(page, 100u) << "a page in use was evicted";
+  EXPECT_GT(quick.gone.size(), 4000u);
+  EXPECT_LE(quick.table.counts().in_file, 256u);
+}
+
+TEST(PageTableTest, AFaultUndoesAnEvictionAndItsStoreDoesNotPunch) {
+  PageTable table({.pages = 1000, .local_limit = 16, .prefetch_most = 1});
+  Actions out;
+  std::optional<Evict> evict;
+  for (PageNumber page = 0; page < 64 && !evict; ++page) {
+    out.clear();
+    table.fault(page, out);
+    for (const Fetch& fetch : of<Fetch>(out)) table.fetched(fetch.pages, out);
+    if (!of<Evict>(out).empty()) evict = of<Evict>(out)[0];
+  }
+  ASSERT_TRUE(evict);
+  out.clear();
+  for (const PageNumber page : evict->pages) table.fault(page, out);
+  EXPECT_EQ(of<Map>(out).size(), evict->pages.size());
+  out.clear();
+  table.stored(evict->ticket, out);
+  for (const Punch& punch : of<Punch>(out)) EXPECT_NE(punch.ticket, evict->ticket);
+}
+
+TEST(PageTableTest, WhenStoresFailTheGuestGoesOnOverTheLimit) {
+  PageTable table({.pages = 1000, .local_limit = 16, .prefetch_most = 1});
+  Actions out;
+  for (PageNumber page = 0; page < 200; ++page) {
+    table.fault(page, out);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const Action action = out[i];
+      if (const auto* fetch = std::get_if<Fetch>(&action)) table.fetched(fetch->pages, out);
+      if (const auto* evict = std::get_if<Evict>(&action)) table.store_failed(evict->ticket, out);
+    }
+    out.clear();
+  }
+  EXPECT_EQ(table.counts().in_file, 200u);
+  EXPECT_EQ(table.counts().over_limit, 184u);
+  table.resume(out);
+  EXPECT_FALSE(of<Evict>(out).empty());
+}
+
+// ---- simulation: a kernel, guest threads, an evictor and a network, all with delays of their own -----------------
+
+class World {
+ public:
+  World(std::uint64_t seed, bool failing)
+      : random_(seed),
+        failing_(failing),
+        pages_(64 + random_() % 200),
+        limit_(16 + random_() % 48),
+        table_({.pages = pages_, .local_limit = limit_, .prefetch_most = 1U << random_() % 6, .fetching_most = 24,
+                .evicting_most = 24}),
+        kernel_(pages_),
+        guests_(1 + random_() % 6) {
+    for (int& laziness : laziness_) laziness = chance(3) ? 40 : 1;
+  }
+
+  void run() {
+    for (int step = 0; step < 4000; ++step) {
+      any_step(true);
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+    // Nothing new is asked for: everybody must come to rest.
+    for (int step = 0; any_step(false); ++step) ASSERT_LT(step, 100'000) << "it never comes to rest";
+    for (const Guest& guest : guests_) EXPECT_FALSE(guest.waits_for) << "stuck at page " << *guest.waits_for;
+    for (PageNumber page = 0; page < pages_; ++page)
+      EXPECT_EQ(kernel_[page].file.value_or(remote(page)), kernel_[page].truth) << "page " << page;
+    EXPECT_GT(reads_, 0u);
+    EXPECT_EQ(table_.counts().waiting + table_.counts().fetching + table_.counts().evicting, 0u);
+  }
+
+ private:
+  struct KernelPage {
+    std::optional<std::uint64_t> file;  // in the page cache
+    bool mapped = false;
+    std::uint64_t truth = 0;
+  };
+  struct Guest {
+    std::optional<PageNumber> waits_for;
+  };
+  struct Store {
+    std::uint64_t ticket;
+    std::vector<std::pair<PageNumber, std::uint64_t>> contents;
+    bool arrived = false, fails = false;
+  };
+
+  std::uint64_t remote(PageNumber page) { return remote_.contains(page) ? remote_[page] : 0; }
+  bool chance(int one_in) { return random_() % one_in == 0; }
+
+  /// One step of somebody; false when nobody has anything to do.
+  bool any_step(bool guests_act) {
+    std::vector<std::pair<int, std::function<void()>>> possible;
+    for (Guest& guest : guests_)
+      if (guests_act && !guest.waits_for) possible.emplace_back(0, [&] { guest_step(guest); });
+    if (!events_.empty()) possible.emplace_back(1, [&] { read_event(); });
+    if (!evictor_.empty()) possible.emplace_back(2, [&] { evictor_step(); });
+    if (!fetches_.empty()) possible.emplace_back(3, [&] { fetch_arrives(); });
+    if (!placed_.empty()) possible.emplace_back(4, [&] { report_fetched(); });
+    if (!stores_.empty()) possible.emplace_back(5, [&] { store_step(); });
+    if (!punched_.empty()) possible.emplace_back(6, [&] { report_punched(); });
+    if (paused_) possible.emplace_back(7, [&] { resume(); });
+    if (possible.empty()) return false;
+    const auto& [kind, step] = possible[random_() % possible.size()];
+    if (possible.size() == 1 || chance(laziness_[kind])) step();
+    if (!failing_) {
+      EXPECT_LE(table_.counts().in_file, limit_);
+    }
+    return true;
+  }
+
+  void resume() {
+    paused_ = false;
+    act([&](Actions& out) { table_.resume(out); });
+  }
+
+  void guest_step(Guest& guest) {
+    // Mostly few pages, so that the same ones meet again while something of them is under way.
+    const PageNumber page = chance(2) ? random_() % pages_ : random_() % 24;
+    KernelPage& at = kernel_[page];
+    if (at.mapped) {
+      ++reads_;
+      ASSERT_EQ(at.file.value(), at.truth) << "a stale word in page " << page;
+      if (chance(2)) at.file = at.truth = random_();
+      return;
+    }
+    guest.waits_for = page;
+    events_.push_back(page);
+  }
+
+  void read_event() {
+    const PageNumber page = events_.front();
+    events_.pop_front();
+    act([&](Actions& out) { table_.fault(page, out); });
+  }
+
+  template <class Event>
+  void act(Event event) {
+    Actions out;
+    event(out);
+    for (Action& action : out) {
+      if (const auto* map = std::get_if<Map>(&action)) {
+        ASSERT_TRUE(kernel_[map->page].file) << "CONTINUE of a hole: EFAULT";
+        kernel_[map->page].mapped = true;
+        wake(map->page);
+      } else if (const auto* fetch = std::get_if<Fetch>(&action)) {
+        fetches_.push_back(fetch->pages);
+      } else if (const auto* unmap = std::get_if<Unmap>(&action)) {
+        evictor_.push_back([this, job = *unmap] { start(job); });
+      } else if (const auto* evict = std::get_if<Evict>(&action)) {
+        evictor_.push_back([this, job = *evict] { start(job); });
+      } else if (const auto* punch = std::get_if<Punch>(&action)) {
+        evictor_.push_back([this, job = *punch] { start(job); });
+      }
+    }
+  }
+
+  void wake(PageNumber page) {
+    for (Guest& guest : guests_)
+      if (guest.waits_for == page) guest.waits_for.reset();
+  }
+
+  void fetch_arrives() {
+    auto chosen = std::next(fetches_.begin(), static_cast<long>(random_() % fetches_.size()));
+    std::vector<PageNumber> pages = std::move(*chosen);
+    fetches_.erase(chosen);
+    for (const PageNumber page : pages) {
+      ASSERT_FALSE(kernel_[page].file) << "UFFDIO_COPY onto a page: EEXIST";
+      ASSERT_EQ(remote(page), kernel_[page].truth) << "page " << page << " comes back old";
+      kernel_[page].file = remote(page);
+      kernel_[page].mapped = true;
+      wake(page);
+    }
+    placed_.push_back(std::move(pages));
+  }
+
+  void report_fetched() {
+    const auto pages = std::move(placed_.front());
+    placed_.pop_front();
+    act([&](Actions& out) { table_.fetched(pages, out); });
+  }
+
+  void evictor_step() {
+    const auto step = std::move(evictor_.front());
+    evictor_.pop_front();
+    step();
+  }
+
+  void start(const Unmap& unmap) {
+    for (const PageNumber page : unmap.pages) kernel_[page].mapped = false;
+  }
+
+  /// The guest may undo it and write between any two reads: they are steps of their own, before anything else.
+  void start(const Evict& evict) {
+    for (const PageNumber page : evict.pages) kernel_[page].mapped = false;
+    reading_ = Store{evict.ticket, {}, false, failing_ && chance(10)};
+    evictor_.push_front([this] { stores_.push_back(std::exchange(reading_, {})); });
+    for (const PageNumber page : evict.pages)
+      evictor_.push_front([this, page] { reading_.contents.emplace_back(page, kernel_[page].file.value()); });
+  }
+
+  void start(const Punch& punch) {
+    for (const PageNumber page : punch.pages) {
+      ASSERT_FALSE(kernel_[page].mapped) << "page " << page << " is punched under the guest";
+      ASSERT_EQ(remote(page), kernel_[page].truth) << "page " << page << " is lost";
+      kernel_[page].file.reset();
+    }
+    punched_.push_back(punch.ticket);
+  }
+
+  void store_step() {
+    // They arrive in their order; acknowledgements take their time.
+    for (Store& store : stores_)
+      if (!store.arrived) {
+        store.arrived = true;
+        if (!store.fails || chance(2))
+          for (const auto& [page, content] : store.contents) remote_[page] = content;
+        return;
+      }
+    const Store store = std::move(stores_.front());
+    stores_.pop_front();
+    if (store.fails) {
+      paused_ = true;
+      act([&](Actions& out) { table_.store_failed(store.ticket, out); });
+    } else {
+      act([&](Actions& out) { table_.stored(store.ticket, out); });
+    }
+  }
+
+  void report_punched() {
+    const std::uint64_t ticket = punched_.front();
+    punched_.pop_front();
+    act([&](Actions& out) { table_.punched(ticket, out); });
+  }
+
+  std::mt19937_64 random_;
+  bool failing_;
+  std::uint64_t pages_, limit_;
+  PageTable table_;
+  std::vector<KernelPage> kernel_;
+  std::vector<Guest> guests_;
+  std::map<PageNumber, std::uint64_t> remote_;
+  std::deque<PageNumber> events_;
+  std::deque<std::function<void()>> evictor_;
+  Store reading_;
+  std::list<std::vector<PageNumber>> fetches_;
+  std::deque<std::vector<PageNumber>> placed_;
+  std::deque<Store> stores_;
+  std::deque<std::uint64_t> punched_;
+  bool paused_ = false;
+  std::uint64_t reads_ = 0;
+  int laziness_[8];  ///< by kind of step: one in how many chances is taken, so that everything is slow in some world
+};
+
+TEST(PageTableSimulation, NoPageIsLostOrServedStaleOrStuck) {
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    SCOPED_TRACE(seed);
+    World(seed, false).run();
+    if (HasFailure()) return;
+  }
+}
+
+TEST(PageTableSimulation, NorWhenStoresFail) {
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    SCOPED_TRACE(seed);
+    World(seed, true).run();
+    if (HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace yado::pager
