@@ -43,9 +43,7 @@ std::uint64_t count_of(const PageSet& set) {
   return count;
 }
 
-CutId CutId::of(std::string_view text) {
-  return CutId{seal_of(text)};
-}
+CutId CutId::of(std::string_view text) { return CutId{seal_of(text)}; }
 
 std::string CutId::hex() const {
   std::string text;

@@ -1,6 +1,8 @@
 #pragma once
 // Pages of a guest's memory and the names around them (docs/formats/pages.md, "Words").
 
+#include <fmt/format.h>
+
 #include <array>
 #include <compare>
 #include <cstddef>
@@ -9,8 +11,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <fmt/format.h>
 
 namespace yado::image {
 

@@ -26,7 +26,8 @@ struct PageRecord {
   bool operator==(const PageRecord&) const = default;
 };
 
-/// 12 bytes per record and 40 per run. Immutable once made; reading it from several threads is fine.
+/// 12 bytes per record, 16 per owned range and 24 per run. Immutable once made; reading it from several threads is
+/// fine.
 class PageIndex {
  public:
   struct Description {
@@ -52,8 +53,6 @@ class PageIndex {
     Result<PageIndex> finish() &&;
 
    private:
-    friend class PageIndex;
-    Builder() = default;
     Description description_;
     std::vector<Run> runs_;
     std::vector<std::uint64_t> checksums_;

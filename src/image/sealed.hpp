@@ -6,12 +6,14 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 
 #include "base/check.hpp"
+#include "base/error.hpp"
 
 namespace yado::image {
 
@@ -33,6 +35,10 @@ void append(std::string& bytes, const T& one) {
 inline void append_seal(std::string& bytes) { append(bytes, seal_of(bytes)); }
 /// True when the last 16 bytes are the seal of those before.
 bool sealed(std::string_view bytes);
+/// A regular file, not behind a link, as long as the file system says it is.
+Result<std::string> read_whole(const std::filesystem::path& path);
+/// Makes the file, which must not exist, and makes it durable; not its directory. No file stays after an error.
+Status write_new_file(const std::filesystem::path& path, std::string_view bytes);
 
 /// Takes from the front; whoever uses it has compared the length before.
 class Reader {

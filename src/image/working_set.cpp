@@ -1,19 +1,15 @@
 #include "image/working_set.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 
+#include "image/page_files.hpp"
 #include "image/pass.hpp"
 #include "image/sealed.hpp"
-#include "os/file.hpp"
 
 namespace yado::image {
 namespace {
 
 constexpr std::string_view magic = "yadouse1";
-constexpr std::string_view file_name = "working-set";
 
 struct Header {
   std::array<char, 8> magic;
@@ -56,19 +52,14 @@ Result<WorkingSet> working_set_from_bytes(std::string_view bytes) {
 Status write_working_set(const std::filesystem::path& part, const WorkingSet& working_set) {
   const std::string bytes = to_bytes(working_set);
   if (auto readable = working_set_from_bytes(bytes); !readable)
-    return fail(Errc::invalid_argument, "{}: {}", file_name, readable.error().message);
-  // Advice only, so it may be written in place: half of it is refused and done without.
-  YADO_TAKE(const os::Fd file, os::open_path(part / file_name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
-  Status written = os::write_all(file, bytes);
-  if (written) return {};
-  ::unlink((part / file_name).c_str());
-  return context(written.error(), (part / file_name).native());
+    return fail(Errc::invalid_argument, "{}: {}", working_set_file, readable.error().message);
+  return write_new_file(part / working_set_file, bytes);
 }
 
 Result<WorkingSet> read_working_set(const std::filesystem::path& part) {
-  YADO_TAKE(const std::string bytes, os::read_text(part / file_name));
+  YADO_TAKE(const std::string bytes, read_whole(part / working_set_file));
   auto working_set = working_set_from_bytes(bytes);
-  if (!working_set) return context(working_set.error(), (part / file_name).native());
+  if (!working_set) return context(working_set.error(), (part / working_set_file).native());
   return working_set;
 }
 

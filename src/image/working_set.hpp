@@ -21,7 +21,7 @@ struct WorkingSet {
 std::string to_bytes(const WorkingSet& working_set);
 Result<WorkingSet> working_set_from_bytes(std::string_view bytes);
 
-/// Beside the log and the index of a part, before its image is committed. Made durable by the commit.
+/// Beside the log and the index of a part, before its image is committed. `already_exists` when there is one.
 Status write_working_set(const std::filesystem::path& part, const WorkingSet& working_set);
 /// `not_found` when none was recorded.
 Result<WorkingSet> read_working_set(const std::filesystem::path& part);

@@ -1,0 +1,159 @@
+#include "image/page_chain.hpp"
+
+#include <algorithm>
+
+#include "base/check.hpp"
+#include "image/pass.hpp"
+
+namespace yado::image {
+namespace {
+
+using Image = std::vector<PagePart>;
+
+struct Share {
+  PageRange pages;
+  const PagePart* part;
+};
+
+// Every page of the guest belongs to exactly one part.
+Status check_shares(const Image& image, std::uint64_t guest_pages) {
+  std::vector<Share> shares;
+  for (const PagePart& part : image)
+    for (const PageRange& range : part.index().description().owned) shares.push_back({range, &part});
+  std::ranges::sort(shares, {}, [](const Share& share) { return share.pages.begin(); });
+  std::uint64_t next = 0;
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    const Share& share = shares[i];
+    if (share.pages.begin() < next)
+      return fail(Errc::conflict, "page {} belongs to {} and to {}", share.pages.first, shares[i - 1].part->name(),
+                  share.part->name());
+    if (share.pages.begin() > next) break;
+    next = share.pages.end();
+  }
+  if (next != guest_pages) return fail(Errc::conflict, "page {} belongs to no part", next);
+  return {};
+}
+
+Status check_image(const Image& image, const CutId& base, std::uint64_t guest_pages) {
+  for (const PagePart& part : image) {
+    const PageIndex::Description& it = part.index().description();
+    if (it.guest_pages != guest_pages)
+      return fail(Errc::conflict, "part {}: a guest of {} pages, not of {}", part.name(), it.guest_pages, guest_pages);
+    if (it.cut != image.front().index().description().cut)
+      return fail(Errc::conflict, "part {}: of another cut than part {}", part.name(), image.front().name());
+    if (it.base_cut == base) continue;
+    if (base.none()) return fail(Errc::conflict, "part {}: is a delta, and its base is not there", part.name());
+    return fail(Errc::conflict, "part {}: its base is the cut {}, not {}", part.name(), it.base_cut.hex(), base.hex());
+  }
+  return check_shares(image, guest_pages);
+}
+
+Status check(const std::vector<Image>& images) {
+  if (images.empty()) return fail(Errc::invalid_argument, "a chain of no image");
+  if (images.size() > PageChain::max_images)
+    return fail(Errc::invalid_argument, "a chain of {} images; at most {}: merge it before it grows", images.size(),
+                PageChain::max_images);
+  CutId base;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    const std::string doing = fmt::format("image {} of {} in the chain", i + 1, images.size());
+    if (images[i].empty()) return fail(Errc::invalid_argument, "{}: no part", doing);
+    YADO_TRY(check_image(images[i], base, images[0].front().index().guest_pages()), doing);
+    base = images[i].front().index().description().cut;
+  }
+  return {};
+}
+
+}  // namespace
+
+PageChain::PageChain(std::vector<Image> images, std::vector<Segment> segments)
+    : images_(std::move(images)), segments_(std::move(segments)) {}
+
+Result<PageChain> PageChain::make(std::vector<Image> images) {
+  YADO_PASS(check(images));
+  std::vector<Segment> segments;
+  for (std::size_t i = images.size(); i-- > 0;) segments = overlay(segments, segments_of(images[i]));
+  return PageChain(std::move(images), std::move(segments));  // the parts stay where they are
+}
+
+std::vector<PageChain::Segment> PageChain::segments_of(const Image& image) {
+  std::vector<Segment> segments;
+  for (const PagePart& part : image)
+    for (const PageIndex::Run& run : part.index().runs()) segments.push_back({run.pages, &part, run.position});
+  std::ranges::sort(segments, {}, [](const Segment& segment) { return segment.pages.begin(); });
+  return segments;
+}
+
+// `newer`, and of `older` what shows between. Both ascending, neither overlaps itself.
+std::vector<PageChain::Segment> PageChain::overlay(const std::vector<Segment>& newer,
+                                                   const std::vector<Segment>& older) {
+  std::vector<Segment> result;
+  auto above = newer.begin();
+  for (const Segment& segment : older) {
+    // What came before may reach over this one's beginning.
+    std::uint64_t from = std::max(segment.pages.begin(), result.empty() ? 0 : result.back().pages.end());
+    const auto show_up_to = [&](std::uint64_t to) {
+      if (from >= to) return;
+      result.push_back({{PageNumber{from}, to - from}, segment.part, segment.position + from - segment.pages.begin()});
+    };
+    for (; above != newer.end() && above->pages.begin() < segment.pages.end(); ++above) {
+      show_up_to(above->pages.begin());
+      from = std::max(from, above->pages.end());
+      result.push_back(*above);
+    }
+    show_up_to(segment.pages.end());
+  }
+  result.insert(result.end(), above, newer.end());
+  return result;
+}
+
+std::vector<const PagePart*> PageChain::parts() const {
+  std::vector<const PagePart*> parts;
+  for (const Image& image : images_)
+    for (const PagePart& part : image) parts.push_back(&part);
+  return parts;
+}
+
+PageChain::Place PageChain::find(PageNumber page) const {
+  YADO_CHECK(value_of(page) < guest_pages(), "page {} of a guest of {} pages", page, guest_pages());
+  const auto after = std::ranges::upper_bound(segments_, value_of(page), {},
+                                              [](const Segment& segment) { return segment.pages.begin(); });
+  const Segment& segment = *std::prev(after);
+  const std::uint64_t position = segment.position + value_of(page) - segment.pages.begin();
+  return {segment.part, {page, segment.part->index().at(position)}};
+}
+
+Status PageChain::read(PageNumber page, PageBuffer contents) const {
+  const Place place = find(page);
+  return place.part->read(place.page, contents);
+}
+
+std::vector<PlacedPage> PageChain::live(const PagePart& part) const {
+  std::vector<PlacedPage> pages;
+  for (const Segment& segment : segments_) {
+    if (segment.part != &part) continue;
+    for (std::uint64_t i = 0; i < segment.pages.count; ++i)
+      pages.push_back({PageNumber{segment.pages.begin() + i}, part.index().at(segment.position + i)});
+  }
+  sort_in_file_order(pages);
+  return pages;
+}
+
+Result<PageIndex> merge(const PageChain& chain, const std::filesystem::path& part, const MergeOptions& options) {
+  YADO_TAKE(
+      PageWriter writer,
+      PageWriter::create(part, {.guest_pages = chain.guest_pages(), .cut = chain.cut(), .caching = options.caching}));
+  PageAppender appender = writer.appender();
+  const PageVisitor copy = [&](PageNumber page, std::optional<PageContents> contents) -> Status {
+    if (options.stop.stop_requested()) return fail(Errc::canceled, "merge into {}: stopped", part.native());
+    return contents ? appender.put(page, *contents, Round{0}) : appender.put_zeros(page, Round{0});
+  };
+  for (const PagePart* source : chain.parts()) {
+    std::vector<PlacedPage> pages = chain.live(*source);
+    std::erase_if(pages, [&](const PlacedPage& page) { return !contains(options.owned, page.page); });
+    YADO_PASS(source->scan(pages, copy));
+  }
+  YADO_PASS(appender.flush());
+  return writer.finish(options.owned);
+}
+
+}  // namespace yado::image

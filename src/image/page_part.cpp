@@ -1,0 +1,127 @@
+#include "image/page_part.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "image/file_io.hpp"
+#include "image/page_files.hpp"
+#include "image/page_log.hpp"
+#include "image/pass.hpp"
+#include "image/sealed.hpp"
+#include "os/file.hpp"
+
+namespace yado::image {
+namespace {
+
+Result<PageIndex> read_index(const std::filesystem::path& path) {
+  auto bytes = read_whole(path);
+  if (!bytes && bytes.error().code == Errc::not_found)
+    return fail(Errc::corrupt, "{} is missing: the part was not finished", index_file);
+  if (!bytes) return std::unexpected(bytes.error());
+  auto index = PageIndex::from_bytes(*bytes);
+  if (!index) return context(index.error(), index_file);
+  return index;
+}
+
+Result<os::Fd> open_log(const std::filesystem::path& path, const PageIndex& index) {
+  YADO_TAKE(os::Fd log, os::open_path(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+  struct stat status {};
+  if (::fstat(log.get(), &status) != 0) return fail_errno(fmt::format("stat {}", path.native()));
+  const std::uint64_t bytes = index.log_slots() * page_bytes;
+  if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != bytes)
+    return fail(Errc::corrupt, "{}: {} bytes instead of {}", log_file, status.st_size, bytes);
+  return log;
+}
+
+}  // namespace
+
+PagePart::PagePart(std::string name, PageIndex index, os::Fd log)
+    : name_(std::move(name)), index_(std::move(index)), log_(std::move(log)) {}
+
+Result<PagePart> PagePart::open(const std::filesystem::path& directory, Log log) {
+  std::string name = directory.filename().native();
+  const std::string doing = fmt::format("part {}", name);
+  YADO_ASSIGN(PageIndex index, read_index(directory / index_file), doing);
+  if (log == Log::elsewhere) return PagePart(std::move(name), std::move(index), os::Fd());
+  YADO_ASSIGN(os::Fd file, open_log(directory / log_file, index), doing);
+  return PagePart(std::move(name), std::move(index), std::move(file));
+}
+
+std::unexpected<Error> PagePart::wrong(Errc code, const PlacedPage& page, std::string_view what) const {
+  return fail(code, "part {}: page {} ({} offset {}): {}", name_, page.page, log_file, page.record.log_offset(), what);
+}
+
+Status PagePart::read_log(std::span<std::byte> bytes, const PlacedPage& first) const {
+  if (!log_.valid()) return wrong(Errc::unavailable, first, "the log is on another host");
+  auto got = read_at(log_, bytes, first.record.log_offset());
+  if (!got) return wrong(got.error().code, first, got.error().message);
+  if (*got != bytes.size()) return wrong(Errc::corrupt, first, "the log became shorter");
+  return {};
+}
+
+Status PagePart::compare(const PlacedPage& page, PageContents contents) const {
+  if (checksum_of(contents) != page.record.checksum) return wrong(Errc::corrupt, page, "checksum differs");
+  return {};
+}
+
+Status PagePart::read(PageNumber page, PageBuffer contents) const {
+  const auto record = index_.find(page);
+  if (!record) return fail(Errc::not_found, "part {}: has no record of page {}", name_, page);
+  return read({page, *record}, contents);
+}
+
+Status PagePart::read(const PlacedPage& page, PageBuffer contents) const {
+  if (page.record.zero()) {
+    std::ranges::fill(contents, std::byte{});
+    return {};
+  }
+  YADO_PASS(read_log(contents, page));
+  return compare(page, contents);
+}
+
+std::vector<PlacedPage> PagePart::in_file_order() const {
+  std::vector<PlacedPage> pages;
+  pages.reserve(index_.records());
+  for (const PageIndex::Run& run : index_.runs())
+    for (std::uint64_t i = 0; i < run.pages.count; ++i)
+      pages.push_back({PageNumber{run.pages.begin() + i}, index_.at(run.position + i)});
+  sort_in_file_order(pages);
+  return pages;
+}
+
+void sort_in_file_order(std::vector<PlacedPage>& pages) {
+  const auto key = [](const PlacedPage& page) { return std::pair(page.record.slot, value_of(page.page)); };
+  if (!std::ranges::is_sorted(pages, {}, key)) std::ranges::sort(pages, {}, key);
+}
+
+Status PagePart::scan(std::span<const PlacedPage> pages, const PageVisitor& visit) const {
+  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(extent_slots * page_bytes);
+  while (!pages.empty() && !pages.front().record.zero()) {
+    // As many as lie without a gap: what is between belongs to dead records.
+    const Slot first = pages.front().record.slot;
+    std::size_t count = 1;
+    while (count < pages.size() && !pages[count].record.zero() &&
+           pages[count].record.slot - pages[count - 1].record.slot <= 1 &&
+           pages[count].record.slot - first < extent_slots)
+      ++count;
+    const std::size_t slots = pages[count - 1].record.slot - first + 1;
+    YADO_PASS(read_log(std::span(buffer.get(), slots * page_bytes), pages.front()));
+    for (const PlacedPage& page : pages.first(count)) {
+      const PageContents contents(buffer.get() + (page.record.slot - first) * page_bytes, page_bytes);
+      YADO_PASS(compare(page, contents));
+      YADO_PASS(visit(page.page, contents));
+    }
+    pages = pages.subspan(count);
+  }
+  for (const PlacedPage& page : pages) YADO_PASS(visit(page.page, std::nullopt));
+  return {};
+}
+
+Status PagePart::verify() const {
+  return scan(in_file_order(), [](PageNumber, std::optional<PageContents>) { return Status(); });
+}
+
+}  // namespace yado::image

@@ -1,0 +1,73 @@
+#pragma once
+// What a part that is being written holds: page -> newest record. Internal to src/image; thread-safe.
+//
+// 16 bytes per page of every region of 2 MiB in which there is one, 8 per region of the guest.
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "image/page.hpp"
+#include "image/page_index.hpp"
+
+namespace yado::image {
+
+/// Orders versions of one page: the higher counts, whoever comes first; of two in the same round the later.
+enum class Round : std::uint32_t {};
+
+class PageTable {
+ public:
+  explicit PageTable(std::uint64_t guest_pages) : regions_((guest_pages + region_pages - 1) / region_pages) {}
+
+  /// What does not count any more: what the page had, or `record` itself when that is of a higher round.
+  std::optional<PageRecord> put(PageNumber page, PageRecord record, Round round) {
+    const std::uint64_t number = value_of(page) / region_pages;
+    const std::size_t at = value_of(page) % region_pages;
+    const std::lock_guard lock(mutexes_[number % mutexes_.size()]);
+    if (!regions_[number]) regions_[number] = std::make_unique<Region>();
+    Region& region = *regions_[number];
+    if (!region.present[at]) {
+      region.present.set(at);
+      region.entries[at] = {record.checksum, record.slot, round};
+      return std::nullopt;
+    }
+    Entry& entry = region.entries[at];
+    if (entry.round > round) return record;
+    const PageRecord before{entry.slot, entry.checksum};
+    entry = {record.checksum, record.slot, round};
+    return before;
+  }
+
+  /// `visit(page, record)` in ascending order. Nobody puts meanwhile.
+  template <class Visit>
+  void each(Visit&& visit) const {
+    for (std::uint64_t number = 0; number < regions_.size(); ++number) {
+      if (!regions_[number]) continue;
+      const Region& region = *regions_[number];
+      for (std::size_t at = 0; at < region_pages; ++at)
+        if (region.present[at])
+          visit(PageNumber{number * region_pages + at},
+                PageRecord{region.entries[at].slot, region.entries[at].checksum});
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t region_pages = 512;
+  struct Entry {
+    std::uint64_t checksum;
+    Slot slot;
+    Round round;
+  };
+  struct Region {
+    std::array<Entry, region_pages> entries;
+    std::bitset<region_pages> present;
+  };
+  std::array<std::mutex, 64> mutexes_;            // [number % 64] guards
+  std::vector<std::unique_ptr<Region>> regions_;  // [number]
+};
+
+}  // namespace yado::image

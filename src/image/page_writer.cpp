@@ -1,0 +1,230 @@
+#include "image/page_writer.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <new>
+
+#include "image/disk.hpp"
+#include "image/page_files.hpp"
+#include "image/pass.hpp"
+#include "image/sealed.hpp"
+
+namespace yado::image {
+namespace {
+
+// Where a page of a checksum was last seen: a hint, whoever follows it compares. One word per entry, so it needs no
+// lock; the later overwrites.
+class DuplicateTable {
+ public:
+  explicit DuplicateTable(std::uint64_t guest_pages)
+      : mask_(std::bit_ceil(std::clamp<std::uint64_t>(guest_pages, 1, std::uint64_t{1} << 20)) - 1),
+        entries_(std::make_unique<std::atomic<std::uint64_t>[]>(mask_ + 1)) {
+    for (std::uint64_t i = 0; i <= mask_; ++i) entries_[i].store(zero_slot, std::memory_order_relaxed);
+  }
+  std::optional<Slot> find(std::uint64_t checksum) const {
+    const std::uint64_t entry = entries_[checksum & mask_].load(std::memory_order_relaxed);
+    const auto slot = static_cast<Slot>(entry);
+    if (slot == zero_slot || entry >> 32 != checksum >> 32) return std::nullopt;
+    return slot;
+  }
+  void remember(std::uint64_t checksum, Slot slot) {
+    entries_[checksum & mask_].store((checksum >> 32 << 32) | slot, std::memory_order_relaxed);
+  }
+
+ private:
+  std::uint64_t mask_;
+  std::unique_ptr<std::atomic<std::uint64_t>[]> entries_;
+};
+
+}  // namespace
+
+struct PageWriter::State {
+  State(std::filesystem::path directory, const PageWriterOptions& wanted, std::unique_ptr<PageLog> new_log)
+      : part(std::move(directory)),
+        options(wanted),
+        log(std::move(new_log)),
+        table(wanted.guest_pages),
+        duplicates(wanted.guest_pages) {}
+
+  /// The first error stays; it is what everybody gets from now on.
+  std::unexpected<Error> break_with(const Error& error) {
+    const std::lock_guard lock(mutex);
+    if (!broken) first_error = error;
+    broken = true;
+    return std::unexpected(first_error);
+  }
+  Status usable() {
+    if (!broken) return {};
+    const std::lock_guard lock(mutex);
+    return std::unexpected(first_error);
+  }
+
+  const std::filesystem::path part;
+  const PageWriterOptions options;
+  const std::unique_ptr<PageLog> log;
+  PageTable table;
+  DuplicateTable duplicates;
+  std::atomic<std::uint32_t> unflushed = 0;  ///< appenders with pages in their buffer
+  std::atomic<std::uint64_t> puts = 0, zeros = 0, duplicate = 0, superseded = 0, bytes_written = 0;
+  std::atomic<bool> broken = false;
+  std::mutex mutex;
+  Error first_error;  // guarded by mutex
+  bool finished = false;
+};
+
+Result<PageWriter> PageWriter::create(const std::filesystem::path& part, const PageWriterOptions& options) {
+  if (options.guest_pages == 0 || options.guest_pages > max_guest_pages)
+    return fail(Errc::invalid_argument, "{}: a guest of {} pages", part.native(), options.guest_pages);
+  if (options.cut.none() || options.cut == options.base_cut)
+    return fail(Errc::invalid_argument, "{}: the cut has no name of its own", part.native());
+  std::error_code error;
+  if (std::filesystem::exists(std::filesystem::symlink_status(part / index_file, error)))
+    return fail(Errc::already_exists, "{}: is a part already", part.native());
+  YADO_TAKE(auto log, PageLog::create(part / log_file, options.caching));
+  return PageWriter(std::make_unique<State>(part, options, std::move(log)));
+}
+
+PageWriter::PageWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+PageWriter::PageWriter(PageWriter&&) noexcept = default;
+
+PageWriter::~PageWriter() {
+  if (!state_ || state_->finished) return;
+  ::unlink((state_->part / index_file).c_str());  // the index first: never an index without its log
+  ::unlink((state_->part / log_file).c_str());
+}
+
+PageAppender PageWriter::appender() { return PageAppender(*state_); }
+
+Result<PageIndex> PageWriter::finish(const PageSet& owned) {
+  State& state = *state_;
+  YADO_CHECK(!state.finished, "{}: finished twice", state.part.native());
+  YADO_PASS(state.usable());
+  const auto broken = [&](const Error& error) {
+    return state.break_with(context(error, fmt::format("part {}", state.part.filename().native())).error());
+  };
+  if (state.unflushed > 0)
+    return broken({Errc::conflict, fmt::format("{} appenders were not flushed", state.unflushed.load())});
+
+  PageIndex::Builder builder({state.options.guest_pages, state.options.cut, state.options.base_cut, owned});
+  Status dropped;
+  state.table.each([&](PageNumber page, PageRecord record) {
+    if (contains(owned, page))
+      builder.add(page, record);
+    else if (!record.zero() && dropped)
+      dropped = state.log->release(record.slot);
+  });
+  if (!dropped) return broken(dropped.error());
+  auto index = std::move(builder).finish();
+  if (!index) return broken(index.error());
+  if (Status done = state.log->finish(index->log_slots()); !done) return broken(done.error());
+  if (Status done = write_new_file(state.part / index_file, index->to_bytes()); !done) return broken(done.error());
+  if (Status done = sync_directory(state.part); !done) return broken(done.error());
+  state.finished = true;
+  return index;
+}
+
+PageWriterFigures PageWriter::figures() const {
+  return {state_->puts, state_->zeros, state_->duplicate, state_->superseded, state_->bytes_written};
+}
+
+// Aligned for O_DIRECT.
+PageAppender::PageAppender(PageWriter::State& state)
+    : state_(&state),
+      memory_(static_cast<std::byte*>(::operator new((extent_slots + 1) * page_bytes, std::align_val_t(page_bytes)))) {}
+PageAppender::PageAppender(PageAppender&& other) noexcept
+    : state_(other.state_),
+      memory_(std::move(other.memory_)),
+      extent_(std::exchange(other.extent_, std::nullopt)),
+      used_(std::exchange(other.used_, 0)) {}
+PageAppender::~PageAppender() = default;
+
+void PageAppender::Free::operator()(std::byte* memory) const {
+  ::operator delete(memory, std::align_val_t(page_bytes));
+}
+
+PageBuffer PageAppender::buffered(std::uint32_t number) const {
+  return PageBuffer(memory_.get() + number * page_bytes, page_bytes);
+}
+
+Status PageAppender::check(PageNumber page) const {
+  if (value_of(page) >= state_->options.guest_pages)
+    return fail(Errc::invalid_argument, "page {} of a guest of {} pages", page, state_->options.guest_pages);
+  return state_->usable();
+}
+
+Status PageAppender::put(PageNumber page, PageContents contents, Round round) {
+  if (is_zero(contents)) return put_zeros(page, round);
+  YADO_PASS(check(page));
+  // The copy first: the guest may write into `contents` while its checksum is made.
+  const PageBuffer copy = buffered(used_);
+  std::memcpy(copy.data(), contents.data(), page_bytes);
+  const std::uint64_t checksum = checksum_of(copy);
+  YADO_TAKE(std::optional<Slot> slot, find_same(copy, checksum));
+  if (slot) {
+    ++state_->duplicate;
+  } else {
+    YADO_TAKE(slot, append(checksum));
+  }
+  YADO_PASS(record(page, {*slot, checksum}, round));
+  return used_ == extent_slots ? flush() : Status();
+}
+
+Status PageAppender::put_zeros(PageNumber page, Round round) {
+  YADO_PASS(check(page));
+  ++state_->zeros;
+  return record(page, {zero_slot, checksum_of_zeros()}, round);
+}
+
+Result<std::optional<Slot>> PageAppender::find_same(PageContents page, std::uint64_t checksum) {
+  const std::optional<Slot> candidate = state_->duplicates.find(checksum);
+  if (!candidate || !state_->log->hold_again(*candidate, extent_.value_or(zero_slot))) return std::nullopt;
+  PageBuffer other = buffered(extent_slots);
+  if (extent_ && *candidate / extent_slots == *extent_ / extent_slots)
+    other = buffered(*candidate % extent_slots);
+  else if (Status read = state_->log->read(*candidate, other); !read)
+    return state_->break_with(read.error());
+  if (std::memcmp(page.data(), other.data(), page_bytes) == 0) return candidate;
+  if (Status released = state_->log->release(*candidate); !released) return state_->break_with(released.error());
+  return std::nullopt;
+}
+
+// The page is in the buffer already, behind those that are used.
+Result<Slot> PageAppender::append(std::uint64_t checksum) {
+  if (!extent_) {
+    auto extent = state_->log->reserve();
+    if (!extent) return state_->break_with(extent.error());
+    extent_ = *extent;
+    ++state_->unflushed;
+  }
+  const Slot slot = *extent_ + used_++;
+  state_->duplicates.remember(checksum, slot);
+  return slot;
+}
+
+Status PageAppender::record(PageNumber page, PageRecord record, Round round) {
+  ++state_->puts;
+  const std::optional<PageRecord> obsolete = state_->table.put(page, record, round);
+  if (!obsolete) return {};
+  ++state_->superseded;
+  if (obsolete->zero()) return {};
+  if (Status released = state_->log->release(obsolete->slot); !released) return state_->break_with(released.error());
+  return {};
+}
+
+Status PageAppender::flush() {
+  YADO_PASS(state_->usable());
+  if (!extent_) return {};
+  const std::span<const std::byte> pages(memory_.get(), used_ * page_bytes);
+  if (Status written = state_->log->write(*extent_, pages); !written) return state_->break_with(written.error());
+  state_->bytes_written += pages.size();
+  extent_.reset();
+  used_ = 0;
+  --state_->unflushed;
+  return {};
+}
+
+}  // namespace yado::image

@@ -1,0 +1,98 @@
+#pragma once
+// Writing a part of pages: one PageWriter per part, one PageAppender per thread (docs/formats/pages.md, "Writing").
+//
+//   auto writer = PageWriter::create(draft.part_directory("pages-h1"), {.guest_pages = n, .cut = cut});
+//   each thread:  PageAppender appender = writer->appender();  appender.put(page, contents, round); … appender.flush();
+//   at the end:   writer->finish(owned);
+//
+// After the first error of any appender (`no_space`, `io`) every further call gives that error: the part cannot be
+// completed. Without a successful `finish` destruction removes the files.
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "base/error.hpp"
+#include "image/page.hpp"
+#include "image/page_index.hpp"
+#include "image/page_log.hpp"
+#include "image/page_table.hpp"
+
+namespace yado::image {
+
+struct PageWriterOptions {
+  std::uint64_t guest_pages = 0;
+  CutId cut;
+  CutId base_cut;  ///< none: self-contained
+  Caching caching = Caching::page_cache;
+};
+
+struct PageWriterFigures {
+  std::uint64_t puts = 0;
+  std::uint64_t zeros = 0;
+  std::uint64_t duplicates = 0;     ///< that refer to a slot already there
+  std::uint64_t superseded = 0;     ///< versions that a newer one replaced, or that came too late
+  std::uint64_t bytes_written = 0;  ///< to the log
+};
+
+class PageAppender;
+
+class PageWriter {
+ public:
+  /// Makes pages.log in the directory `part`, which exists and has neither log nor index. `invalid_argument` for a
+  /// guest without pages or beyond 64 TiB, or cuts that make no sense.
+  static Result<PageWriter> create(const std::filesystem::path& part, const PageWriterOptions& options);
+  PageWriter(PageWriter&&) noexcept;
+  PageWriter& operator=(PageWriter&&) = delete;
+  ~PageWriter();
+
+  /// Thread-safe. An appender must not outlive the writer.
+  PageAppender appender();
+  /// Once, after every appender was flushed. Records of pages outside `owned` are dropped. Everything is on the disk
+  /// when it returns. `conflict` names a page that is owned without having been put (self-contained parts only), or
+  /// says that an appender was not flushed.
+  Result<PageIndex> finish(const PageSet& owned);
+  /// So far. Thread-safe.
+  PageWriterFigures figures() const;
+
+  struct State;
+
+ private:
+  explicit PageWriter(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// For one thread at a time. Takes 1 MiB.
+class PageAppender {
+ public:
+  PageAppender(PageAppender&&) noexcept;
+  PageAppender& operator=(PageAppender&&) = delete;
+  ~PageAppender();
+
+  /// `contents` may be memory that its guest is changing: it is copied once, and what was copied is what is recorded.
+  /// No alignment is asked for.
+  Status put(PageNumber page, PageContents contents, Round round);
+  Status put_zeros(PageNumber page, Round round);
+  /// Writes what is buffered. Durable only after `PageWriter::finish`.
+  Status flush();
+
+ private:
+  friend class PageWriter;
+  explicit PageAppender(PageWriter::State& state);
+  Status check(PageNumber page) const;
+  PageBuffer buffered(std::uint32_t number) const;
+  Result<std::optional<Slot>> find_same(PageContents page, std::uint64_t checksum);
+  Result<Slot> append(std::uint64_t checksum);
+  Status record(PageNumber page, PageRecord record, Round round);
+
+  struct Free {
+    void operator()(std::byte* memory) const;
+  };
+  PageWriter::State* state_;
+  std::unique_ptr<std::byte[], Free> memory_;  ///< an extent, and one page to compare with
+  std::optional<Slot> extent_;                 ///< reserved when its first page comes
+  std::uint32_t used_ = 0;                     ///< of its slots
+};
+
+}  // namespace yado::image
