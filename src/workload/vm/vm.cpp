@@ -1,0 +1,382 @@
+#include "workload/vm/vm.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "os/clock.hpp"
+#include "os/file.hpp"
+#include "os/netns.hpp"
+#include "os/process.hpp"
+#include "workload/vm/command_line.hpp"
+#include "workload/vm/device_state.hpp"
+#include "workload/vm/disk.hpp"
+#include "workload/vm/sockets.hpp"
+#include "workload/vm/tap.hpp"
+
+namespace yado::vm {
+namespace {
+
+namespace fs = std::filesystem;
+using json = nlohmann::json;
+
+constexpr const char* control_socket = "control";
+constexpr const char* state_file = "device-state";
+constexpr const char* driver = "vm-1";
+constexpr QemuVersion oldest{7, 2, 0};
+constexpr const char* newest_machine = "q35";
+constexpr int console_room_bytes = 4 << 20;
+
+std::string disk_name(std::size_t index) { return fmt::format("disk-{}.qcow2", index); }
+
+/// Guest memory as a file without a name: nothing is left of it when the last descriptor is closed.
+Result<os::Fd> make_memory(std::uint64_t bytes) {
+  os::Fd memory(::memfd_create("yado-guest", MFD_CLOEXEC));
+  if (!memory.valid()) return fail_errno("memfd_create");
+  if (::ftruncate(memory.get(), static_cast<off_t>(bytes)) != 0) return fail_errno(fmt::format("memory of {} bytes", bytes));
+  return memory;
+}
+
+Result<os::Netns> network_of(const Place& place) {
+  if (place.network_namespace < 0) return os::Netns::current();
+  os::Fd copy(::fcntl(place.network_namespace, F_DUPFD_CLOEXEC, 3));
+  if (!copy.valid()) return fail_errno("network namespace");
+  return os::Netns(std::move(copy));
+}
+
+/// "pc-q35-7.2": what the alias "q35" means to this QEMU, and must mean to the one that restores.
+Result<std::string> machine_of(Qmp& qmp, nanoseconds limit) {
+  YADO_ASSIGN(const std::string answer, qmp.execute("qom-get", R"({"path": "/machine", "property": "type"})", limit), "machine type");
+  const json parsed = json::parse(answer, nullptr, false);
+  std::string type = parsed.is_string() ? parsed.get<std::string>() : "";
+  constexpr std::string_view suffix = "-machine";
+  if (!type.ends_with(suffix)) return fail(Errc::unsupported, "QEMU calls its machine \"{}\"", type);
+  type.resize(type.size() - suffix.size());
+  return type;
+}
+
+}  // namespace
+
+struct Vm::State {
+  // Destroyed from the last to the first: QEMU before what it uses.
+  VmSpec spec;
+  Place place;
+  Qemu qemu;
+  std::string machine;
+  os::Fd directory;
+  os::Fd memory;
+  std::string tap;
+  std::vector<fs::path> overlays;
+  std::optional<Qmp> monitor;
+  Console console;
+  os::Fd words;  ///< QEMU's standard error
+  os::Cgroup cgroup;
+  os::Process process;
+  os::Pidfd pidfd;
+  std::string guest_end;  ///< what the guest did to end, as QEMU said
+  std::optional<End> ended;
+  std::vector<QmpEvent> seen;  ///< while something else was asked
+
+  ~State() {
+    (void)cgroup.kill_all();
+    process.kill();
+    if (directory.valid()) (void)::unlinkat(directory.get(), control_socket, 0);
+  }
+
+  static Result<std::unique_ptr<State>> make(const VmSpec& spec, const Place& place, const Qemu& qemu) {
+    YADO_TRY(check(spec), "VM");
+    auto state = std::make_unique<State>();
+    state->spec = spec;
+    state->place = place;
+    state->qemu = qemu;
+    YADO_ASSIGN(state->directory, os::open_path(place.directory, O_RDONLY | O_DIRECTORY), "VM");
+    for (std::size_t i = 0; i < spec.disks.size(); ++i) state->overlays.push_back(place.directory / disk_name(i));
+    YADO_ASSIGN(state->cgroup, os::Cgroup::create(place.cgroup), "VM");
+    YADO_TRY(state->cgroup.limit({.cpus = spec.cpus}), "VM");
+    YADO_ASSIGN(state->memory, make_memory(spec.memory_bytes), "VM");
+    return state;
+  }
+
+  /// Starts QEMU, standing still, and asks who it is.
+  Status launch(const std::string& wanted_machine, bool incoming) {
+    CommandLine call{.spec = spec, .qemu = qemu, .machine = wanted_machine, .base_formats = {}, .overlays = overlays, .network_card = spec.mac.has_value(), .incoming = incoming};
+    for (const fs::path& disk : spec.disks) {
+      YADO_ASSIGN(const DiskFormat format, format_of(disk), "VM");
+      call.base_formats.push_back(format);
+    }
+    YADO_ASSIGN(SocketPair monitor_ends, make_socket_pair(), "VM");
+    YADO_ASSIGN(SocketPair console_ends, make_socket_pair(), "VM");
+    // For an owner who is busy for a moment (console.hpp); without the right to it the guest waits earlier.
+    (void)::setsockopt(console_ends.theirs.get(), SOL_SOCKET, SO_SNDBUFFORCE, &console_room_bytes, sizeof console_room_bytes);
+    YADO_ASSIGN(const os::Fd control, listen_in(directory, control_socket), "VM");
+    YADO_ASSIGN(os::Pipe error, os::make_pipe(), "VM");
+    // Never to be waited for by QEMU: what nobody reads beyond 64 KiB is lost.
+    YADO_TRY(os::set_nonblocking(error.write), "VM");
+    YADO_TRY(os::set_nonblocking(error.read), "VM");
+    words = std::move(error.read);
+    Tap card;
+    if (spec.mac) {
+      YADO_ASSIGN(const os::Netns network, network_of(place), "VM");
+      YADO_ASSIGN(card, make_tap(network, place.bridge), "VM");
+      tap = card.name;
+    }
+
+    os::Spawn spawn{.arguments = build(call), .environment = qemu.environment};
+    spawn.standard_error = error.write.get();
+    spawn.descriptors = {{monitor_ends.theirs.get(), monitor_descriptor},
+                         {control.get(), control_descriptor},
+                         {console_ends.theirs.get(), console_descriptor},
+                         {memory.get(), memory_descriptor}};
+    if (card.fd.valid()) spawn.descriptors.emplace_back(card.fd.get(), tap_descriptor);
+    spawn.death_signal = SIGKILL;
+    spawn.in_child = [this] { return cgroup.add(::getpid()); };
+    YADO_ASSIGN(process, os::spawn(spawn), "VM");
+    YADO_ASSIGN(pidfd, os::Pidfd::open(process.pidfd().pid()), "VM");
+    monitor_ends.theirs.reset();
+    console_ends.theirs.reset();
+    error.write.reset();
+    console = Console(std::move(console_ends.ours));
+
+    auto opened = Qmp::open(std::move(monitor_ends.ours), qemu.limit);
+    if (!opened) return explain(opened.error());
+    monitor.emplace(std::move(*opened));
+    if (const QemuVersion version = monitor->version(); version < oldest)
+      return fail(Errc::unsupported, "{} is version {}.{}.{}; needed is {}.{} or later", qemu.system.native(), version.major, version.minor, version.micro, oldest.major, oldest.minor);
+    YADO_ASSIGN(machine, machine_of(*monitor, qemu.limit), "VM");
+    return {};
+  }
+
+  /// An error of a QEMU that has ended says little: its last words say more.
+  std::unexpected<Error> explain(const Error& error) {
+    if (error.code != Errc::application) return std::unexpected(error);
+    (void)pidfd.ended_within(qemu.limit);
+    const auto end = reap();
+    if (!end || !*end) return std::unexpected(error);
+    return fail(Errc::application, "QEMU has ended: {}", (*end)->reason);
+  }
+
+  /// What QEMU wrote to its standard error, the last of it.
+  std::string last_words() const {
+    constexpr std::size_t most = 1000;
+    std::string text;
+    char chunk[4096];
+    for (ssize_t n; (n = ::read(words.get(), chunk, sizeof chunk)) > 0 || (n < 0 && errno == EINTR);)
+      if (n > 0) text.append(chunk, static_cast<std::size_t>(n));
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    if (text.size() > most) text.erase(0, text.size() - most);
+    return text;
+  }
+
+  void note(const QmpEvent& event) {
+    if (event.name == "GUEST_PANICKED") guest_end = "the guest panicked";
+    if (event.name != "SHUTDOWN" || !guest_end.empty()) return;
+    const json data = json::parse(event.data, nullptr, false);
+    const std::string reason = data.is_object() ? data.value("reason", "") : "";
+    if (reason == "guest-shutdown") guest_end = "the guest powered off";
+    if (reason == "host-qmp-quit") guest_end = "QEMU was told to quit";
+  }
+
+  /// Everything that is there, without waiting. An error is the end of QEMU.
+  Status collect_events() {
+    while (monitor) {
+      YADO_ASSIGN(auto event, monitor->next_event(0ns), "VM");
+      if (!event) return {};
+      note(*event);
+      seen.push_back(std::move(*event));
+    }
+    return {};
+  }
+
+  /// Waits for the end while listening, so that a guest that prints on its way down is not held up.
+  Result<bool> ended_within(nanoseconds limit) {
+    const Instant deadline = os::now() + limit;
+    bool console_open = true;
+    for (;;) {
+      const nanoseconds left = std::max(nanoseconds(0), nanoseconds(deadline - os::now()));
+      const timespec wait{static_cast<time_t>(left / 1s), static_cast<long>((left % 1s).count())};
+      pollfd wanted[] = {{pidfd.fd(), POLLIN, 0}, {console_open ? console.fd() : -1, POLLIN, 0}};
+      if (::ppoll(wanted, 2, &wait, nullptr) < 0 && errno != EINTR) return fail_errno("poll");
+      if (wanted[1].revents != 0) console_open = console.hold();
+      if (wanted[0].revents != 0) return true;
+      if (left == 0ns) return false;
+    }
+  }
+
+  Result<std::optional<End>> reap() {
+    if (ended) return ended;
+    YADO_ASSIGN(const bool gone, pidfd.ended_within(0ns), "reap");
+    if (!gone) return std::optional<End>{};
+    (void)collect_events();
+    YADO_ASSIGN(const std::optional<os::ExitStatus> status, process.wait(0ns), "reap");
+    if (!status) return std::optional<End>{};
+    std::string reason = guest_end;
+    if (reason.empty()) {
+      reason = status->text();
+      if (const std::string text = last_words(); !text.empty()) reason += ": " + text;
+    }
+    ended = End{*status, std::move(reason)};
+    return ended;
+  }
+
+  std::map<std::string, std::string> properties() const {
+    return {{"driver", driver},
+            {"machine", machine},
+            {"accelerator", std::string(name_of(qemu.accelerator.kind))},
+            {"memory_bytes", fmt::format("{}", spec.memory_bytes)},
+            {"vcpus", fmt::format("{}", spec.vcpus)},
+            {"disks", fmt::format("{}", spec.disks.size())},
+            {"mac", spec.mac ? spec.mac->str() : ""}};
+  }
+};
+
+Vm::Vm(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Vm::Vm(Vm&&) noexcept = default;
+Vm& Vm::operator=(Vm&&) noexcept = default;
+Vm::~Vm() = default;
+
+Result<Vm> Vm::start(const VmSpec& spec, const Place& place, const Qemu& qemu, Begin begin) {
+  YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, place, qemu), "start");
+  for (std::size_t i = 0; i < spec.disks.size(); ++i) {
+    Status made = make_overlay(qemu, spec.disks[i], state->overlays[i]);
+    if (!made && made.error().code != Errc::already_exists) return context(made.error(), "start");
+  }
+  YADO_TRY(state->launch(newest_machine, false), "start");
+  if (begin == Begin::running) YADO_TRY(yado::vm::resume(*state->monitor, qemu.limit), "start");
+  return Vm(std::move(state));
+}
+
+Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu, const ImageParts& image,
+                       MemoryPart& memory, Begin begin) {
+  YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, place, qemu), "restore");
+  const auto property = [&](const std::string& name) {
+    const auto found = image.properties.find(name);
+    return found == image.properties.end() ? std::string() : found->second;
+  };
+  for (const auto& [name, wanted] : state->properties()) {
+    if (name == "machine" || property(name) == wanted) continue;
+    if (name == "accelerator" && !property(name).empty())
+      return fail(Errc::unsupported, "restore: the image was made under {}, and here is {}: {}", property(name), wanted, qemu.accelerator.why);
+    return fail(Errc::corrupt, "restore: the image is not of this spec: its {} is \"{}\", wanted is \"{}\"", name, property(name), wanted);
+  }
+  if (property("machine").empty()) return fail(Errc::corrupt, "restore: the image's manifest lacks the property machine");
+  for (std::size_t i = 0; i < spec.disks.size(); ++i) {
+    std::error_code ignored;
+    if (fs::exists(state->overlays[i], ignored)) return fail(Errc::conflict, "restore: {} exists: a restore needs a directory of its own", state->overlays[i].native());
+    YADO_TRY(copy_disk(image.disk / disk_name(i), state->overlays[i]), "restore");
+  }
+  YADO_TRY(memory.load(state->memory, spec.memory_bytes), "restore");
+  YADO_TRY(state->launch(property("machine"), true), "restore");
+  if (Status loaded = load_device_state(*state->monitor, image.device_state / state_file, qemu.limit); !loaded)
+    return context(state->explain(loaded.error()).error(), "restore");
+  if (begin == Begin::running) YADO_TRY(yado::vm::resume(*state->monitor, qemu.limit), "restore");
+  return Vm(std::move(state));
+}
+
+Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, MemoryPart& memory) const {
+  const nanoseconds limit = state_->qemu.limit;
+  YADO_ASSIGN(os::Fd socket, connect_in(state_->directory, control_socket), "save");
+  // A connection of its own: what a killed saver leaves half-said ends with it.
+  auto opened = Qmp::open(std::move(socket), limit);
+  if (!opened) return context(opened.error(), "save");
+  Qmp& qmp = *opened;
+
+  Saved saved{.properties = state_->properties()};
+  YADO_ASSIGN(const std::string before, yado::vm::run_state(qmp, limit), "save");
+  const bool runs = before == "running";
+  std::optional<Error> failed;
+  const auto step = [&](const Status& done) {
+    if (!done && !failed) failed = done.error();
+    return !failed;
+  };
+  const auto stopped = qmp.execute("stop", "{}", limit);
+  if (step(stopped ? Status{} : context(stopped.error(), "stop"))) {
+    auto bytes = save_device_state(qmp, device_state / state_file, limit);
+    if (step(bytes ? Status{} : context(bytes.error(), "save"))) saved.device_state_bytes = *bytes;
+  }
+  // From here until the guest goes on, memory and disks are those of the device state.
+  if (!failed) step(memory.save(state_->memory, state_->spec.memory_bytes));
+  for (std::size_t i = 0; !failed && i < state_->overlays.size(); ++i) step(copy_disk(state_->overlays[i], disk / disk_name(i)));
+
+  if (runs)
+    if (Status goes_on = yado::vm::resume(qmp, limit); !goes_on) return fail(goes_on.error().code, "save: {}; and the guest stands still: {}", failed ? failed->message : "all is saved", goes_on.error().message);
+  if (failed) return context(*failed, "save");
+
+  std::chrono::microseconds stop_at{0};
+  for (bool resumed = !runs; !resumed;) {
+    YADO_ASSIGN(const auto event, qmp.next_event(limit), "save");
+    if (!event) return fail(Errc::timed_out, "save: QEMU did not say that the guest goes on");
+    if (event->name == "STOP") stop_at = event->at;
+    resumed = event->name == "RESUME";
+    if (resumed) saved.pause = event->at - stop_at;
+  }
+  return saved;
+}
+
+Status Vm::pause() {
+  YADO_TRY(state_->monitor->execute("stop", "{}", state_->qemu.limit), "pause");
+  return {};
+}
+
+Status Vm::resume() { return yado::vm::resume(*state_->monitor, state_->qemu.limit); }
+
+Result<std::string> Vm::run_state() { return yado::vm::run_state(*state_->monitor, state_->qemu.limit); }
+
+Result<std::vector<QmpEvent>> Vm::take_events() {
+  const Status collected = state_->collect_events();
+  // The end is an error only when nothing came before it.
+  if (!collected && state_->seen.empty()) return std::unexpected(collected.error());
+  return std::exchange(state_->seen, {});
+}
+
+Result<End> Vm::stop(nanoseconds grace) {
+  if (state_->ended) return *state_->ended;
+  const nanoseconds limit = state_->qemu.limit;
+  const auto runs = run_state();
+  bool gone = false;
+  if (runs && *runs == "running" && state_->monitor->execute("system_powerdown", "{}", limit)) {
+    YADO_ASSIGN(gone, state_->ended_within(grace), "stop");
+  }
+  // A QEMU that does not answer is not asked a second time.
+  if (!gone && runs && state_->monitor->execute("quit", "{}", limit)) {
+    YADO_ASSIGN(gone, state_->ended_within(limit), "stop");
+  }
+  if (!gone) {
+    YADO_TRY(state_->cgroup.kill_all(), "stop");
+    YADO_TRY(state_->pidfd.ended_within(std::nullopt), "stop");
+  }
+  YADO_ASSIGN(const std::optional<End> end, state_->reap(), "stop");
+  if (!end) return fail(Errc::internal, "stop: process {} was killed and is still there", state_->pidfd.pid());
+  return *end;
+}
+
+Result<std::optional<End>> Vm::reap() { return state_->reap(); }
+
+Result<VmUse> Vm::stats() const {
+  VmUse use;
+  YADO_ASSIGN(use.qemu, state_->cgroup.use(), "stats");
+  struct stat status {};
+  if (::fstat(state_->memory.get(), &status) != 0) return fail_errno("stats: memory");
+  constexpr std::uint64_t block = 512;  // of st_blocks, whatever the file system's own (stat(2))
+  use.guest_bytes = static_cast<std::uint64_t>(status.st_blocks) * block;
+  return use;
+}
+
+int Vm::monitor_fd() const { return state_->monitor->fd(); }
+Console& Vm::console() { return state_->console; }
+const os::Pidfd& Vm::process() const { return state_->pidfd; }
+const os::Fd& Vm::memory() const { return state_->memory; }
+const os::Cgroup& Vm::cgroup() const { return state_->cgroup; }
+const Qemu& Vm::qemu() const { return state_->qemu; }
+QemuVersion Vm::version() const { return state_->monitor->version(); }
+const std::string& Vm::tap() const { return state_->tap; }
+
+}  // namespace yado::vm

@@ -1,0 +1,114 @@
+#pragma once
+// One virtual machine: a QEMU process of our own (stock, unmodified), in one cgroup.
+//
+//   owner (supervisor)                              QEMU
+//     monitor()   ◀── QMP: events, the end ──────── monitor        connected socket, inherited
+//     console()   ◀── serial port ─────────────────  console        connected socket, inherited
+//     memory()    ─── shared file without a name ──  -object memory-backend-file
+//     process()   ◀── pidfd
+//   <directory>/control  ◀── QMP, one client at a time: whoever saves (perhaps a forked child)
+//   <directory>/disk-N.qcow2    what the instance wrote to its N-th disk
+//
+// All calls block, each answer of QEMU at most Qemu::limit. The object belongs to one thread, the one that started or
+// restored it: the kernel kills QEMU when that thread ends (prctl(2) PR_SET_PDEATHSIG). Destruction kills QEMU and
+// releases cgroup, tap and memory; the directory stays, with the disks.
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "base/time.hpp"
+#include "os/cgroup.hpp"
+#include "os/pidfd.hpp"
+#include "workload/vm/console.hpp"
+#include "workload/vm/memory_part.hpp"
+#include "workload/vm/qmp.hpp"
+#include "workload/vm/spec.hpp"
+
+namespace yado::vm {
+
+/// Where the parts of an image are, and what its manifest keeps for this driver.
+struct ImageParts {
+  std::filesystem::path device_state;  ///< a directory
+  std::filesystem::path disk;          ///< a directory
+  std::map<std::string, std::string> properties;
+};
+
+struct Saved {
+  std::map<std::string, std::string> properties;
+  std::chrono::microseconds pause{0};  ///< from STOP to RESUME by QEMU's clock; 0: it stood still already
+  std::uint64_t device_state_bytes = 0;
+};
+
+/// How it ended.
+struct End {
+  os::ExitStatus status;
+  std::string reason;  ///< for people: "the guest powered off", "the guest panicked", or QEMU's last words
+};
+
+struct VmUse {
+  os::CgroupUse qemu;
+  std::uint64_t guest_bytes = 0;  ///< of the guest's memory that take room
+};
+
+enum class Begin { running, paused };
+
+class Vm {
+ public:
+  Vm(Vm&&) noexcept;
+  Vm& operator=(Vm&&) noexcept;
+  ~Vm();
+
+  /// Returns when QEMU has set everything up; `running`: the firmware begins. Overlays that are in the directory are
+  /// used again. Errors: `invalid_argument` and `not_found` for the spec, `unsupported` for a QEMU older than 7.2,
+  /// `application` with QEMU's words.
+  static Result<Vm> start(const VmSpec& spec, const Place& place, const Qemu& qemu, Begin begin = Begin::running);
+  /// The guest goes on where it stood when it was saved, on overlays of its own. Needs the accelerator of the save.
+  /// Errors: those of `start`, `conflict` when the directory holds disks, `corrupt` for an image that is not of this
+  /// spec or lacks something.
+  static Result<Vm> restore(const VmSpec& spec, const Place& place, const Qemu& qemu, const ImageParts& image,
+                            MemoryPart& memory, Begin begin = Begin::running);
+
+  /// Writes devices, memory and disks of one instant into the two directories and `memory`; the guest stands still
+  /// meanwhile. Afterwards, also after an error, it is as it was before: running or paused. May run in a forked child of
+  /// the owner; if that is killed half-way, `resume` brings the guest back. Errors: `no_space`, `timed_out`
+  /// (also when somebody else saves for so long), `application` when QEMU has ended.
+  Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory) const;
+
+  Status pause();
+  Status resume();
+  /// QEMU's word for it: "running", "paused", …
+  Result<std::string> run_state();
+  /// What QEMU has said since the last call; never waits. Error `application`: QEMU has ended (see reap).
+  Result<std::vector<QmpEvent>> take_events();
+  /// Asks by the power button and waits for `grace`, then has QEMU quit, then kills it. A paused guest cannot hear.
+  Result<End> stop(nanoseconds grace);
+  /// The end, when there is one.
+  Result<std::optional<End>> reap();
+  Result<VmUse> stats() const;
+
+  /// Readable when there are events, or the end.
+  int monitor_fd() const;
+  Console& console();
+  /// Readable when QEMU has ended.
+  const os::Pidfd& process() const;
+  /// The guest's memory; offset = RAM offset.
+  const os::Fd& memory() const;
+  const os::Cgroup& cgroup() const;
+  const Qemu& qemu() const;
+  QemuVersion version() const;
+  /// The tap in the place's network namespace; empty: no network card.
+  const std::string& tap() const;
+
+ private:
+  struct State;
+  explicit Vm(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace yado::vm

@@ -1,0 +1,436 @@
+#include "workload/vm/vm.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <fcntl.h>
+#include <fstream>
+#include <poll.h>
+#include <sys/wait.h>
+
+#include <gtest/gtest.h>
+
+#include "net/rtnl.hpp"
+#include "os/clock.hpp"
+#include "os/file.hpp"
+#include "os/mount.hpp"
+#include "os/process.hpp"
+#include "workload/vm/disk.hpp"
+#include "workload/vm/testing.hpp"
+
+namespace yado::vm {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace testing;
+
+#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
+
+/// Tests whose name has "Process" are left out under tsan (./run): they fork.
+class VmProcessTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;
+  }
+  void TearDown() override {
+    if (IsSkipped()) return;
+    vm_.reset();
+    for (const std::string& group : groups_) EXPECT_FALSE(os::Cgroup::open(group).has_value()) << group << " is left";
+    EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1) << "a child is left";
+  }
+
+  Place place(const std::string& name) {
+    Place made{.directory = directory_.path() / name, .cgroup = fmt::format("yado-test/{}-{}", directory_.path().filename().native(), name)};
+    fs::create_directories(made.directory);
+    groups_.push_back(made.cgroup);
+    return made;
+  }
+  /// Boots and waits until the memory is filled.
+  void boot(const VmSpec& spec, const Place& where) {
+    auto started = Vm::start(spec, where, qemu());
+    ASSERT_OK(started);
+    vm_.emplace(std::move(*started));
+    auto up = vm_->console().wait_for("GUEST up", hang);
+    ASSERT_OK(up);
+    ASSERT_OK(vm_->console().wait_for("GUEST filled", hang));
+  }
+  void boot(const std::string& name = "a") { boot(verifier(), place(name)); }
+  void expect_flawless(Vm& vm) {
+    const auto values = verify(vm);
+    ASSERT_OK(values);
+    EXPECT_TRUE(flawless(*values)) << ::testing::PrintToString(*values);
+  }
+  void order(Vm& vm, const std::string& mode) {
+    ASSERT_OK(vm.console().send(mode));
+    ASSERT_OK(vm.console().wait_for("GUEST mode " + mode, hang));
+  }
+  /// Reads the console to its end, as an owner does.
+  Result<End> wait_for_end(Vm& vm) {
+    auto line = vm.console().wait_for("\n", hang);  // no line has one
+    if (line.error().code != Errc::application) return std::unexpected(line.error());
+    YADO_TRY(vm.process().ended_within(hang), "end");
+    YADO_ASSIGN(const auto end, vm.reap(), "end");
+    if (!end) return fail(Errc::timed_out, "QEMU has closed its console and runs");
+    return *end;
+  }
+
+  struct Image {
+    fs::path device_state, disk, memory;
+    ImageParts parts(const Saved& saved) const { return {device_state, disk, saved.properties}; }
+  };
+  Image make_image(const fs::path& where) {
+    Image image{where / "device-state", where / "disk", where / "memory"};
+    fs::create_directories(image.device_state);
+    fs::create_directories(image.disk);
+    return image;
+  }
+  Result<Saved> save(const Vm& vm, const Image& image) {
+    FlatMemory memory(image.memory);
+    return vm.save(image.device_state, image.disk, memory);
+  }
+  Result<Vm> restore(const VmSpec& spec, const Place& where, const Image& image, const Saved& saved, Begin begin = Begin::running) {
+    FlatMemory memory(image.memory);
+    return Vm::restore(spec, where, qemu(), image.parts(saved), memory, begin);
+  }
+  VmSpec verifier_with_disk() {
+    VmSpec spec = verifier();
+    spec.disks = {directory_.path() / "base.raw"};
+    if (!fs::exists(spec.disks[0])) {
+      std::ofstream(spec.disks[0]).flush();
+      fs::resize_file(spec.disks[0], 16_MiB);
+    }
+    return spec;
+  }
+
+  image::TemporaryDirectory directory_;
+  std::vector<std::string> groups_;
+  std::optional<Vm> vm_;
+};
+
+TEST_F(VmProcessTest, BootsObeysAndPowersItselfOff) {
+  boot();
+  expect_flawless(*vm_);
+  EXPECT_EQ(vm_->run_state().value_or(""), "running");
+  const auto use = vm_->stats();
+  ASSERT_OK(use);
+  EXPECT_GT(use->guest_bytes, 32_MiB);  // the pattern at least
+  EXPECT_GT(use->qemu.cpu, 0ns);
+  ASSERT_OK(vm_->console().send("q"));
+  const auto end = wait_for_end(*vm_);
+  ASSERT_OK(end);
+  EXPECT_TRUE(end->status.success());
+  EXPECT_EQ(end->reason, "the guest powered off");
+  vm_.reset();
+  EXPECT_TRUE(fs::is_empty(directory_.path() / "a"));
+}
+
+TEST_F(VmProcessTest, ThePowerButtonIsHeard) {
+  boot();
+  const auto end = vm_->stop(hang);
+  ASSERT_OK(end);
+  EXPECT_EQ(end->reason, "the guest powered off");
+  const auto again = vm_->stop(hang);
+  ASSERT_OK(again);
+  EXPECT_EQ(again->reason, end->reason);
+}
+
+TEST_F(VmProcessTest, APausedGuestQuitsWithoutGrace) {
+  boot();
+  ASSERT_OK(vm_->pause());
+  EXPECT_EQ(vm_->run_state().value_or(""), "paused");
+  const Instant before = os::now();
+  const auto end = vm_->stop(hang);
+  ASSERT_OK(end);
+  EXPECT_LT(os::now() - before, hang);
+  EXPECT_EQ(end->reason, "QEMU was told to quit");
+}
+
+TEST_F(VmProcessTest, PausedAndContinued) {
+  boot();
+  ASSERT_OK(vm_->pause());
+  ASSERT_OK(vm_->resume());
+  expect_flawless(*vm_);
+  const auto events = vm_->take_events();
+  ASSERT_OK(events);
+  std::vector<std::string> names;
+  for (const QmpEvent& event : *events) names.push_back(event.name);
+  EXPECT_NE(std::ranges::find(names, "STOP"), names.end());
+  EXPECT_NE(std::ranges::find(names, "RESUME"), names.end());
+}
+
+TEST_F(VmProcessTest, APanicIsSeenAndIsAFailure) {
+  boot();
+  ASSERT_OK(vm_->console().send("p"));
+  const auto end = wait_for_end(*vm_);
+  ASSERT_OK(end);
+  EXPECT_FALSE(end->status.success());
+  EXPECT_EQ(end->reason, "the guest panicked");
+}
+
+TEST_F(VmProcessTest, AKilledQemuIsSeenByBothDescriptors) {
+  boot();
+  ASSERT_EQ(::kill(vm_->process().pid(), SIGKILL), 0);
+  pollfd wanted[] = {{vm_->process().fd(), POLLIN, 0}, {vm_->monitor_fd(), POLLIN, 0}};
+  for (pollfd& one : wanted) ASSERT_EQ(::poll(&one, 1, static_cast<int>(hang / 1ms)), 1);
+  // Events of before may still come; then the end, in words.
+  auto events = vm_->take_events();
+  while (events) events = vm_->take_events();
+  EXPECT_EQ(events.error().code, Errc::application) << events.error().text();
+  EXPECT_EQ(vm_->run_state().error().code, Errc::application);
+  EXPECT_EQ(vm_->pause().error().code, Errc::application);
+  const auto end = vm_->stop(hang);
+  ASSERT_OK(end);
+  EXPECT_EQ(end->status, (os::ExitStatus{0, SIGKILL}));
+}
+
+TEST_F(VmProcessTest, MissingFilesAreNamedAndLeaveNothing) {
+  VmSpec spec = verifier();
+  spec.kernel = "/no/such/kernel";
+  auto started = Vm::start(spec, place("a"), qemu());
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code, Errc::not_found);
+  EXPECT_NE(started.error().message.find("kernel /no/such/kernel"), std::string::npos) << started.error().text();
+
+  spec = verifier();
+  spec.disks = {"/no/such/disk"};
+  started = Vm::start(spec, place("a"), qemu());
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code, Errc::not_found);
+  EXPECT_NE(started.error().message.find("disk /no/such/disk"), std::string::npos) << started.error().text();
+
+  Qemu missing = qemu();
+  missing.system = "/no/such/qemu";
+  started = Vm::start(verifier(), place("a"), missing);
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code, Errc::not_found);
+  EXPECT_TRUE(fs::is_empty(directory_.path() / "a") || !fs::exists(directory_.path() / "a/control"));
+}
+
+TEST_F(VmProcessTest, WhatQemuSaysBeforeItGivesUpIsInTheError) {
+  VmSpec spec = verifier();
+  spec.kernel = directory_.path() / "no-kernel";
+  std::ofstream(spec.kernel) << "this is no kernel";
+  const auto started = Vm::start(spec, place("a"), qemu());
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code, Errc::application);
+  EXPECT_NE(started.error().message.find("kernel"), std::string::npos) << started.error().text();
+}
+
+TEST_F(VmProcessTest, StopEndsItsOwnQemuOnly) {
+  boot("a");
+  auto other = Vm::start(verifier(), place("b"), qemu());
+  ASSERT_OK(other);
+  ASSERT_OK(vm_->pause());
+  ASSERT_OK(vm_->stop(0ns));
+  ASSERT_OK(other->console().wait_for("GUEST filled", hang));
+  expect_flawless(*other);
+}
+
+TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
+  const VmSpec spec = verifier_with_disk();
+  boot(spec, place("a"));
+  order(*vm_, "d");
+  const Image image = make_image(directory_.path() / "image");
+  const auto saved = save(*vm_, image);
+  ASSERT_OK(saved);
+  EXPECT_GT(saved->pause, 0us);
+  EXPECT_EQ(saved->device_state_bytes, fs::file_size(image.device_state / "device-state"));
+  EXPECT_LT(saved->device_state_bytes, 4_MiB) << "the guest's memory is not in it";
+  expect_flawless(*vm_);  // the original runs on
+  order(*vm_, "d");
+
+  for (const std::string name : {"b", "c"}) {  // one image, used twice
+    auto restored = restore(spec, place(name), image, *saved);
+    ASSERT_OK(restored);
+    const auto values = verify(*restored);
+    ASSERT_OK(values);
+    EXPECT_TRUE(flawless(*values)) << ::testing::PrintToString(*values);
+    EXPECT_EQ(values->at("disk"), "same");
+    order(*restored, "d");  // and it goes on to write
+    expect_flawless(*restored);
+  }
+  expect_flawless(*vm_);
+}
+
+TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
+  boot();
+  order(*vm_, "w");
+  const Image first = make_image(directory_.path() / "first"), second = make_image(directory_.path() / "second");
+  const auto saved = save(*vm_, first);
+  ASSERT_OK(saved);
+  vm_.reset();
+  auto restored = restore(verifier(), place("b"), first, *saved);
+  ASSERT_OK(restored);
+  const auto saved_again = save(*restored, second);
+  ASSERT_OK(saved_again);
+  auto last = restore(verifier(), place("c"), second, *saved_again, Begin::paused);
+  ASSERT_OK(last);
+  EXPECT_EQ(last->run_state().value_or(""), "paused");
+  ASSERT_OK(last->resume());
+  expect_flawless(*last);
+}
+
+TEST_F(VmProcessTest, AWordChangedInTheImageIsSeenByTheGuest) {
+  boot();
+  const Image image = make_image(directory_.path() / "image");
+  const auto saved = save(*vm_, image);
+  ASSERT_OK(saved);
+  // Page 100 of the pattern, version 1: its first word is known, so it can be found.
+  auto file = os::open_path(image.memory, O_RDWR);
+  ASSERT_OK(file);
+  const std::uint64_t wanted = std::uint64_t{100} << 32 | 1;
+  bool changed = false;
+  for (off_t at = 0; !changed && at < static_cast<off_t>(verifier().memory_bytes); at += 4096) {
+    std::uint64_t words[2] = {};
+    ASSERT_EQ(::pread(file->get(), words, sizeof words, at), static_cast<ssize_t>(sizeof words));
+    if (words[0] != wanted) continue;
+    words[1] ^= 1;
+    ASSERT_EQ(::pwrite(file->get(), words, sizeof words, at), static_cast<ssize_t>(sizeof words));
+    changed = true;
+  }
+  ASSERT_TRUE(changed);
+  auto restored = restore(verifier(), place("b"), image, *saved);
+  ASSERT_OK(restored);
+  const auto values = verify(*restored);
+  ASSERT_OK(values);
+  EXPECT_EQ(values->at("bad_words"), "1");
+}
+
+TEST_F(VmProcessTest, AFullDiskDuringTheSaveIsAnErrorAndTheGuestRunsOn) {
+  ASSERT_OK(os::enter_private_mounts());
+  boot();
+  order(*vm_, "w");
+  const fs::path small = directory_.path() / "small";
+  fs::create_directories(small);
+  for (const std::uint64_t bytes : {8_KiB, 4_MiB}) {  // full at the device state, full at the memory
+    const auto tmpfs = os::make_tmpfs(bytes);
+    ASSERT_OK(tmpfs);
+    const auto mounted = os::attach_mount(*tmpfs, small);
+    ASSERT_OK(mounted);
+    const auto saved = save(*vm_, make_image(small));
+    ASSERT_FALSE(saved);
+    EXPECT_EQ(saved.error().code, Errc::no_space) << saved.error().text();
+    EXPECT_EQ(vm_->run_state().value_or(""), "running");
+  }
+  const Image image = make_image(directory_.path() / "image");
+  ASSERT_OK(save(*vm_, image));  // and the next one succeeds
+  expect_flawless(*vm_);
+}
+
+/// Fails where a real one would, or waits there to be killed.
+class StubbornMemory final : public MemoryPart {
+ public:
+  explicit StubbornMemory(std::function<Status()> act) : act_(std::move(act)) {}
+  Status save(const os::Fd&, std::uint64_t) override { return act_(); }
+  Status load(const os::Fd&, std::uint64_t) override { return act_(); }
+
+ private:
+  std::function<Status()> act_;
+};
+
+TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
+  boot();
+  order(*vm_, "w");
+  const Image image = make_image(directory_.path() / "image");
+  auto reached = os::make_pipe();
+  ASSERT_OK(reached);
+  auto saver = os::fork_child([&] {
+    StubbornMemory memory([&]() -> Status {
+      (void)os::write_all(reached->write, "r");
+      ::pause();
+      return {};
+    });
+    return vm_->save(image.device_state, image.disk, memory) ? 0 : 1;
+  }, SIGKILL);
+  ASSERT_OK(saver);
+  ASSERT_TRUE(os::readable_within(reached->read.get(), hang).value_or(false));
+  EXPECT_NE(vm_->run_state().value_or(""), "running");
+  saver->kill();
+  ASSERT_OK(vm_->resume());
+  expect_flawless(*vm_);
+  ASSERT_OK(save(*vm_, make_image(directory_.path() / "next")));
+  expect_flawless(*vm_);
+}
+
+TEST_F(VmProcessTest, QemuKilledDuringTheSaveIsSaidAndNothingHangs) {
+  boot();
+  const Image image = make_image(directory_.path() / "image");
+  StubbornMemory memory([&]() -> Status {
+    ::kill(vm_->process().pid(), SIGKILL);
+    return {};
+  });
+  const auto saved = vm_->save(image.device_state, image.disk, memory);
+  ASSERT_FALSE(saved);
+  EXPECT_EQ(saved.error().code, Errc::application) << saved.error().text();
+}
+
+TEST_F(VmProcessTest, AnImageThatDoesNotFitIsRefused) {
+  boot();
+  const Image image = make_image(directory_.path() / "image");
+  const auto saved = save(*vm_, image);
+  ASSERT_OK(saved);
+
+  const auto other_memory = restore(verifier(256_MiB), place("b"), image, *saved);
+  ASSERT_FALSE(other_memory);
+  EXPECT_EQ(other_memory.error().code, Errc::corrupt);
+  EXPECT_NE(other_memory.error().message.find("memory_bytes"), std::string::npos) << other_memory.error().text();
+
+  Saved by_kvm = *saved;
+  by_kvm.properties["accelerator"] = "kvm";
+  const auto wrong_accelerator = restore(verifier(), place("b"), image, by_kvm);
+  ASSERT_FALSE(wrong_accelerator);
+  EXPECT_EQ(wrong_accelerator.error().code, Errc::unsupported);
+
+  fs::resize_file(image.device_state / "device-state", saved->device_state_bytes / 2);
+  const auto cut = restore(verifier(), place("b"), image, *saved);
+  ASSERT_FALSE(cut);
+  EXPECT_EQ(cut.error().code, Errc::corrupt) << cut.error().text();
+
+  std::ofstream(image.device_state / "device-state") << "nothing that QEMU ever wrote";
+  const auto garbage = restore(verifier(), place("b"), image, *saved);
+  ASSERT_FALSE(garbage);
+  EXPECT_EQ(garbage.error().code, Errc::corrupt) << garbage.error().text();
+
+  fs::resize_file(image.memory, 64_MiB);
+  const auto short_memory = restore(verifier(), place("b"), image, *saved);
+  ASSERT_FALSE(short_memory);
+  EXPECT_EQ(short_memory.error().code, Errc::corrupt) << short_memory.error().text();
+}
+
+TEST_F(VmProcessTest, ANetworkCardIsAPortOfTheBridgeAndGoesWithQemu) {
+  const auto network = os::Netns::create();
+  ASSERT_OK(network);
+  auto links = net::Rtnl::open(*network);
+  ASSERT_OK(links);
+  ASSERT_OK(links->add_bridge("br0", net::Mac{{2, 0, 0, 0, 0, 1}}));
+  VmSpec spec = verifier();
+  spec.mac = net::Mac{{2, 0, 0, 0, 0, 2}};
+  Place where = place("a");
+  where.network_namespace = network->fd().get();
+  where.bridge = "no-such-bridge";
+  EXPECT_EQ(Vm::start(spec, where, qemu()).error().code, Errc::not_found);
+  where.bridge = "br0";
+  boot(spec, where);
+  ASSERT_FALSE(vm_->tap().empty());
+  EXPECT_TRUE(links->has_link(vm_->tap()));
+  const std::string tap = vm_->tap();
+  expect_flawless(*vm_);
+  vm_.reset();
+  EXPECT_FALSE(links->has_link(tap));
+}
+
+TEST_F(VmProcessTest, TheDiskOutlivesAKilledQemuAndIsUsedAgain) {
+  const VmSpec spec = verifier_with_disk();
+  const Place where = place("a");
+  boot(spec, where);
+  order(*vm_, "d");
+  expect_flawless(*vm_);
+  vm_.reset();
+  auto overlay = os::open_path(where.directory / "disk-0.qcow2", O_RDONLY);
+  ASSERT_OK(overlay);
+  EXPECT_EQ(format_of(where.directory / "disk-0.qcow2").value_or(DiskFormat::raw), DiskFormat::qcow2);
+  boot(spec, where);
+  expect_flawless(*vm_);
+}
+
+}  // namespace
+}  // namespace yado::vm
