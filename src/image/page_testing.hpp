@@ -27,11 +27,9 @@ using Page = std::array<std::byte, page_bytes>;
 inline Page page_of(std::uint64_t number) {
   Page page{};
   if (number == 0) return page;
-  std::mt19937_64 words(number);
-  for (std::size_t at = 0; at < page.size(); at += 8) {
-    const std::uint64_t word = words();
-    std::memcpy(page.data() + at, &word, 8);
-  }
+  std::array<std::uint64_t, page_bytes / 8> words;
+  for (std::size_t i = 0; i < words.size(); ++i) words[i] = number * 0x9e3779b97f4a7c15 + i;
+  std::memcpy(page.data(), words.data(), page.size());
   return page;
 }
 inline Page filled(char c) {
