@@ -71,7 +71,10 @@ void FaultTest::round() {
   note(verdict, cluster().events(since), before, at, host);
   const auto ready = cluster().event(since, "ready", "counter", 0s);
   ASSERT_TRUE(ready);
-  EXPECT_EQ((*ready)["fields"].value("way", ""), GetParam().standby) << ready->dump();
+  // On a busy machine a small application may start as fast as its image is restored; then its agent knows and says so.
+  const json& fields = (*ready)["fields"];
+  if (!fields.value("detail", "").starts_with(GetParam().standby + " takes "))
+    EXPECT_EQ(fields.value("way", ""), GetParam().standby) << ready->dump();
 }
 
 TEST_P(FaultTest, ClientsGetAnswersLateButRight) {

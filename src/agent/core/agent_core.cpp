@@ -164,8 +164,12 @@ void AgentCore::continue_raise(const WorkloadId& id, Known& known, Instant now) 
     raise.ways = {Way::cold};
     if (raise.call.image && images_.contains(*raise.call.image)) raise.ways.push_back(Way::image);
     if (!frozen_instance(id).empty()) raise.ways.push_back(Way::frozen);
+    const Way best = raise.ways.back();
     std::ranges::stable_sort(raise.ways,
                              [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
+    if (const Way fastest = raise.ways.back(); fastest != best)
+      raise.detail = fmt::format("{} takes {:.0f} ms here, {} {:.0f} ms", name_of(best), to_ms(expected(known.took, best)),
+                                 name_of(fastest), to_ms(expected(known.took, fastest)));
   }
   next_way(id, known, now);
 }

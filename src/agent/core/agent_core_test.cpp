@@ -204,6 +204,7 @@ TEST_F(AgentCoreTest, TheWayThatWasSlowerLastTimeIsTriedLater) {
   call(raise_of(two, epoch(2)));
   launched(two, 300ms);  // cold
   EXPECT_EQ(only<Launch>(call(raise_of(InstanceId("site.3"), epoch(3), image))).way, Way::cold);
+  EXPECT_EQ(only<Reply>(launched(InstanceId("site.3"), 300ms)).result->detail, "image takes 3000 ms here, cold 300 ms");
 }
 
 TEST_F(AgentCoreTest, AnImageThatWasNeverMeasuredIsTriedHoweverFastAColdStartWas) {
