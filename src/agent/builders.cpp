@@ -26,12 +26,10 @@ asio::awaitable<Status> Instances::start_builder(BuildCall call) {
   co_return std::unexpected(std::move(why));
 }
 
-asio::awaitable<Result<std::map<std::string, std::string>>> Instances::checkpoint(InstanceId id,
-                                                                                  std::filesystem::path criu,
-                                                                                  std::filesystem::path disk) {
+asio::awaitable<Result<workload::Properties>> Instances::checkpoint(InstanceId id, workload::PartDirectories parts) {
   const auto there = link(id);
   if (!there) co_return fail(Errc::not_found, "{} is not here", id);
-  co_return co_await there->checkpoint(Epoch(), std::move(criu), std::move(disk), false);
+  co_return co_await there->checkpoint(Epoch(), std::move(parts), false);
 }
 
 asio::awaitable<Status> Instances::prove(InstanceId id, WorkloadSpec spec, ImageSource source) {

@@ -39,6 +39,13 @@ struct Checked {
 
 }  // namespace
 
+std::vector<image::Part> parts_of(Kind kind) {
+  switch (kind) {
+    case Kind::container: return {{image::PartType::criu, "criu", {}}, {image::PartType::disk, "disk", {}}};
+  }
+  return {};
+}
+
 Status let_restorer_read(const std::filesystem::path& criu_part) {
   namespace fs = std::filesystem;
   std::error_code error;
@@ -63,7 +70,8 @@ boost::asio::awaitable<Result<image::Manifest>> Images::verified(ImageId id) {
   const std::string stamp = known == stamps_.end() ? "" : known->second;
   std::function<Result<Checked>()> work = [this, id, stamp]() -> Result<Checked> {
     YADO_ASSIGN(image::Manifest manifest, store_.read(id), "image");
-    YADO_TRY(let_restorer_read(store_.part_directory(id, "criu")), "image");
+    for (const image::Part& part : manifest.parts)
+      if (part.type == image::PartType::criu) YADO_TRY(let_restorer_read(store_.part_directory(id, part.name)), "image");
     auto before = stamp_of(store_, manifest);
     if (!before) return fail(Errc::corrupt, "{}", before.error().message);
     if (*before != stamp) YADO_TRY(store_.verify(id), "verify");

@@ -21,6 +21,9 @@
 
 namespace yado::agent {
 
+/// What an image of such a workload consists of; the names are its driver's.
+std::vector<image::Part> parts_of(Kind kind);
+
 /// While CRIU restores, the processes that it makes read the image themselves, already as the container's own users: so
 /// the files of its part must be readable for all. Nobody else gets there, because the store is a directory of mode
 /// 0700.

@@ -22,11 +22,12 @@
 #include "agent/workers.hpp"
 #include "net/host_network.hpp"
 #include "os/pidfd.hpp"
+#include "workload/instance.hpp"
 
 namespace yado::agent {
 
 /// What a restore needs: an image of the store, or a draft that is to prove itself.
-using ImageSource = container::ImageParts;
+using ImageSource = workload::ImageParts;
 
 class Instances {
  public:
@@ -68,10 +69,8 @@ class Instances {
   boost::asio::awaitable<Status> prepare_root(WorkloadSpec spec);
   /// Starts a builder and waits until its start-up is complete.
   boost::asio::awaitable<Status> start_builder(BuildCall call);
-  /// Checkpoints it into two directories; it does not run on.
-  boost::asio::awaitable<Result<std::map<std::string, std::string>>> checkpoint(InstanceId id,
-                                                                                std::filesystem::path criu,
-                                                                                std::filesystem::path disk);
+  /// Checkpoints it into the directories of an image's parts; it does not run on.
+  boost::asio::awaitable<Result<workload::Properties>> checkpoint(InstanceId id, workload::PartDirectories parts);
   /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
   boost::asio::awaitable<Status> prove(InstanceId id, WorkloadSpec spec, ImageSource source);
 

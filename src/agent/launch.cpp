@@ -19,7 +19,9 @@ asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSp
   if (manifest->spec_hash != *hash)
     co_return fail(Errc::conflict, "image {} was taken of another spec or root file system", id);
   const image::Store& store = around_.images.store();
-  co_return ImageSource{store.part_directory(id, "criu"), store.part_directory(id, "disk"), manifest->properties};
+  ImageSource source{.properties = manifest->properties};
+  for (const image::Part& part : manifest->parts) source.directories.emplace(part.name, store.part_directory(id, part.name));
+  co_return source;
 }
 
 asio::awaitable<Status> Instances::begin(LivePtr live, const std::optional<ImageSource>& source, bool frozen) {

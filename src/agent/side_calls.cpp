@@ -5,6 +5,7 @@
 #include "os/process.hpp"
 #include "transfer/transfer.hpp"
 #include "wire/client.hpp"
+#include "workload/container/criu.hpp"
 
 namespace yado::agent {
 
@@ -65,17 +66,24 @@ asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
   auto begun = around_.images.store().begin(call.image);
   if (!begun) co_return std::unexpected(begun.error());
   const auto draft = std::make_shared<image::Draft>(std::move(*begun));
-  const auto criu = draft->part_directory("criu"), disk = draft->part_directory("disk");
-  if (!criu) co_return std::unexpected(criu.error());
-  if (!disk) co_return std::unexpected(disk.error());
-  auto properties = co_await around_.instances.checkpoint(call.instance, *criu, *disk);
+  const std::vector<image::Part> parts = parts_of(call.spec.kind);
+  ImageSource source;
+  for (const image::Part& part : parts) {
+    const auto directory = draft->part_directory(part.name);
+    if (!directory) co_return std::unexpected(directory.error());
+    source.directories.emplace(part.name, *directory);
+  }
+  auto properties = co_await around_.instances.checkpoint(call.instance, source.directories);
   if (!properties) co_return std::unexpected(properties.error());
   co_await around_.instances.kill(call.instance);
-  if (const Status readable = let_restorer_read(*criu); !readable) co_return std::unexpected(readable.error());
+  for (const image::Part& part : parts)
+    if (part.type == image::PartType::criu)
+      if (const Status readable = let_restorer_read(source.directories[part.name]); !readable)
+        co_return std::unexpected(readable.error());
 
   // It proves itself while it is still a draft: an image that does not work never comes into being, not even when this
   // process dies now.
-  ImageSource source{*criu, *disk, *properties};
+  source.properties = *properties;
   const InstanceId copy(call.instance.str() + "-proof");
   if (const Status proved = co_await around_.instances.prove(copy, call.spec, std::move(source)); !proved) {
     Error why = context(proved.error(), "the restored copy does not work").error();
@@ -86,7 +94,7 @@ asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
   manifest.workload = call.spec.name;
   manifest.spec_hash = *hash;
   manifest.created_wall_ms = os::wall_ms();
-  manifest.parts = {image::Part{image::PartType::criu, "criu", {}}, image::Part{image::PartType::disk, "disk", {}}};
+  manifest.parts = parts;
   manifest.properties = std::move(*properties);
   std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
   co_return co_await around_.workers.run(std::move(commit));

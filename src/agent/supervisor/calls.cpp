@@ -7,7 +7,6 @@
 #include "model/names.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
-#include "workload/container/startup.hpp"
 
 namespace yado::supervisor {
 
@@ -45,7 +44,7 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
   if (what == "wait_startup") return wait_startup(message, asked);
   if (what == "promote") return promote(message, asked);
   if (what == "freeze") {
-    YADO_TRY(need_container(), what);
+    YADO_TRY(need_instance(), what);
     when_allowed_ = nullptr;
     for (const Asked& waiting : std::exchange(waiting_, {}))
       answer(waiting, fail(Errc::canceled, "it was frozen before it was allowed to run"));
@@ -57,12 +56,12 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
     int number = 0;
     fields.required("number", number);
     YADO_TRY(status, what);
-    YADO_TRY(need_container(), what);
-    return nothing(container_->signal(number));
+    YADO_TRY(need_instance(), what);
+    return nothing(instance_->signal(number));
   }
   if (what == "stats") {
-    YADO_TRY(need_container(), what);
-    YADO_ASSIGN(const os::CgroupUse use, container_->stats(), what);
+    YADO_TRY(need_instance(), what);
+    YADO_ASSIGN(const os::CgroupUse use, instance_->stats(), what);
     return json{{"cpu_us", std::chrono::duration_cast<std::chrono::microseconds>(use.cpu).count()},
                 {"memory_bytes", use.memory_bytes},
                 {"memory_limit_kills", use.memory_limit_kills}};
@@ -107,7 +106,7 @@ json Supervisor::describe() const {
   d.purpose = config_.purpose;
   d.state = state_;
   d.supervisor_pid = ::getpid();
-  d.pid = container_ ? container_->process().pid() : 0;
+  d.pid = instance_ ? instance_->process().pid() : 0;
   d.how = how_;
   const auto since = [](Instant then) { return std::chrono::duration_cast<milliseconds>(os::now() - then); };
   if (how_ != How::none) d.age = since(born_);
@@ -131,20 +130,8 @@ Result<Operation> Supervisor::begin(const std::function<Result<json>(int)>& work
   });
 }
 
-container::Criu Supervisor::criu() const { return {config_.criu, config_.criu_cache, config_.criu_limit}; }
-
-container::Place Supervisor::place() const {
-  return {.directory = config_.directory,
-          .root = config_.root,
-          .cgroup = config_.cgroup,
-          .host_name = config_.spec.name.str(),
-          .port = config_.spec.service.port,
-          .network_namespace = -1,  // this process lives in it
-          .id_base = config_.id_base};
-}
-
-Status Supervisor::need_container() const {
-  if (container_) return {};
+Status Supervisor::need_instance() const {
+  if (instance_) return {};
   if (exit_) return fail(Errc::conflict, "{} has ended: {}", config_.instance, exit_->text());
   return fail(Errc::conflict, "{} has not been started", config_.instance);
 }
@@ -156,8 +143,7 @@ bool Supervisor::busy(std::string_view what) const {
 Result<std::optional<json>> Supervisor::start(Asked asked) {
   if (how_ != How::none || when_allowed_) return fail(Errc::conflict, "{} was started already", config_.instance);
   want_to_run(asked, [this]() -> Status {
-    YADO_ASSIGN(Container started, Container::start(config_.spec.container, place()), "start");
-    container_.emplace(std::move(started));
+    YADO_ASSIGN(instance_, driver_->start(), "start");
     how_ = How::started;
     born_ = os::now();
     return {};
@@ -167,35 +153,30 @@ Result<std::optional<json>> Supervisor::start(Asked asked) {
 
 Result<std::optional<json>> Supervisor::restore(const json& message, Asked asked) {
   if (how_ != How::none || when_allowed_) return fail(Errc::conflict, "{} was started already", config_.instance);
-  std::string criu_part, disk_part;
-  container::ImageParts image;
+  workload::ImageParts image;
   bool frozen = false;
   Status status;
   api::Fields(message, "", status)
-      .required("criu", criu_part)
-      .required("disk", disk_part)
+      .required("parts", image.directories)
       .required("properties", image.properties)
       .optional("frozen", frozen);
   YADO_TRY(status, "restore");
-  image.criu = criu_part;
-  image.disk = disk_part;
   const bool hold = frozen || lease_;
-  YADO_ASSIGN(Container restored, Container::restore(config_.spec.container, place(), image, criu(), hold), "restore");
-  container_.emplace(std::move(restored));
+  YADO_ASSIGN(instance_, driver_->restore(image, hold), "restore");
   how_ = How::restored;
   born_ = os::now();
   set_state(hold ? InstanceState::frozen : InstanceState::running);
   if (frozen || !hold) return json::object();
-  want_to_run(asked, [this] { return container_->thaw(); });
+  want_to_run(asked, [this] { return instance_->thaw(); });
   return std::optional<json>{};
 }
 
 Result<std::optional<json>> Supervisor::thaw(Asked asked) {
-  YADO_TRY(need_container(), "thaw");
+  YADO_TRY(need_instance(), "thaw");
   stay_frozen_ = false;
   if (state_ == InstanceState::running) return json::object();
   want_to_run(asked, [this] {
-    return container_->thaw([this] {
+    return instance_->thaw([this] {
       // Whoever waits may send requests now; the parents of the processes wake a moment later.
       set_state(InstanceState::running);
       for (const Asked& waiting : std::exchange(waiting_, {})) answer(waiting, json::object());
@@ -208,38 +189,35 @@ Status Supervisor::freeze() {
   if (busy("checkpoint")) {
     stay_frozen_ = true;  // it stands already
   } else {
-    YADO_TRY(container_->freeze(), "freeze");
+    YADO_TRY(instance_->freeze(), "freeze");
   }
   set_state(InstanceState::frozen);
   return {};
 }
 
 Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked asked) {
-  YADO_TRY(need_container(), "checkpoint");
-  YADO_TRY(container::require(criu()), "checkpoint");
+  YADO_TRY(need_instance(), "checkpoint");
+  YADO_TRY(driver_->can_checkpoint(), "checkpoint");
   if (!operations_.empty()) return fail(Errc::conflict, "checkpoint: {} is under way", operations_.front().what);
-  std::string criu_part, disk_part;
+  workload::PartDirectories parts;
   bool leave_running = true;
   Status status;
-  api::Fields(message, "", status)
-      .required("criu", criu_part)
-      .required("disk", disk_part)
-      .optional("leave_running", leave_running);
+  api::Fields(message, "", status).required("parts", parts).optional("leave_running", leave_running);
   YADO_TRY(status, "checkpoint");
   stay_frozen_ = state_ == InstanceState::frozen;
   YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {
-    YADO_ASSIGN(auto properties, container_->checkpoint(criu_part, disk_part, criu()), "checkpoint");
+    YADO_ASSIGN(auto properties, instance_->checkpoint(parts), "checkpoint");
     return json{{"properties", std::move(properties)}};
   }), "checkpoint");
   const auto finish = [this, leave_running](Result<json> result, const Operation&) -> Result<json> {
-    if (!container_) return result;
+    if (!instance_) return result;
     if (result && !leave_running) {
-      (void)container_->cgroup().kill_all();
+      (void)instance_->kill();
       return result;
     }
     // Also after a failure: an instance that was running goes on.
     if (when_allowed_ && lease_allows()) run_now();
-    else if (!stay_frozen_ && lease_allows()) (void)container_->thaw();
+    else if (!stay_frozen_ && lease_allows()) (void)instance_->thaw();
     return result;
   };
   operations_.push_back({asked, "checkpoint", std::move(operation), finish});
@@ -247,14 +225,14 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
 }
 
 Result<std::optional<json>> Supervisor::exec(const json& message, Asked asked) {
-  YADO_TRY(need_container(), "exec");
+  YADO_TRY(need_instance(), "exec");
   if (busy("checkpoint")) return fail(Errc::unavailable, "exec: a checkpoint is being taken");
   std::vector<std::string> command;
   Status status;
   api::Fields(message, "", status).required("command", command);
   YADO_TRY(status, "exec");
   YADO_ASSIGN(Operation operation, begin([&](int output) -> Result<json> {
-    YADO_ASSIGN(const os::ExitStatus ended, container_->exec(command, {-1, output, output}), "exec");
+    YADO_ASSIGN(const os::ExitStatus ended, instance_->exec(command, {-1, output, output}), "exec");
     return json{{"code", ended.code}, {"signal", ended.signal}};
   }), "exec");
   const auto finish = [](Result<json> result, const Operation& done) -> Result<json> {
@@ -268,16 +246,14 @@ Result<std::optional<json>> Supervisor::exec(const json& message, Asked asked) {
 }
 
 Result<std::optional<json>> Supervisor::wait_startup(const json& message, Asked asked) {
-  YADO_TRY(need_container(), "wait_startup");
+  YADO_TRY(need_instance(), "wait_startup");
   milliseconds limit = config_.spec.service.ready.start_limit;
   Status status;
   api::Fields(message, "", status).optional("limit_ms", limit);
   YADO_TRY(status, "wait_startup");
   const nanoseconds already = os::now() - born_;
   YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {
-    YADO_ASSIGN(const container::StartupTimes times,
-                container::wait_startup(container_->process(), container_->cgroup(), config_.spec.service.port, already, limit),
-                config_.instance.str());
+    YADO_ASSIGN(const workload::StartupTimes times, instance_->wait_startup(already, limit), config_.instance.str());
     const auto us = [](nanoseconds time) { return std::chrono::duration_cast<std::chrono::microseconds>(time).count(); };
     return json{{"listening_us", us(already + times.listening)}, {"settled_us", us(already + times.settled)}};
   }), "wait_startup");
@@ -298,7 +274,7 @@ Result<std::optional<json>> Supervisor::promote(const json& message, Asked asked
   Status status;
   api::Fields(message, "", status).required("epoch", epoch).optional("lease_ms", ttl).optional("thaw", then_thaw);
   YADO_TRY(status, "promote");
-  YADO_TRY(need_container(), "promote");
+  YADO_TRY(need_instance(), "promote");
   config_.epoch = epoch;
   config_.purpose = Purpose::owner;
   // Kept for whoever reads the directory after this process.
@@ -311,12 +287,12 @@ Result<std::optional<json>> Supervisor::promote(const json& message, Asked asked
 Result<json> Supervisor::stop(nanoseconds grace) {
   for (Running& operation : operations_) operation.operation.cancel();
   when_allowed_ = nullptr;
-  if (container_ && !exit_) {
+  if (instance_ && !exit_) {
     // Its last moments are not longer than its lease.
     if (lease_) grace = std::clamp<nanoseconds>(lease_->deadline() - os::now(), 0ns, grace);
-    YADO_ASSIGN(exit_, container_->stop(grace), "stop");
+    YADO_ASSIGN(exit_, instance_->stop(grace), "stop");
     read_log();
-    container_.reset();
+    instance_.reset();
     set_state(InstanceState::exited);
   }
   return json{{"code", exit_ ? exit_->code : 0}, {"signal", exit_ ? exit_->signal : 0}};

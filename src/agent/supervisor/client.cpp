@@ -211,9 +211,8 @@ asio::awaitable<Status> Client::set_lease(Epoch epoch, milliseconds lease) {
 asio::awaitable<Status> Client::promote(Epoch epoch, milliseconds lease, bool thaw) {
   YADO_SIMPLE_CALL("promote", object(epoch, {{"lease_ms", lease.count()}, {"thaw", thaw}}));
 }
-asio::awaitable<Status> Client::restore(Epoch epoch, container::ImageParts image, bool frozen) {
-  YADO_SIMPLE_CALL("restore", object(epoch, {{"criu", image.criu.native()},
-                                             {"disk", image.disk.native()},
+asio::awaitable<Status> Client::restore(Epoch epoch, workload::ImageParts image, bool frozen) {
+  YADO_SIMPLE_CALL("restore", object(epoch, {{"parts", image.directories},
                                              {"properties", image.properties},
                                              {"frozen", frozen}}));
 }
@@ -231,13 +230,12 @@ asio::awaitable<Result<Startup>> Client::wait_startup(milliseconds limit) {
   co_return times;
 }
 
-asio::awaitable<Result<std::map<std::string, std::string>>> Client::checkpoint(Epoch epoch, std::filesystem::path criu,
-                                                                               std::filesystem::path disk,
-                                                                               bool leave_running) {
-  json fields = object(epoch, {{"criu", criu.native()}, {"disk", disk.native()}, {"leave_running", leave_running}});
+asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, workload::PartDirectories parts,
+                                                                 bool leave_running) {
+  json fields = object(epoch, {{"parts", parts}, {"leave_running", leave_running}});
   const Result<json> answer = co_await call("checkpoint", std::move(fields));
   if (!answer) co_return std::unexpected(answer.error());
-  std::map<std::string, std::string> properties;
+  workload::Properties properties;
   Status status;
   api::Fields(*answer, "", status).required("properties", properties);
   if (!status) co_return std::unexpected(status.error());

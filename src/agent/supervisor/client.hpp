@@ -14,7 +14,7 @@
 #include "agent/supervisor/protocol.hpp"
 #include "base/error.hpp"
 #include "os/pidfd.hpp"
-#include "workload/container/container.hpp"
+#include "workload/instance.hpp"
 
 namespace yado::supervisor {
 
@@ -47,14 +47,13 @@ class Client {
 
   boost::asio::awaitable<Result<Description>> describe();
   boost::asio::awaitable<Status> start(Epoch epoch);
-  boost::asio::awaitable<Status> restore(Epoch epoch, container::ImageParts image, bool frozen);
+  boost::asio::awaitable<Status> restore(Epoch epoch, workload::ImageParts image, bool frozen);
   boost::asio::awaitable<Result<Startup>> wait_startup(milliseconds limit);
   boost::asio::awaitable<Status> freeze(Epoch epoch);
   boost::asio::awaitable<Status> thaw(Epoch epoch);
   /// The properties for the image's manifest.
-  boost::asio::awaitable<Result<std::map<std::string, std::string>>> checkpoint(Epoch epoch, std::filesystem::path criu,
-                                                                                std::filesystem::path disk,
-                                                                                bool leave_running);
+  boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts,
+                                                                  bool leave_running);
   boost::asio::awaitable<Result<Exec>> exec(Epoch epoch, std::vector<std::string> command);
   boost::asio::awaitable<Status> signal(Epoch epoch, int number);
   boost::asio::awaitable<Result<os::CgroupUse>> stats();

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,12 +18,11 @@
 #include "agent/supervisor/protocol.hpp"
 #include "lease/holder.hpp"
 #include "os/clock.hpp"
-#include "workload/container/container.hpp"
+#include "workload/instance.hpp"
 
 namespace yado::supervisor {
 
 using nlohmann::json;
-using container::Container;
 
 struct Connection {
   std::uint64_t number = 0;
@@ -45,7 +45,7 @@ struct Running {
 
 class Supervisor {
  public:
-  Supervisor(const Config& config, os::Fd network);
+  Supervisor(const Config& config, std::unique_ptr<workload::Driver> driver, os::Fd network);
 
   Status set_up();
   void loop();
@@ -74,7 +74,7 @@ class Supervisor {
   void check_suspend();
 
   // Events of the machine.
-  void container_ended();
+  void instance_ended();
   void read_log();
   void reap_orphans();
   void set_state(InstanceState state);
@@ -84,9 +84,7 @@ class Supervisor {
   void tell(json event);
   void drop(std::uint64_t client);
   Result<Operation> begin(const std::function<Result<json>(int output)>& work);
-  container::Criu criu() const;
-  container::Place place() const;
-  Status need_container() const;
+  Status need_instance() const;
   bool busy(std::string_view what) const;
 
   Config config_;
@@ -98,7 +96,8 @@ class Supervisor {
   std::uint64_t last_client_ = 0;
   std::list<Running> operations_;
 
-  std::optional<Container> container_;
+  std::unique_ptr<workload::Driver> driver_;
+  std::unique_ptr<workload::Instance> instance_;
   InstanceState state_ = InstanceState::starting;
   How how_ = How::none;
   Instant born_{}, state_since_{};

@@ -16,11 +16,11 @@
 //   do            fields                                      answer besides "ok"
 //   describe                                                  Description
 //   start                                                     —            (after exec; exclusive: after the lease came)
-//   restore       criu, disk, properties, frozen              —            (after it runs; frozen: after it stands)
+//   restore       parts, properties, frozen                   —            (after it runs; frozen: after it stands)
 //   wait_startup  limit_ms                                    listening_us, settled_us
 //   freeze                                                    —
 //   thaw                                                      —            (exclusive: after the lease came)
-//   checkpoint    criu, disk, leave_running                   properties
+//   checkpoint    parts, leave_running                        properties
 //   exec          command                                     code, signal, output (its first 32 KiB), truncated
 //   signal        number                                      —
 //   stats                                                     cpu_us, memory_bytes, memory_limit_kills

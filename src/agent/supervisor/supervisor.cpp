@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/supervisor/drivers.hpp"
 #include "agent/supervisor/impl.hpp"
 #include "agent/supervisor/socket.hpp"
 #include "api/json.hpp"
@@ -36,8 +37,8 @@ nanoseconds suspended_so_far() {
 
 }  // namespace
 
-Supervisor::Supervisor(const Config& config, os::Fd network)
-    : config_(config), network_(std::move(network)), suspended_(suspended_so_far()) {}
+Supervisor::Supervisor(const Config& config, std::unique_ptr<workload::Driver> driver, os::Fd network)
+    : config_(config), network_(std::move(network)), driver_(std::move(driver)), suspended_(suspended_so_far()) {}
 
 // ---- set-up and the loop ----
 
@@ -72,8 +73,8 @@ void Supervisor::loop() {
     watch(listener_.get());
     watch(signals_.get());
     watch(timer_.get());
-    watch(container_ && !log_ended_ ? container_->output().get() : -1);
-    watch(container_ && !exit_ ? container_->process().fd() : -1);
+    watch(instance_ && !log_ended_ ? instance_->output().get() : -1);
+    watch(instance_ && !exit_ ? instance_->process().fd() : -1);
     const std::size_t first_client = wanted.size();
     std::vector<std::uint64_t> client_numbers;
     for (const Connection& client : clients_) {
@@ -99,7 +100,7 @@ void Supervisor::loop() {
 
     const auto ready = [&](std::size_t i) { return wanted[i].revents != 0; };
     if (ready(3)) read_log();
-    if (ready(4)) container_ended();
+    if (ready(4)) instance_ended();
     for (std::size_t i = 0; i < running.size(); ++i) {
       if (ready(first_operation + 2 * i + 1)) running[i]->operation.read_output();
       if (!ready(first_operation + 2 * i) || !running[i]->operation.read_result()) continue;
@@ -137,7 +138,7 @@ void Supervisor::loop() {
     }
   }
   for (Running& operation : operations_) operation.operation.cancel();
-  if (container_ && !exit_) (void)stop(5s);
+  if (instance_ && !exit_) (void)stop(5s);
   ::unlink(socket_of(config_.directory).c_str());
 }
 
@@ -156,7 +157,7 @@ void Supervisor::reap_orphans() {
   // the subreaper of what its children left behind.
   siginfo_t info{};
   while (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0) {
-    const bool known = (container_ && container_->process().pid() == info.si_pid) ||
+    const bool known = (instance_ && instance_->process().pid() == info.si_pid) ||
                        (janitor_.running() && janitor_.pidfd().pid() == info.si_pid) ||
                        std::ranges::any_of(operations_, [&](const Running&) { return true; });
     if (known) return;
@@ -171,7 +172,7 @@ void Supervisor::read_log() {
   char buffer[65536];
   // A bound per turn: a program that writes without end must not keep the lease waiting.
   for (int turn = 0; turn < 16; ++turn) {
-    const ssize_t n = ::read(container_->output().get(), buffer, sizeof buffer);
+    const ssize_t n = ::read(instance_->output().get(), buffer, sizeof buffer);
     // A program may close its output and live on: an ended pipe would be "readable" for ever.
     if (n == 0) log_ended_ = true;
     if (n <= 0) return;
@@ -179,8 +180,8 @@ void Supervisor::read_log() {
   }
 }
 
-void Supervisor::container_ended() {
-  const auto ended = container_->reap();
+void Supervisor::instance_ended() {
+  const auto ended = instance_->reap();
   if (!ended || !*ended) return;
   exit_ = **ended;
   read_log();
@@ -189,7 +190,7 @@ void Supervisor::container_ended() {
   for (const Asked& asked : std::exchange(waiting_, {}))
     answer(asked, fail(Errc::application, "the instance has ended: {}", exit_->text()));
   std::string end = log_->tail(log_tail_bytes);
-  container_.reset();
+  instance_.reset();
   tell({{"event", "exited"}, {"code", exit_->code}, {"signal", exit_->signal}, {"log", std::move(end)}});
 }
 
@@ -210,18 +211,18 @@ void Supervisor::check_suspend() {
   log::warn("the machine was suspended: renewing before going on");
   (void)freeze();
   lease_->sleep();
-  want_to_run({}, [this] { return container_->thaw(); });
+  want_to_run({}, [this] { return instance_->thaw(); });
 }
 
 void Supervisor::decide(const lease::Holder::Decision& decision) {
-  if (decision.freeze && container_ && !exit_ && state_ != InstanceState::frozen) {
+  if (decision.freeze && instance_ && !exit_ && state_ != InstanceState::frozen) {
     log::warn("{}: the lease of {} is over: freezing", config_.instance, config_.epoch);
     // Whoever renews later may thaw it again.
-    when_allowed_ = [this] { return container_->thaw(); };
+    when_allowed_ = [this] { return instance_->thaw(); };
     if (auto frozen = freeze(); !frozen) {
       // What cannot be frozen in time must not run: dead is as good, and certain.
       log::error("{}: {}: killing it instead", config_.instance, frozen.error().text());
-      (void)container_->cgroup().kill_all();
+      (void)instance_->kill();
     }
     tell({{"event", "lease-over"}, {"epoch", config_.epoch.value()}});
   }
@@ -260,7 +261,7 @@ Status Supervisor::set_lease(milliseconds ttl) {
   lease_.emplace(ttl);
   if (state_ == InstanceState::running) {
     YADO_TRY(freeze(), "set_lease");
-    want_to_run({}, [this] { return container_->thaw(); });
+    want_to_run({}, [this] { return instance_->thaw(); });
   }
   return {};
 }
@@ -286,7 +287,7 @@ void Supervisor::tell(json event) {
 
 void Supervisor::drop(std::uint64_t client) { std::erase_if(clients_, [&](const Connection& one) { return one.number == client; }); }
 int run(const Config& config, os::Fd network, os::Fd ready) {
-  Supervisor supervisor(config, std::move(network));
+  Supervisor supervisor(config, driver_of(config), std::move(network));
   const Status up = supervisor.set_up();
   (void)os::write_all(ready, up ? "ok" : fmt::format("{}:{}", static_cast<int>(up.error().code), up.error().message));
   ready.reset();

@@ -335,7 +335,8 @@ TEST_F(SupervisorTest, CheckpointThenRestoreUnderAnotherSupervisorAndTheLogGoesO
   const std::string criu = ground_->directory() / "image/criu", disk = ground_->directory() / "image/disk";
   fs::create_directories(criu);
   fs::create_directories(disk);
-  const json taken = first->call("checkpoint", {{"criu", criu}, {"disk", disk}, {"leave_running", false}});
+  const json parts{{"criu", criu}, {"disk", disk}};
+  const json taken = first->call("checkpoint", {{"parts", parts}, {"leave_running", false}});
   ASSERT_TRUE(taken.contains("properties")) << taken;
   EXPECT_EQ(first->event("exited")["signal"], SIGKILL);
   first->call("stop");
@@ -344,7 +345,7 @@ TEST_F(SupervisorTest, CheckpointThenRestoreUnderAnotherSupervisorAndTheLogGoesO
   standby.purpose = Purpose::standby;
   auto second = launch(standby);
   ASSERT_OK(second);
-  const json restored = second->call("restore", {{"criu", criu}, {"disk", disk}, {"properties", taken["properties"]}, {"frozen", true}});
+  const json restored = second->call("restore", {{"parts", parts}, {"properties", taken["properties"]}, {"frozen", true}});
   ASSERT_TRUE(restored.contains("ok")) << restored;
   EXPECT_EQ(second->call("describe")["state"], "frozen");
   EXPECT_EQ(log_of_instance(*second), "");

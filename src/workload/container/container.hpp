@@ -27,6 +27,7 @@
 #include "os/cgroup.hpp"
 #include "os/pidfd.hpp"
 #include "workload/container/criu.hpp"
+#include "workload/instance.hpp"
 
 namespace yado::container {
 
@@ -48,11 +49,7 @@ struct ImageParts {
   std::map<std::string, std::string> properties;
 };
 
-struct ExecIo {
-  int input = -1;  ///< -1: /dev/null
-  int output = -1;
-  int error = -1;
-};
+using workload::ExecIo;
 
 class Container {
  public:

@@ -1,0 +1,18 @@
+#include "agent/supervisor/drivers.hpp"
+
+#include "workload/container/driver.hpp"
+
+namespace yado::supervisor {
+
+std::unique_ptr<workload::Driver> driver_of(const Config& config) {
+  const container::Place place{.directory = config.directory,
+                               .root = config.root,
+                               .cgroup = config.cgroup,
+                               .host_name = config.spec.name.str(),
+                               .port = config.spec.service.port,
+                               .network_namespace = -1,  // this process lives in it
+                               .id_base = config.id_base};
+  return container::make_driver(config.spec.container, place, {config.criu, config.criu_cache, config.criu_limit});
+}
+
+}  // namespace yado::supervisor

@@ -1,0 +1,88 @@
+#pragma once
+// What a supervisor needs of any kind of workload: the verbs that every driver has.
+//
+// All calls block. An Instance belongs to one thread, the one that started or restored it, which is the parent of its
+// processes. Destruction kills it and releases what it held; its directory stays.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "base/time.hpp"
+#include "os/cgroup.hpp"
+#include "os/pidfd.hpp"
+
+namespace yado::workload {
+
+/// The directories of an image's parts (absolute paths), by name.
+using PartDirectories = std::map<std::string, std::string>;
+/// What an image's manifest keeps for the driver.
+using Properties = std::map<std::string, std::string>;
+
+struct ImageParts {
+  PartDirectories directories;
+  Properties properties;
+};
+
+struct ExecIo {
+  int input = -1;  ///< -1: /dev/null
+  int output = -1;
+  int error = -1;
+};
+
+/// When a start-up was seen to be complete, since the call.
+struct StartupTimes {
+  nanoseconds listening{0};
+  nanoseconds settled{0};
+};
+
+class Instance {
+ public:
+  virtual ~Instance() = default;
+
+  /// Readable when it has ended.
+  virtual const os::Pidfd& process() const = 0;
+  /// Reaps it when it has ended.
+  virtual Result<std::optional<os::ExitStatus>> reap() = 0;
+  /// What it writes for people: its standard output or its console; non-blocking.
+  virtual const os::Fd& output() const = 0;
+
+  virtual Status freeze() = 0;
+  /// `running` is called as soon as the instance can answer; the call itself may return a little later.
+  virtual Status thaw(const std::function<void()>& running = {}) = 0;
+  /// To the first process.
+  virtual Status signal(int number) = 0;
+  /// Asks it to end, and kills it after `grace`. A frozen one is killed at once: it cannot hear.
+  virtual Result<os::ExitStatus> stop(nanoseconds grace) = 0;
+  /// At once, without waiting for the end.
+  virtual Status kill() = 0;
+  virtual Result<os::CgroupUse> stats() const = 0;
+
+  // These run in a forked child of the owner.
+
+  /// Writes one instant into the directories and returns the properties that a restore wants back. Whatever the
+  /// result, the instance may stand frozen afterwards: thaw or stop it.
+  virtual Result<Properties> checkpoint(const PartDirectories& parts) const = 0;
+  /// Runs a program inside and waits for it.
+  virtual Result<os::ExitStatus> exec(const std::vector<std::string>& command, const ExecIo& io) const = 0;
+  /// Returns when the start-up is complete, as seen from outside. `already`: how long it has been running.
+  virtual Result<StartupTimes> wait_startup(nanoseconds already, nanoseconds limit) const = 0;
+};
+
+/// Makes the instance of one place.
+class Driver {
+ public:
+  virtual ~Driver() = default;
+  /// Returns when the program runs.
+  virtual Result<std::unique_ptr<Instance>> start() = 0;
+  /// `frozen`: not one instruction of it has run when this returns.
+  virtual Result<std::unique_ptr<Instance>> restore(const ImageParts& image, bool frozen) = 0;
+  /// `unsupported`, with what to do, where checkpoints cannot be made or used.
+  virtual Status can_checkpoint() const = 0;
+};
+
+}  // namespace yado::workload
