@@ -65,6 +65,7 @@ asio::awaitable<void> Instances::save(LivePtr live) {
 }
 
 asio::awaitable<Status> Instances::prepare_root(WorkloadSpec spec) {
+  if (spec.kind != Kind::container) co_return Status{};
   std::function<Status()> work = [this, root = spec.container.root]() -> Status {
     YADO_TRY(container::prepare_root(root, around_.directory.roots()), "root file system");
     return {};
@@ -144,8 +145,10 @@ asio::awaitable<Status> Instances::bring_up(LivePtr live) {
   std::shared_ptr<Shell> made = std::exchange(live->shell, nullptr);
   std::function<Status()> work = [this, record, config, shell = std::move(made)]() mutable -> Status {
     YADO_TRY(around_.directory.save_instance(record), "instance");
-    YADO_ASSIGN(config.root, container::prepare_root(config.spec.container.root, around_.directory.roots()),
-                "root file system");
+    if (config.spec.kind == Kind::container) {
+      YADO_ASSIGN(config.root, container::prepare_root(config.spec.container.root, around_.directory.roots()),
+                  "root file system");
+    }
     if (!shell) {
       YADO_ASSIGN(shell, make_shell(record.address), "instance");
     } else if (!shell->supervisor.waits()) {  // somebody killed it

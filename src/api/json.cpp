@@ -72,6 +72,23 @@ void read_json(const json& j, const std::string& path, Status& status, Container
       .optional("pids", v.pids);
 }
 
+void to_json(json& j, const VmSpec& v) {
+  j = json{{"kernel", v.kernel},   {"initramfs", v.initramfs},       {"command_line", v.command_line},
+           {"disks", v.disks},     {"memory_bytes", v.memory_bytes}, {"vcpus", v.vcpus},
+           {"cpus", v.cpus}};
+}
+
+void read_json(const json& j, const std::string& path, Status& status, VmSpec& v) {
+  Fields(j, path, status)
+      .optional("kernel", v.kernel)
+      .optional("initramfs", v.initramfs)
+      .optional("command_line", v.command_line)
+      .optional("disks", v.disks)
+      .required("memory_bytes", v.memory_bytes)
+      .optional("vcpus", v.vcpus)
+      .optional("cpus", v.cpus);
+}
+
 void to_json(json& j, const Readiness& v) {
   j = json{{"path", v.path}, {"status", v.status}, {"contains", v.contains}, {"start_limit_ms", v.start_limit.count()}};
 }
@@ -126,18 +143,17 @@ void read_json(const json& j, const std::string& path, Status& status, Policy& v
 void to_json(json& j, const WorkloadSpec& v) {
   j = json{{"name", v.name.str()},
            {"kind", name_of(v.kind)},
-           {"container", v.container},
            {"service", v.service},
            {"policy", v.policy}};
+  if (v.kind == Kind::vm) j["vm"] = v.vm;
+  else j["container"] = v.container;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, WorkloadSpec& v) {
-  Fields(j, path, status)
-      .required("name", v.name)
-      .optional("kind", v.kind)
-      .required("container", v.container)
-      .required("service", v.service)
-      .optional("policy", v.policy);
+  Fields fields(j, path, status);
+  fields.required("name", v.name).optional("kind", v.kind).required("service", v.service).optional("policy", v.policy);
+  if (v.kind == Kind::vm) fields.required("vm", v.vm);
+  else fields.required("container", v.container);
 }
 
 void to_json(json& j, const Endpoint& v) { j = json{{"address", v.address}, {"port", v.port}}; }

@@ -257,12 +257,11 @@ Result<json> Shell::plan(const WorkloadSpec& spec) const {
   std::string change = "create";
   if (view) {
     const WorkloadSpec& old = view->record.spec;
-    const bool same_instance = old.kind == spec.kind && old.container == spec.container && old.service == spec.service &&
-                               old.policy.consistency == spec.policy.consistency;
+    const bool same = same_instance(old, spec);
     if (view->state == RouteState::stopped)
-      change = same_instance ? "start" : "replace";
+      change = same ? "start" : "replace";
     else
-      change = old == spec ? "nothing" : same_instance ? "policy" : "replace";
+      change = old == spec ? "nothing" : same ? "policy" : "replace";
   }
   const bool keeps_images = view && (change == "nothing" || change == "policy" || change == "start");
 

@@ -169,6 +169,13 @@ std::string spec_hash(const WorkloadSpec& spec, std::string_view root_fingerprin
   sum.add_field(std::bit_cast<std::uint64_t>(container.cpus));
   sum.add_field(container.pids);
 
+  if (spec.kind == Kind::vm) {
+    for (const std::string* text : {&spec.vm.kernel, &spec.vm.initramfs, &spec.vm.command_line}) sum.add_field(*text);
+    add_texts(sum, spec.vm.disks);
+    sum.add_field(spec.vm.memory_bytes);
+    sum.add_field(spec.vm.vcpus);
+  }
+
   sum.add_field(spec.service.port);
   sum.add_field(spec.service.ready.path);
   sum.add_field(static_cast<std::uint64_t>(spec.service.ready.status));

@@ -17,7 +17,7 @@ struct Words;  // `list`: every value with its word
     static constexpr auto list = std::to_array<std::pair<Enum, std::string_view>>({__VA_ARGS__}); \
   };
 
-YADO_WORDS(Kind, {Kind::container, "container"})
+YADO_WORDS(Kind, {Kind::container, "container"}, {Kind::vm, "vm"})
 YADO_WORDS(StandbyLevel, {StandbyLevel::cold, "cold"}, {StandbyLevel::image, "image"}, {StandbyLevel::frozen, "frozen"})
 YADO_WORDS(Consistency, {Consistency::shared, "shared"}, {Consistency::exclusive, "exclusive"})
 YADO_WORDS(Way, {Way::cold, "cold"}, {Way::image, "image"}, {Way::frozen, "frozen"})

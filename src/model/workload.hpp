@@ -13,7 +13,7 @@
 
 namespace yado {
 
-enum class Kind { container };
+enum class Kind { container, vm };
 enum class StandbyLevel { cold, image, frozen };
 /// `shared`: two instances at once are harmless. `exclusive`: there is never a second live one.
 enum class Consistency { shared, exclusive };
@@ -37,6 +37,18 @@ struct ContainerSpec {
   double cpus = 0;                 ///< 0: no limit; 0.5 = half a core
   std::uint32_t pids = 0;          ///< 0: the default limit of 1024
   bool operator==(const ContainerSpec&) const = default;
+};
+
+/// A virtual machine. Paths are absolute and the same on every host.
+struct VmSpec {
+  std::string kernel;              ///< empty: the firmware boots from the first disk
+  std::string initramfs;           ///< may be empty
+  std::string command_line;        ///< of the kernel
+  std::vector<std::string> disks;  ///< base images (raw, qcow2), never written: every instance has an overlay of its own
+  std::uint64_t memory_bytes = 0;  ///< of the guest; a multiple of 2 MiB
+  std::uint32_t vcpus = 1;
+  double cpus = 0;                 ///< share of the host's; 0: no limit
+  bool operator==(const VmSpec&) const = default;
 };
 
 /// The request that proves that an instance works: status AND content, because an application without its
@@ -75,10 +87,22 @@ struct Policy {
 struct WorkloadSpec {
   WorkloadId name;
   Kind kind = Kind::container;
-  ContainerSpec container;
+  ContainerSpec container;  ///< of kind `container`
+  VmSpec vm;                ///< of kind `vm`
   Service service;
   Policy policy;
   bool operator==(const WorkloadSpec&) const = default;
 };
+
+/// What an instance of it takes of its host's memory, as far as the spec says.
+inline std::uint64_t memory_bytes(const WorkloadSpec& spec) {
+  return spec.kind == Kind::vm ? spec.vm.memory_bytes : spec.container.memory_bytes;
+}
+
+/// True when an instance of the one is an instance of the other: only what may change while it runs is different.
+inline bool same_instance(const WorkloadSpec& a, const WorkloadSpec& b) {
+  return a.kind == b.kind && a.container == b.container && a.vm == b.vm && a.service == b.service &&
+         a.policy.consistency == b.policy.consistency;
+}
 
 }  // namespace yado

@@ -16,7 +16,7 @@ std::optional<std::size_t> preference(const WorkloadSpec& spec, const HostId& ho
 }
 
 bool fits(const WorkloadSpec& spec, const HostView& host) {
-  return host.alive && preference(spec, host.host) && host.memory_free_bytes >= spec.container.memory_bytes;
+  return host.alive && preference(spec, host.host) && host.memory_free_bytes >= memory_bytes(spec);
 }
 
 template <class Key>

@@ -93,6 +93,21 @@ void check_container(Problems& problems, const ContainerSpec& container) {
   }
 }
 
+void check_vm(Problems& problems, const VmSpec& vm) {
+  if (vm.kernel.empty() && vm.disks.empty())
+    problems.add("vm", "has neither a kernel nor a disk to boot from");
+  if (vm.kernel.empty() && !vm.initramfs.empty()) problems.add("vm.initramfs", "is of no use without vm.kernel");
+  if (vm.kernel.empty() && !vm.command_line.empty()) problems.add("vm.command_line", "is of no use without vm.kernel");
+  if (!vm.kernel.empty()) check_absolute(problems, "vm.kernel", vm.kernel);
+  if (!vm.initramfs.empty()) check_absolute(problems, "vm.initramfs", vm.initramfs);
+  if (has_nul(vm.command_line)) problems.add("vm.command_line", "contains a NUL character");
+  for (std::size_t i = 0; i < vm.disks.size(); ++i) check_absolute(problems, at("vm.disks", i), vm.disks[i]);
+  if (vm.memory_bytes < 16_MiB || vm.memory_bytes % 2_MiB != 0)
+    problems.add("vm.memory", "{} bytes: must be a multiple of 2MiB and at least 16MiB", vm.memory_bytes);
+  if (vm.vcpus < 1 || vm.vcpus > 255) problems.add("vm.vcpus", "{} is not between 1 and 255", vm.vcpus);
+  if (vm.cpus != 0 && !(vm.cpus >= 0.01 && vm.cpus <= 4096)) problems.add("vm.cpus", "{} is not between 0.01 and 4096", vm.cpus);
+}
+
 void check_service(Problems& problems, const Service& service) {
   if (service.hosts.empty())
     problems.add("service.hosts", "is empty: name the HTTP hosts that lead to this workload, such as [\"site.test\"]");
@@ -149,7 +164,13 @@ std::vector<Problem> problems_of(const WorkloadSpec& spec) {
   if (!valid_name(spec.name.str()) || spec.name.str().size() > longest_workload_name)
     problems.add("name", "{} is not a name: 1 to {} of a-z, 0-9, '-' and '.', first and last a letter or digit",
                  quote(spec.name.str()), longest_workload_name);
-  check_container(problems, spec.container);
+  if (spec.kind == Kind::vm) {
+    check_vm(problems, spec.vm);
+    if (spec.policy.standby != StandbyLevel::cold)
+      problems.add("policy.standby", "a VM can only have standby = \"cold\": images of VMs are not built yet");
+  } else {
+    check_container(problems, spec.container);
+  }
   check_service(problems, spec.service);
   check_policy(problems, spec.policy);
   return std::move(problems.list);

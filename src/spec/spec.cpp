@@ -41,9 +41,10 @@ struct Keys {
 };
 const std::vector<Keys>& all_keys() {
   static const std::vector<Keys> keys{
-      {"", "the top of the file, above every [table]", {"name", "kind", "container", "service", "policy"}},
+      {"", "the top of the file, above every [table]", {"name", "kind", "container", "vm", "service", "policy"}},
       {"container", "[container]", {"root", "command", "env", "cwd", "uid", "gid", "memory", "cpus", "pids", "mounts"}},
       {"container.mounts", "[[container.mounts]]", {"source", "target", "read_only"}},
+      {"vm", "[vm]", {"kernel", "initramfs", "command_line", "disks", "memory", "vcpus", "cpus"}},
       {"service", "[service]", {"hosts", "port", "ready", "idempotency_header"}},
       {"service.ready", "[service.ready]", {"path", "status", "contains", "start_limit"}},
       {"policy",
@@ -146,13 +147,19 @@ class Reader {
     std::string name;
     required(root, "", "name", [&](auto& node, auto& field) { text(node, field, name); });
     spec.name = WorkloadId(name);
-    optional(root, "", "kind", [&](auto& node, auto& field) { word(node, field, spec.kind, {Kind::container}); });
-    required(root, "", "container", [&](auto& node, auto& field) { container(node, field, spec.container); });
+    optional(root, "", "kind", [&](auto& node, auto& field) { word(node, field, spec.kind, {Kind::container, Kind::vm}); });
+    if (spec.kind == Kind::vm) {
+      required(root, "", "vm", [&](auto& node, auto& field) { vm(node, field, spec.vm); });
+      if (const toml::node* other = root.get("container")) wrong(*other, "container", "a workload of kind \"vm\" has none");
+    } else {
+      required(root, "", "container", [&](auto& node, auto& field) { container(node, field, spec.container); });
+      if (const toml::node* other = root.get("vm")) wrong(*other, "vm", "only a workload of kind \"vm\" has one");
+    }
     required(root, "", "service", [&](auto& node, auto& field) { service(node, field, spec.service); });
-    // Images and frozen copies of an exclusive workload are refused (check.cpp), so cold is what its default can be.
+    // Images and frozen copies of these are refused (check.cpp), so cold is what their default can be.
     bool standby_given = false;
     optional(root, "", "policy", [&](auto& node, auto& field) { policy(node, field, spec.policy, standby_given); });
-    if (!standby_given && spec.policy.consistency == Consistency::exclusive) spec.policy.standby = StandbyLevel::cold;
+    if (!standby_given && (spec.policy.consistency == Consistency::exclusive || spec.kind == Kind::vm)) spec.policy.standby = StandbyLevel::cold;
 
     for (const Problem& problem : problems_of(spec))
       if (!known_wrong(problem.field)) errors_.add(position_of(problem.field), problem.field, problem.message);
@@ -319,6 +326,20 @@ class Reader {
     optional(*table, path, "mounts", [&](auto& n, auto& f) {
       list(n, f, "an array of tables", [&](auto& e, auto& place) { mount(e, place, value.mounts.emplace_back()); });
     });
+  }
+
+  void vm(const toml::node& node, const std::string& path, VmSpec& value) {
+    const toml::table* table = as_table(node, path, "vm");
+    if (!table) return;
+    optional(*table, path, "kernel", [&](auto& n, auto& f) { text(n, f, value.kernel); });
+    optional(*table, path, "initramfs", [&](auto& n, auto& f) { text(n, f, value.initramfs); });
+    optional(*table, path, "command_line", [&](auto& n, auto& f) { text(n, f, value.command_line); });
+    optional(*table, path, "disks", [&](auto& n, auto& f) { texts(n, f, value.disks); });
+    required(*table, path, "memory", [&](auto& n, auto& f) {
+      parsed(n, f, parse_size, [&](std::uint64_t bytes) { value.memory_bytes = bytes; });
+    });
+    optional(*table, path, "vcpus", [&](auto& n, auto& f) { integer(n, f, value.vcpus, 1, 255); });
+    optional(*table, path, "cpus", [&](auto& n, auto& f) { cpus(n, f, value.cpus); });
   }
 
   void cpus(const toml::node& node, const std::string& field, double& value) {

@@ -47,15 +47,13 @@ void ControlCore::deploy(AskId ask, WorkloadSpec spec, Instant now) {
   if (unchanged && !was_off && record.phase == OwnerPhase::up) return answer(ask, route_of(workload), true);
   if (!unchanged) {
     // Only what an instance is made of needs a new one; a changed policy is simply obeyed from now on.
-    const bool same_instance = record.revision > 0 && !record.removed && record.spec.kind == spec.kind &&
-                               record.spec.container == spec.container && record.spec.service == spec.service &&
-                               record.spec.policy.consistency == spec.policy.consistency;
+    const bool same = record.revision > 0 && !record.removed && same_instance(record.spec, spec);
     record.spec = std::move(spec);
-    if (!same_instance) ++record.revision;
+    if (!same) ++record.revision;
     workload.raise_failures = 0;
     workload.image.failures = workload.standby.failures = 0;
     workload.image.not_before = workload.standby.not_before = Instant{};
-    if (same_instance && !was_off && record.phase == OwnerPhase::up) {
+    if (same && !was_off && record.phase == OwnerPhase::up) {
       persist(workload);
       actions_.push_back(PushRoutes{});
       answer(ask, route_of(workload), true);
