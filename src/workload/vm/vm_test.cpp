@@ -252,9 +252,11 @@ TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
   raise();
   order(*vm_, "d");
   const Image image = make_image(directory_.path() / "image");
+  const Instant before = os::now();
   const auto saved = save(*vm_, image);
   ASSERT_OK(saved);
   EXPECT_GT(saved->pause, 0us);
+  EXPECT_LT(saved->pause, os::now() - before);
   EXPECT_EQ(saved->device_state_bytes, fs::file_size(image.device_state / "device-state"));
   EXPECT_LT(saved->device_state_bytes, 4_MiB) << "the guest's memory is not in it";
   expect_flawless(*vm_);  // the original runs on
@@ -282,8 +284,13 @@ TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
   vm_.reset();
   auto restored = restore(booted_->spec, place("b"), first, *saved);
   ASSERT_OK(restored);
+  ASSERT_OK(restored->pause());
   const auto saved_again = save(*restored, second);
   ASSERT_OK(saved_again);
+  EXPECT_EQ(saved_again->pause, 0us) << "it stood still before";
+  EXPECT_NE(restored->run_state().value_or(""), "running");
+  ASSERT_OK(restored->resume());
+  expect_flawless(*restored);
   auto last = restore(booted_->spec, place("c"), second, *saved_again, Begin::paused);
   ASSERT_OK(last);
   EXPECT_EQ(last->run_state().value_or(""), "paused");
