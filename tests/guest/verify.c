@@ -8,7 +8,7 @@
 // and, where there is a disk, its first sector against what was last written there (disk and memory of one instant).
 //
 //   f  fill anew      i  idle        w  write random pages     h  write random pages of the hot set
-//   v  verify once    r  read random pages                     d  as w, and a disk write every 64 pages
+//   v  verify once    r  read random pages                     d  as w, and a disk write first and every 64 pages
 //   s  say how it is  p  panic       q  power off (so does the power button)
 //
 // Kernel command line: verify.mib=N (default: half of the free memory), verify.hot=PERCENT (default 10).
@@ -261,6 +261,7 @@ int main(void) {
       case 'q': power_off(); break;
       case 'i': case 'w': case 'h': case 'r': case 'd':
         mode = command;
+        if (mode == 'd') write_disk();
         printf("GUEST mode %c\n", mode);
     }
     if (mode != 'i') work(mode);

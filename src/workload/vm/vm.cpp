@@ -53,6 +53,16 @@ Result<os::Netns> network_of(const Place& place) {
   return os::Netns(std::move(copy));
 }
 
+/// When it said so, by QEMU's clock; what it said before is forgotten.
+Result<std::chrono::microseconds> time_of(Qmp& qmp, std::string_view event_name, nanoseconds limit) {
+  const Instant deadline = os::now() + limit;
+  for (;;) {
+    YADO_ASSIGN(const auto event, qmp.next_event(deadline - os::now()), fmt::format("wait for {}", event_name));
+    if (!event) return fail(Errc::timed_out, "QEMU has not said {} within {} ms", event_name, to_ms(limit));
+    if (event->name == event_name) return event->at;
+  }
+}
+
 /// "pc-q35-7.2": what the alias "q35" means to this QEMU, and must mean to the one that restores.
 Result<std::string> machine_of(Qmp& qmp, nanoseconds limit) {
   YADO_ASSIGN(const std::string answer, qmp.execute("qom-get", R"({"path": "/machine", "property": "type"})", limit), "machine type");
@@ -297,8 +307,15 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     if (!done && !failed) failed = done.error();
     return !failed;
   };
-  const auto stopped = qmp.execute("stop", "{}", limit);
-  if (step(stopped ? Status{} : context(stopped.error(), "stop"))) {
+  std::chrono::microseconds stopped_at{0};
+  const auto stand_still = [&]() -> Status {
+    YADO_TRY(qmp.execute("stop", "{}", limit), "stop");
+    if (runs) {
+      YADO_ASSIGN(stopped_at, time_of(qmp, "STOP", limit), "stop");
+    }
+    return {};
+  };
+  if (step(stand_still())) {
     auto bytes = save_device_state(qmp, device_state / state_file, limit);
     if (step(bytes ? Status{} : context(bytes.error(), "save"))) saved.device_state_bytes = *bytes;
   }
@@ -310,13 +327,9 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     if (Status goes_on = yado::vm::resume(qmp, limit); !goes_on) return fail(goes_on.error().code, "save: {}; and the guest stands still: {}", failed ? failed->message : "all is saved", goes_on.error().message);
   if (failed) return context(*failed, "save");
 
-  std::chrono::microseconds stop_at{0};
-  for (bool resumed = !runs; !resumed;) {
-    YADO_ASSIGN(const auto event, qmp.next_event(limit), "save");
-    if (!event) return fail(Errc::timed_out, "save: QEMU did not say that the guest goes on");
-    if (event->name == "STOP") stop_at = event->at;
-    resumed = event->name == "RESUME";
-    if (resumed) saved.pause = event->at - stop_at;
+  if (runs) {
+    YADO_ASSIGN(const std::chrono::microseconds resumed_at, time_of(qmp, "RESUME", limit), "save");
+    saved.pause = resumed_at - stopped_at;
   }
   return saved;
 }

@@ -25,11 +25,39 @@ using namespace testing;
 
 #define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
+/// What several tests begin with: a guest that has booted and filled its memory, saved once.
+struct Booted {
+  image::TemporaryDirectory directory;
+  VmSpec spec;
+  std::optional<Saved> saved;
+};
+
 /// Tests whose name has "Process" are left out under tsan (./run): they fork.
 class VmProcessTest : public ::testing::Test {
  protected:
+  static void SetUpTestSuite() {
+    if (!why_not().empty()) return;
+    booted_ = std::make_unique<Booted>();
+    const fs::path& here = booted_->directory.path();
+    booted_->spec = verifier();
+    booted_->spec.disks = {here / "base.raw"};
+    std::ofstream(here / "base.raw").flush();
+    fs::resize_file(here / "base.raw", 16_MiB);
+    fs::create_directories(here / "vm");
+    const auto boot = [&]() -> Status {
+      YADO_ASSIGN(Vm vm, Vm::start(booted_->spec, {.directory = here / "vm", .cgroup = "yado-test/" + here.filename().native()}, qemu()), "boot");
+      YADO_TRY(vm.console().wait_for("GUEST filled", hang), "boot");
+      YADO_ASSIGN(booted_->saved, save(vm, make_image(here / "image")), "boot");
+      return {};
+    };
+    const Status done = boot();
+    ASSERT_TRUE(done.has_value()) << done.error().text();
+  }
+  static void TearDownTestSuite() { booted_.reset(); }
+
   void SetUp() override {
     if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;
+    ASSERT_TRUE(booted_->saved);
   }
   void TearDown() override {
     if (IsSkipped()) return;
@@ -44,16 +72,20 @@ class VmProcessTest : public ::testing::Test {
     groups_.push_back(made.cgroup);
     return made;
   }
-  /// Boots and waits until the memory is filled.
+  /// The booted guest, running in vm_.
+  void raise(const std::string& name = "a") {
+    auto restored = restore(booted_->spec, place(name), make_image(booted_->directory.path() / "image"), *booted_->saved);
+    ASSERT_OK(restored);
+    vm_.emplace(std::move(*restored));
+  }
+  /// A cold start, until the memory is filled.
   void boot(const VmSpec& spec, const Place& where) {
     auto started = Vm::start(spec, where, qemu());
     ASSERT_OK(started);
     vm_.emplace(std::move(*started));
-    auto up = vm_->console().wait_for("GUEST up", hang);
-    ASSERT_OK(up);
+    ASSERT_OK(vm_->console().wait_for("GUEST up", hang));
     ASSERT_OK(vm_->console().wait_for("GUEST filled", hang));
   }
-  void boot(const std::string& name = "a") { boot(verifier(), place(name)); }
   void expect_flawless(Vm& vm) {
     const auto values = verify(vm);
     ASSERT_OK(values);
@@ -77,13 +109,13 @@ class VmProcessTest : public ::testing::Test {
     fs::path device_state, disk, memory;
     ImageParts parts(const Saved& saved) const { return {device_state, disk, saved.properties}; }
   };
-  Image make_image(const fs::path& where) {
+  static Image make_image(const fs::path& where) {
     Image image{where / "device-state", where / "disk", where / "memory"};
     fs::create_directories(image.device_state);
     fs::create_directories(image.disk);
     return image;
   }
-  Result<Saved> save(const Vm& vm, const Image& image) {
+  static Result<Saved> save(const Vm& vm, const Image& image) {
     FlatMemory memory(image.memory);
     return vm.save(image.device_state, image.disk, memory);
   }
@@ -91,23 +123,15 @@ class VmProcessTest : public ::testing::Test {
     FlatMemory memory(image.memory);
     return Vm::restore(spec, where, qemu(), image.parts(saved), memory, begin);
   }
-  VmSpec verifier_with_disk() {
-    VmSpec spec = verifier();
-    spec.disks = {directory_.path() / "base.raw"};
-    if (!fs::exists(spec.disks[0])) {
-      std::ofstream(spec.disks[0]).flush();
-      fs::resize_file(spec.disks[0], 16_MiB);
-    }
-    return spec;
-  }
-
+  static std::unique_ptr<Booted> booted_;
   image::TemporaryDirectory directory_;
   std::vector<std::string> groups_;
   std::optional<Vm> vm_;
 };
+std::unique_ptr<Booted> VmProcessTest::booted_;
 
 TEST_F(VmProcessTest, BootsObeysAndPowersItselfOff) {
-  boot();
+  boot(verifier(), place("a"));
   expect_flawless(*vm_);
   EXPECT_EQ(vm_->run_state().value_or(""), "running");
   const auto use = vm_->stats();
@@ -124,7 +148,7 @@ TEST_F(VmProcessTest, BootsObeysAndPowersItselfOff) {
 }
 
 TEST_F(VmProcessTest, ThePowerButtonIsHeard) {
-  boot();
+  raise();
   const auto end = vm_->stop(hang);
   ASSERT_OK(end);
   EXPECT_EQ(end->reason, "the guest powered off");
@@ -134,7 +158,7 @@ TEST_F(VmProcessTest, ThePowerButtonIsHeard) {
 }
 
 TEST_F(VmProcessTest, APausedGuestQuitsWithoutGrace) {
-  boot();
+  raise();
   ASSERT_OK(vm_->pause());
   EXPECT_EQ(vm_->run_state().value_or(""), "paused");
   const Instant before = os::now();
@@ -145,7 +169,7 @@ TEST_F(VmProcessTest, APausedGuestQuitsWithoutGrace) {
 }
 
 TEST_F(VmProcessTest, PausedAndContinued) {
-  boot();
+  raise();
   ASSERT_OK(vm_->pause());
   ASSERT_OK(vm_->resume());
   expect_flawless(*vm_);
@@ -158,7 +182,7 @@ TEST_F(VmProcessTest, PausedAndContinued) {
 }
 
 TEST_F(VmProcessTest, APanicIsSeenAndIsAFailure) {
-  boot();
+  raise();
   ASSERT_OK(vm_->console().send("p"));
   const auto end = wait_for_end(*vm_);
   ASSERT_OK(end);
@@ -167,7 +191,7 @@ TEST_F(VmProcessTest, APanicIsSeenAndIsAFailure) {
 }
 
 TEST_F(VmProcessTest, AKilledQemuIsSeenByBothDescriptors) {
-  boot();
+  raise();
   ASSERT_EQ(::kill(vm_->process().pid(), SIGKILL), 0);
   pollfd wanted[] = {{vm_->process().fd(), POLLIN, 0}, {vm_->monitor_fd(), POLLIN, 0}};
   for (pollfd& one : wanted) ASSERT_EQ(::poll(&one, 1, static_cast<int>(hang / 1ms)), 1);
@@ -216,30 +240,30 @@ TEST_F(VmProcessTest, WhatQemuSaysBeforeItGivesUpIsInTheError) {
 }
 
 TEST_F(VmProcessTest, StopEndsItsOwnQemuOnly) {
-  boot("a");
-  auto other = Vm::start(verifier(), place("b"), qemu());
+  raise();
+  auto other = restore(booted_->spec, place("b"), make_image(booted_->directory.path() / "image"), *booted_->saved);
   ASSERT_OK(other);
   ASSERT_OK(vm_->pause());
   ASSERT_OK(vm_->stop(0ns));
-  ASSERT_OK(other->console().wait_for("GUEST filled", hang));
   expect_flawless(*other);
 }
 
 TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
-  const VmSpec spec = verifier_with_disk();
-  boot(spec, place("a"));
+  raise();
   order(*vm_, "d");
   const Image image = make_image(directory_.path() / "image");
+  const Instant before = os::now();
   const auto saved = save(*vm_, image);
   ASSERT_OK(saved);
   EXPECT_GT(saved->pause, 0us);
+  EXPECT_LT(saved->pause, os::now() - before);
   EXPECT_EQ(saved->device_state_bytes, fs::file_size(image.device_state / "device-state"));
   EXPECT_LT(saved->device_state_bytes, 4_MiB) << "the guest's memory is not in it";
   expect_flawless(*vm_);  // the original runs on
   order(*vm_, "d");
 
   for (const std::string name : {"b", "c"}) {  // one image, used twice
-    auto restored = restore(spec, place(name), image, *saved);
+    auto restored = restore(booted_->spec, place(name), image, *saved);
     ASSERT_OK(restored);
     const auto values = verify(*restored);
     ASSERT_OK(values);
@@ -252,17 +276,22 @@ TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
 }
 
 TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
-  boot();
+  raise();
   order(*vm_, "w");
   const Image first = make_image(directory_.path() / "first"), second = make_image(directory_.path() / "second");
   const auto saved = save(*vm_, first);
   ASSERT_OK(saved);
   vm_.reset();
-  auto restored = restore(verifier(), place("b"), first, *saved);
+  auto restored = restore(booted_->spec, place("b"), first, *saved);
   ASSERT_OK(restored);
+  ASSERT_OK(restored->pause());
   const auto saved_again = save(*restored, second);
   ASSERT_OK(saved_again);
-  auto last = restore(verifier(), place("c"), second, *saved_again, Begin::paused);
+  EXPECT_EQ(saved_again->pause, 0us) << "it stood still before";
+  EXPECT_NE(restored->run_state().value_or(""), "running");
+  ASSERT_OK(restored->resume());
+  expect_flawless(*restored);
+  auto last = restore(booted_->spec, place("c"), second, *saved_again, Begin::paused);
   ASSERT_OK(last);
   EXPECT_EQ(last->run_state().value_or(""), "paused");
   ASSERT_OK(last->resume());
@@ -270,7 +299,7 @@ TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
 }
 
 TEST_F(VmProcessTest, AWordChangedInTheImageIsSeenByTheGuest) {
-  boot();
+  raise();
   const Image image = make_image(directory_.path() / "image");
   const auto saved = save(*vm_, image);
   ASSERT_OK(saved);
@@ -288,7 +317,7 @@ TEST_F(VmProcessTest, AWordChangedInTheImageIsSeenByTheGuest) {
     changed = true;
   }
   ASSERT_TRUE(changed);
-  auto restored = restore(verifier(), place("b"), image, *saved);
+  auto restored = restore(booted_->spec, place("b"), image, *saved);
   ASSERT_OK(restored);
   const auto values = verify(*restored);
   ASSERT_OK(values);
@@ -297,7 +326,7 @@ TEST_F(VmProcessTest, AWordChangedInTheImageIsSeenByTheGuest) {
 
 TEST_F(VmProcessTest, AFullDiskDuringTheSaveIsAnErrorAndTheGuestRunsOn) {
   ASSERT_OK(os::enter_private_mounts());
-  boot();
+  raise();
   order(*vm_, "w");
   const fs::path small = directory_.path() / "small";
   fs::create_directories(small);
@@ -328,7 +357,7 @@ class StubbornMemory final : public MemoryPart {
 };
 
 TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
-  boot();
+  raise();
   order(*vm_, "w");
   const Image image = make_image(directory_.path() / "image");
   auto reached = os::make_pipe();
@@ -352,7 +381,7 @@ TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
 }
 
 TEST_F(VmProcessTest, QemuKilledDuringTheSaveIsSaidAndNothingHangs) {
-  boot();
+  raise();
   const Image image = make_image(directory_.path() / "image");
   StubbornMemory memory([&]() -> Status {
     ::kill(vm_->process().pid(), SIGKILL);
@@ -364,36 +393,42 @@ TEST_F(VmProcessTest, QemuKilledDuringTheSaveIsSaidAndNothingHangs) {
 }
 
 TEST_F(VmProcessTest, AnImageThatDoesNotFitIsRefused) {
-  boot();
+  raise();
   const Image image = make_image(directory_.path() / "image");
   const auto saved = save(*vm_, image);
   ASSERT_OK(saved);
 
-  const auto other_memory = restore(verifier(256_MiB), place("b"), image, *saved);
+  VmSpec larger = booted_->spec;
+  larger.memory_bytes = 256_MiB;
+  const auto other_memory = restore(larger, place("b"), image, *saved);
   ASSERT_FALSE(other_memory);
   EXPECT_EQ(other_memory.error().code, Errc::corrupt);
   EXPECT_NE(other_memory.error().message.find("memory_bytes"), std::string::npos) << other_memory.error().text();
 
   Saved by_kvm = *saved;
   by_kvm.properties["accelerator"] = "kvm";
-  const auto wrong_accelerator = restore(verifier(), place("b"), image, by_kvm);
+  const auto wrong_accelerator = restore(booted_->spec, place("c"), image, by_kvm);
   ASSERT_FALSE(wrong_accelerator);
   EXPECT_EQ(wrong_accelerator.error().code, Errc::unsupported);
 
   fs::resize_file(image.device_state / "device-state", saved->device_state_bytes / 2);
-  const auto cut = restore(verifier(), place("b"), image, *saved);
+  const auto cut = restore(booted_->spec, place("d"), image, *saved);
   ASSERT_FALSE(cut);
   EXPECT_EQ(cut.error().code, Errc::corrupt) << cut.error().text();
 
   std::ofstream(image.device_state / "device-state") << "nothing that QEMU ever wrote";
-  const auto garbage = restore(verifier(), place("b"), image, *saved);
+  const auto garbage = restore(booted_->spec, place("e"), image, *saved);
   ASSERT_FALSE(garbage);
   EXPECT_EQ(garbage.error().code, Errc::corrupt) << garbage.error().text();
 
   fs::resize_file(image.memory, 64_MiB);
-  const auto short_memory = restore(verifier(), place("b"), image, *saved);
+  const auto short_memory = restore(booted_->spec, place("f"), image, *saved);
   ASSERT_FALSE(short_memory);
   EXPECT_EQ(short_memory.error().code, Errc::corrupt) << short_memory.error().text();
+
+  const auto used_directory = restore(booted_->spec, place("f"), image, *saved);
+  ASSERT_FALSE(used_directory);
+  EXPECT_EQ(used_directory.error().code, Errc::conflict) << used_directory.error().text();
 }
 
 TEST_F(VmProcessTest, ANetworkCardIsAPortOfTheBridgeAndGoesWithQemu) {
@@ -419,7 +454,7 @@ TEST_F(VmProcessTest, ANetworkCardIsAPortOfTheBridgeAndGoesWithQemu) {
 }
 
 TEST_F(VmProcessTest, TheDiskOutlivesAKilledQemuAndIsUsedAgain) {
-  const VmSpec spec = verifier_with_disk();
+  const VmSpec spec = booted_->spec;
   const Place where = place("a");
   boot(spec, where);
   order(*vm_, "d");
