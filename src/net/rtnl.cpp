@@ -181,6 +181,16 @@ Status Rtnl::add_address(const LinkName& link, Ipv4Prefix prefix, bool own_route
   return added;
 }
 
+Status Rtnl::delete_address(const LinkName& link, Ipv4Prefix prefix) {
+  YADO_ASSIGN(const int index, index_of(link), fmt::format("delete address {}", prefix.str()));
+  Owned<rtnl_addr, rtnl_addr_put> address(rtnl_addr_alloc());
+  rtnl_addr_set_ifindex(address.get(), index);
+  rtnl_addr_set_local(address.get(), address_of(prefix).get());
+  const int result = rtnl_addr_delete(socket_, address.get(), 0);
+  if (result == -NLE_NOADDR) return {};
+  return check(result, fmt::format("delete address {} of {}", prefix.str(), link));
+}
+
 Status Rtnl::add_route(const LinkName& link, Ipv4Prefix destination, std::optional<Ipv4> gateway,
                        std::optional<Ipv4> preferred_source) {
   const std::string doing = fmt::format("add route to {} by {}", destination.str(), link);

@@ -46,6 +46,8 @@ class Rtnl {
   /// With `own_route` the kernel adds no route for the prefix: the caller adds one, with the source it wants.
   /// Adding an address that is there already is no error.
   Status add_address(const LinkName& link, Ipv4Prefix address, bool own_route = false);
+  /// Deleting one that is not there is no error.
+  Status delete_address(const LinkName& link, Ipv4Prefix address);
   /// A route to `destination` (length 0: the default route); `gateway` none: directly on the link.
   Status add_route(const LinkName& link, Ipv4Prefix destination, std::optional<Ipv4> gateway,
                    std::optional<Ipv4> preferred_source);

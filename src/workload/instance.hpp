@@ -48,8 +48,10 @@ class Instance {
   virtual const os::Pidfd& process() const = 0;
   /// Reaps it when it has ended.
   virtual Result<std::optional<os::ExitStatus>> reap() = 0;
-  /// What it writes for people: its standard output or its console; non-blocking.
-  virtual const os::Fd& output() const = 0;
+  /// What it writes for people: its standard output or its console. The descriptor is for poll(2).
+  virtual int output_fd() const = 0;
+  /// What has come since, at most some MiB; empty: nothing yet. None: it will write no more.
+  virtual std::optional<std::string> read_output() = 0;
 
   virtual Status freeze() = 0;
   /// `running` is called as soon as the instance can answer; the call itself may return a little later.

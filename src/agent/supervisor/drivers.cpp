@@ -1,10 +1,13 @@
 #include "agent/supervisor/drivers.hpp"
 
 #include "workload/container/driver.hpp"
+#include "workload/vm/driver.hpp"
 
 namespace yado::supervisor {
 
 std::unique_ptr<workload::Driver> driver_of(const Config& config) {
+  if (config.spec.kind == Kind::vm)
+    return vm::make_driver(config.spec.name.str(), config.spec.vm, {.directory = config.directory, .cgroup = config.cgroup});
   const container::Place place{.directory = config.directory,
                                .root = config.root,
                                .cgroup = config.cgroup,

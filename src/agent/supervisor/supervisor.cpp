@@ -73,7 +73,7 @@ void Supervisor::loop() {
     watch(listener_.get());
     watch(signals_.get());
     watch(timer_.get());
-    watch(instance_ && !log_ended_ ? instance_->output().get() : -1);
+    watch(instance_ && !log_ended_ ? instance_->output_fd() : -1);
     watch(instance_ && !exit_ ? instance_->process().fd() : -1);
     const std::size_t first_client = wanted.size();
     std::vector<std::uint64_t> client_numbers;
@@ -169,15 +169,9 @@ void Supervisor::reap_orphans() {
 // ---- the instance's own doings ----
 
 void Supervisor::read_log() {
-  char buffer[65536];
-  // A bound per turn: a program that writes without end must not keep the lease waiting.
-  for (int turn = 0; turn < 16; ++turn) {
-    const ssize_t n = ::read(instance_->output().get(), buffer, sizeof buffer);
-    // A program may close its output and live on: an ended pipe would be "readable" for ever.
-    if (n == 0) log_ended_ = true;
-    if (n <= 0) return;
-    log_->append(std::string_view(buffer, static_cast<std::size_t>(n)));
-  }
+  const auto text = instance_->read_output();
+  if (!text) log_ended_ = true;
+  else if (!text->empty()) log_->append(*text);
 }
 
 void Supervisor::instance_ended() {

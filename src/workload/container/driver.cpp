@@ -1,5 +1,7 @@
 #include "workload/container/driver.hpp"
 
+#include <unistd.h>
+
 #include "workload/container/startup.hpp"
 
 namespace yado::container {
@@ -18,7 +20,20 @@ class ContainerInstance final : public workload::Instance {
 
   const os::Pidfd& process() const override { return container_.process(); }
   Result<std::optional<os::ExitStatus>> reap() override { return container_.reap(); }
-  const os::Fd& output() const override { return container_.output(); }
+  int output_fd() const override { return container_.output().get(); }
+  std::optional<std::string> read_output() override {
+    std::string text;
+    char buffer[65536];
+    // A bound per turn: a program that writes without end must not keep its supervisor from the lease.
+    for (int turn = 0; turn < 16; ++turn) {
+      const ssize_t n = ::read(container_.output().get(), buffer, sizeof buffer);
+      // A program may close its output and live on: an ended pipe would be "readable" for ever.
+      if (n == 0 && text.empty()) return std::nullopt;
+      if (n <= 0) break;
+      text.append(buffer, static_cast<std::size_t>(n));
+    }
+    return text;
+  }
   Status freeze() override { return container_.freeze(); }
   Status thaw(const std::function<void()>& running) override { return container_.thaw(running); }
   Status signal(int number) override { return container_.signal(number); }
