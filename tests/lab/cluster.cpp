@@ -74,7 +74,7 @@ Result<Ended> run_program(std::vector<std::string> arguments) {
   os::Spawn wanted;
   wanted.arguments = std::move(arguments);
   wanted.environment = clean_environment();
-  for (const char* kept : {"YADO_ROOTS", "YADO_DATABASE_HOST"})
+  for (const char* kept : {"YADO_ROOTS", "YADO_GUESTS", "YADO_DATABASE_HOST"})
     if (const std::string value = variable(kept, ""); !value.empty())
       wanted.environment.push_back(fmt::format("{}={}", kept, value));
   wanted.standard_output = wanted.standard_error = pipe.write.get();
@@ -264,7 +264,9 @@ Result<json> Cluster::spec(const std::string& example, const std::string& name, 
                            const std::string& consistency) const {
   const fs::path file = source() / "examples" / example / (example + ".toml");
   YADO_ASSIGN(const std::string text, os::read_text(file.native()), "spec");
-  const spec::Environment environment{{"YADO_ROOTS", variable("YADO_ROOTS", "")}, {"YADO_DATABASE_HOST", front_}};
+  const spec::Environment environment{{"YADO_ROOTS", variable("YADO_ROOTS", "")},
+                                      {"YADO_GUESTS", variable("YADO_GUESTS", "")},
+                                      {"YADO_DATABASE_HOST", front_}};
   YADO_ASSIGN(const WorkloadSpec parsed, spec::parse(text, file.native(), environment), "spec");
   json made = parsed;
   made["name"] = name;

@@ -19,7 +19,7 @@ DATABASE = dict(
     port=os.environ.get("DATABASE_PORT", "5432"),
     dbname=os.environ.get("DATABASE_NAME", "yado"),
     user=os.environ.get("DATABASE_USER", "yado"),
-    connect_timeout=5,
+    connect_timeout=30,  # thirty of these ask one database at once in a test, on two busy processors
 )
 kept = threading.local()
 

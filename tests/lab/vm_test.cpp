@@ -1,0 +1,44 @@
+// A virtual machine as a workload: the same gate, the same faults.
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "drill/load.hpp"
+#include "lab_test.hpp"
+
+namespace yado::labtest {
+namespace {
+
+class VmTest : public LabTest<VmTest> {};
+
+TEST_F(VmTest, AVirtualMachineOutlivesItsHost) {
+  const char* guests = std::getenv("YADO_GUESTS");
+  std::error_code ignored;
+  if (!guests || !std::filesystem::exists(std::filesystem::path(guests) / "vmweb/kernel", ignored))
+    GTEST_SKIP() << "needs the guest vmweb: tools/make-guest vmweb $YADO_GUESTS/vmweb";
+  LAB_MUST(const json spec, cluster().spec("vmweb", "vmweb"));
+  LAB_OK(cluster().deploy(spec));
+  drill::LoadOptions options;
+  options.address = cluster().gate();
+  options.host = "vm.test";
+  options.path = "/";
+  options.contains = "virtual machine";
+  LAB_MUST(auto load, drill::Load::start(std::move(options)));
+  const auto answered_after = [&](std::uint64_t epoch) {
+    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.epoch > epoch; },
+                          generous);
+  };
+  ASSERT_TRUE(answered_after(0));
+  for (const char* fault : {"host-silent", "process"}) {
+    const std::uint64_t before = cluster().epoch("vmweb");
+    const std::string host = cluster().owner_host("vmweb");
+    LAB_OK(cluster().fault(fault, host, std::string(fault) == "process" ? "vmweb" : ""));
+    EXPECT_TRUE(answered_after(before)) << fault;
+    LAB_OK(cluster().heal(host));
+  }
+  for (const drill::Sample& sample : load->finish())
+    EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+}
+
+}  // namespace
+}  // namespace yado::labtest
