@@ -4,6 +4,7 @@
 #include <linux/falloc.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -17,6 +18,9 @@ namespace yado::image {
 namespace {
 
 constexpr std::size_t max_extents = zero_slot / extent_slots;
+// Cleaning for fewer is not worth it.
+constexpr std::uint32_t few = 16;
+
 }  // namespace
 
 Result<std::unique_ptr<PageLog>> PageLog::create(const std::filesystem::path& path, Caching caching) {
@@ -30,107 +34,120 @@ Result<Slot> PageLog::reserve() {
   const std::lock_guard lock(mutex_);
   if (extents_.size() >= max_extents) return fail(Errc::no_space, "{}: 16 TiB, it cannot grow", path_.native());
   extents_.emplace_back().references.fill(1);
+  live_ += extent_slots;
   return static_cast<Slot>((extents_.size() - 1) * extent_slots);
 }
 
-Status PageLog::write(Slot extent, std::span<const std::byte> pages) {
-  const std::size_t number = extent / extent_slots;
-  const auto used = static_cast<std::uint32_t>(pages.size() / page_bytes);
+Status PageLog::write(Slot extent, std::span<const std::byte> data, std::span<const PageNumber> owners) {
   const std::uint64_t offset = std::uint64_t{extent} * page_bytes;
-  YADO_TRY(write_at(fd_, pages, offset), path_.native());
+  YADO_TRY(write_at(fd_, data, offset), path_.native());
   {
     const std::lock_guard lock(mutex_);
-    Extent& written = extents_[number];
+    Extent& written = extent_of(extent);
     written.written = true;
-    for (std::uint32_t slot = used; slot < extent_slots; ++slot) {
+    std::ranges::copy(owners, written.owners.begin());
+    for (std::size_t slot = owners.size(); slot < extent_slots; ++slot) {
       YADO_CHECK(written.references[slot] == 1, "slot {} is used and was not written", extent + slot);
       written.references[slot] = 0;
       --written.live;
+      --live_;
       written.holes.set(slot);
     }
   }
   // To the disk from now on, not all at once in the fsync at the end. A hint: where it fails, fsync says why.
-  (void)::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(pages.size()),
+  (void)::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(data.size()),
                           SYNC_FILE_RANGE_WRITE);
-  return punch(number, Punch::when_it_pays);
+  return {};
 }
 
-// The log takes at most 4/3 of its live pages, and a slot by itself is only punched when its extent is nearly empty: a
-// punch costs a journal entry.
-bool PageLog::pays(const Extent& extent) { return extent.written && extent.dead > 0 && 3 * extent.dead >= extent.live; }
-
-Status PageLog::release(Slot slot) {
-  const std::size_t number = slot / extent_slots;
-  {
-    const std::lock_guard lock(mutex_);
-    Extent& extent = extents_[number];
-    std::uint32_t& references = extent.references[slot % extent_slots];
-    YADO_CHECK(references > 0, "slot {} is released once too often", slot);
-    if (--references > 0) return {};
-    --extent.live;
-    ++extent.dead;
-    if (!pays(extent)) return {};
-  }
-  return punch(number, Punch::when_it_pays);
+bool PageLog::release(Slot slot) {
+  const std::lock_guard lock(mutex_);
+  Extent& extent = extent_of(slot);
+  std::uint32_t& references = extent.references[slot % extent_slots];
+  YADO_CHECK(references > 0, "slot {} is released once too often", slot);
+  if (--references > 0) return false;
+  --extent.live;
+  --live_;
+  ++extent.dead;
+  ++dead_;
+  if (!extent.written || extent.being_cleaned) return false;
+  // What is written again and again dies extent by extent of its own accord: pages are moved out only when the whole
+  // log has more dead than live ones.
+  return extent.live == 0 || (dead_ > live_ && extent.dead >= few && extent.dead >= extent.live);
 }
 
 bool PageLog::hold_again(Slot slot, Slot own) {
   const std::lock_guard lock(mutex_);
-  if (slot / extent_slots >= extents_.size()) return false;
-  Extent& extent = extents_[slot / extent_slots];
+  Extent& extent = extent_of(slot);
   std::uint32_t& references = extent.references[slot % extent_slots];
   if (references == 0 || (!extent.written && slot / extent_slots != own / extent_slots)) return false;
   ++references;
   return true;
 }
 
-Status PageLog::read(Slot slot, PageBuffer page) const {
-  const std::uint64_t offset = std::uint64_t{slot} * page_bytes;
-  YADO_ASSIGN(const std::size_t got, read_at(fd_, page, offset), path_.native());
-  if (got != page.size()) return fail(Errc::io, "{}: {} bytes at {} instead of a page", path_.native(), got, offset);
+Result<std::size_t> PageLog::read(Slot first, std::span<std::byte> data) const {
+  YADO_ASSIGN(const std::size_t got, read_at(fd_, data, std::uint64_t{first} * page_bytes), path_.native());
+  return got;
+}
+
+std::optional<std::vector<PageLog::LiveSlot>> PageLog::begin_cleaning(Slot first) {
+  const std::lock_guard lock(mutex_);
+  Extent& extent = extent_of(first);
+  if (!extent.written || std::exchange(extent.being_cleaned, true)) return std::nullopt;
+  std::vector<LiveSlot> live;
+  for (Slot i = 0; i < extent_slots; ++i) {
+    if (extent.references[i] == 0) continue;
+    ++extent.references[i];
+    live.push_back({first / extent_slots * extent_slots + i, extent.owners[i]});
+  }
+  return live;
+}
+
+Status PageLog::end_cleaning(Slot first) {
+  std::vector<std::pair<Slot, Slot>> ranges;  // slots from … to
+  {
+    const std::lock_guard lock(mutex_);
+    Extent& extent = extent_of(first);
+    const Slot begin = first / extent_slots * extent_slots;
+    for (Slot i = 0; i < extent_slots; ++i) {
+      if (extent.references[i] > 0 || extent.holes[i]) continue;
+      if (!ranges.empty() && ranges.back().second == begin + i)
+        ++ranges.back().second;
+      else
+        ranges.emplace_back(begin + i, begin + i + 1);
+      extent.holes.set(i);
+    }
+    dead_ -= std::exchange(extent.dead, 0);
+    extent.being_cleaned = false;
+  }
+  // Outside the lock: a slot to which nobody refers is never used again.
+  for (const auto& [from, to] : ranges) YADO_PASS(punch(from, to));
   return {};
 }
 
-Status PageLog::punch(std::size_t number, Punch which) {
-  std::vector<std::pair<std::uint32_t, std::uint32_t>> ranges;  // slots from … to, in the extent
-  {
-    const std::lock_guard lock(mutex_);
-    Extent& extent = extents_[number];
-    if (!can_punch_ || extent.dead == 0 || (which == Punch::when_it_pays && !pays(extent))) return {};
-    for (std::uint32_t slot = 0; slot < extent_slots; ++slot) {
-      if (extent.references[slot] > 0 || extent.holes[slot]) continue;
-      if (!ranges.empty() && ranges.back().second == slot)
-        ++ranges.back().second;
-      else
-        ranges.emplace_back(slot, slot + 1);
-      extent.holes.set(slot);
-    }
-    extent.dead = 0;
+Status PageLog::punch(Slot from, Slot to) const {
+  const auto offset = static_cast<off_t>(std::uint64_t{from} * page_bytes);
+  const auto length = static_cast<off_t>(std::uint64_t{to - from} * page_bytes);
+  int result = 0;
+  do {
+    result = ::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+  } while (result != 0 && errno == EINTR);
+  // A file system that knows no holes: then the log just grows.
+  if (result == 0 || errno == EOPNOTSUPP) return {};
+  return fail_errno(fmt::format("{}: punch {} bytes at {}", path_.native(), length, offset));
+}
+
+std::vector<Slot> PageLog::worth_cleaning_at_the_end() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Slot> list;
+  for (std::size_t number = 0; number < extents_.size(); ++number) {
+    const Extent& extent = extents_[number];
+    if (extent.dead >= few && 3 * extent.dead >= extent.live) list.push_back(static_cast<Slot>(number * extent_slots));
   }
-  // Outside the lock: a slot that nobody refers to is never used again.
-  for (const auto& [from, to] : ranges) {
-    const auto offset = static_cast<off_t>((std::uint64_t{number} * extent_slots + from) * page_bytes);
-    const auto length = static_cast<off_t>(std::uint64_t{to - from} * page_bytes);
-    int result = 0;
-    do {
-      result = ::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
-    } while (result != 0 && errno == EINTR);
-    if (result == 0) continue;
-    if (errno != EOPNOTSUPP) return fail_errno(fmt::format("{}: punch {} bytes at {}", path_.native(), length, offset));
-    const std::lock_guard lock(mutex_);
-    can_punch_ = false;
-    return {};
-  }
-  return {};
+  return list;
 }
 
 Status PageLog::finish(std::uint64_t slots) {
-  std::size_t extents = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    extents = extents_.size();
-  }
-  for (std::size_t number = 0; number < extents; ++number) YADO_PASS(punch(number, Punch::all));
   if (::ftruncate(fd_.get(), static_cast<off_t>(slots * page_bytes)) != 0)
     return fail_errno(fmt::format("truncate {} to {} slots", path_.native(), slots));
   if (::fsync(fd_.get()) != 0) return fail_errno(fmt::format("fsync {}", path_.native()));

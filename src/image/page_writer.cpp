@@ -69,7 +69,7 @@ struct PageWriter::State {
   PageTable table;
   DuplicateTable duplicates;
   std::atomic<std::uint32_t> unflushed = 0;  ///< appenders with pages in their buffer
-  std::atomic<std::uint64_t> puts = 0, zeros = 0, duplicate = 0, superseded = 0, bytes_written = 0;
+  std::atomic<std::uint64_t> puts = 0, zeros = 0, duplicate = 0, superseded = 0, cleaned = 0, bytes_written = 0;
   std::atomic<bool> broken = false;
   std::mutex mutex;
   Error first_error;  // guarded by mutex
@@ -109,15 +109,17 @@ Result<PageIndex> PageWriter::finish(const PageSet& owned) {
   if (state.unflushed > 0)
     return broken({Errc::conflict, fmt::format("{} appenders were not flushed", state.unflushed.load())});
 
-  PageIndex::Builder builder({state.options.guest_pages, state.options.cut, state.options.base_cut, owned});
-  Status dropped;
-  state.table.each([&](PageNumber page, PageRecord record) {
-    if (contains(owned, page))
-      builder.add(page, record);
-    else if (!record.zero() && dropped)
-      dropped = state.log->release(record.slot);
+  state.table.filter([&](PageNumber page, PageRecord record) {
+    const bool keep = contains(owned, page);
+    if (!keep && !record.zero()) state.log->release(record.slot);
+    return keep;
   });
-  if (!dropped) return broken(dropped.error());
+  PageAppender cleaner = appender();
+  for (const Slot extent : state.log->worth_cleaning_at_the_end()) YADO_PASS(cleaner.clean(extent));
+  YADO_PASS(cleaner.flush());
+
+  PageIndex::Builder builder({state.options.guest_pages, state.options.cut, state.options.base_cut, owned});
+  state.table.each([&](PageNumber page, PageRecord record) { builder.add(page, record); });
   auto index = std::move(builder).finish();
   if (!index) return broken(index.error());
   if (Status done = state.log->finish(index->log_slots()); !done) return broken(done.error());
@@ -128,18 +130,20 @@ Result<PageIndex> PageWriter::finish(const PageSet& owned) {
 }
 
 PageWriterFigures PageWriter::figures() const {
-  return {state_->puts, state_->zeros, state_->duplicate, state_->superseded, state_->bytes_written};
+  return {state_->puts, state_->zeros, state_->duplicate, state_->superseded, state_->cleaned, state_->bytes_written};
 }
 
 // Aligned for O_DIRECT.
 PageAppender::PageAppender(PageWriter::State& state)
     : state_(&state),
-      memory_(static_cast<std::byte*>(::operator new((extent_slots + 1) * page_bytes, std::align_val_t(page_bytes)))) {}
+      memory_(static_cast<std::byte*>(::operator new(2 * extent_slots * page_bytes, std::align_val_t(page_bytes)))) {
+  owners_.reserve(extent_slots);
+}
 PageAppender::PageAppender(PageAppender&& other) noexcept
     : state_(other.state_),
       memory_(std::move(other.memory_)),
       extent_(std::exchange(other.extent_, std::nullopt)),
-      used_(std::exchange(other.used_, 0)) {}
+      owners_(std::exchange(other.owners_, {})) {}
 PageAppender::~PageAppender() = default;
 
 void PageAppender::Free::operator()(std::byte* memory) const {
@@ -160,17 +164,16 @@ Status PageAppender::put(PageNumber page, PageContents contents, Round round) {
   if (is_zero(contents)) return put_zeros(page, round);
   YADO_PASS(check(page));
   // The copy first: the guest may write into `contents` while its checksum is made.
-  const PageBuffer copy = buffered(used_);
+  const PageBuffer copy = buffered(static_cast<std::uint32_t>(owners_.size()));
   std::memcpy(copy.data(), contents.data(), page_bytes);
   const std::uint64_t checksum = checksum_of(copy);
   YADO_TAKE(std::optional<Slot> slot, find_same(copy, checksum));
   if (slot) {
     ++state_->duplicate;
   } else {
-    YADO_TAKE(slot, append(checksum));
+    YADO_TAKE(slot, append(page, checksum));
   }
-  YADO_PASS(record(page, {*slot, checksum}, round));
-  return used_ == extent_slots ? flush() : Status();
+  return record(page, {*slot, checksum}, round);
 }
 
 Status PageAppender::put_zeros(PageNumber page, Round round) {
@@ -183,24 +186,29 @@ Result<std::optional<Slot>> PageAppender::find_same(PageContents page, std::uint
   const std::optional<Slot> candidate = state_->duplicates.find(checksum);
   if (!candidate || !state_->log->hold_again(*candidate, extent_.value_or(zero_slot))) return std::nullopt;
   PageBuffer other = buffered(extent_slots);
-  if (extent_ && *candidate / extent_slots == *extent_ / extent_slots)
+  if (extent_ && *candidate / extent_slots == *extent_ / extent_slots) {
     other = buffered(*candidate % extent_slots);
-  else if (Status read = state_->log->read(*candidate, other); !read)
-    return state_->break_with(read.error());
+  } else {
+    auto got = state_->log->read(*candidate, other);
+    if (!got) return state_->break_with(got.error());
+    if (*got != page_bytes)
+      return state_->break_with({Errc::io, fmt::format("{}: it became shorter while it was written", log_file)});
+  }
   if (std::memcmp(page.data(), other.data(), page_bytes) == 0) return candidate;
-  if (Status released = state_->log->release(*candidate); !released) return state_->break_with(released.error());
+  state_->log->release(*candidate);
   return std::nullopt;
 }
 
 // The page is in the buffer already, behind those that are used.
-Result<Slot> PageAppender::append(std::uint64_t checksum) {
+Result<Slot> PageAppender::append(PageNumber page, std::uint64_t checksum) {
   if (!extent_) {
     auto extent = state_->log->reserve();
     if (!extent) return state_->break_with(extent.error());
     extent_ = *extent;
     ++state_->unflushed;
   }
-  const Slot slot = *extent_ + used_++;
+  const Slot slot = *extent_ + static_cast<Slot>(owners_.size());
+  owners_.push_back(page);
   state_->duplicates.remember(checksum, slot);
   return slot;
 }
@@ -208,21 +216,52 @@ Result<Slot> PageAppender::append(std::uint64_t checksum) {
 Status PageAppender::record(PageNumber page, PageRecord record, Round round) {
   ++state_->puts;
   const std::optional<PageRecord> obsolete = state_->table.put(page, record, round);
+  const bool full = owners_.size() == extent_slots;
+  if (full) YADO_PASS(flush());
   if (!obsolete) return {};
   ++state_->superseded;
-  if (obsolete->zero()) return {};
-  if (Status released = state_->log->release(obsolete->slot); !released) return state_->break_with(released.error());
+  if (obsolete->zero() || !state_->log->release(obsolete->slot)) return {};
+  return clean(obsolete->slot / extent_slots * extent_slots);
+}
+
+// Pages that are still wanted are written once more, so that the whole extent can be given back in one piece.
+Status PageAppender::clean(Slot extent) {
+  const auto live = state_->log->begin_cleaning(extent);
+  if (!live) return {};
+  const std::span<std::byte> data(memory_.get() + extent_slots * page_bytes, extent_slots * page_bytes);
+  auto got = live->empty() ? 0 : state_->log->read(extent, data);
+  if (!got) return state_->break_with(got.error());
+  for (const PageLog::LiveSlot& slot : *live) {
+    const std::size_t at = (slot.slot - extent) * page_bytes;
+    if (at + page_bytes > *got) return state_->break_with({Errc::io, fmt::format("{}: it became shorter while it was written", log_file)});
+    YADO_PASS(move(slot, PageContents(data.data() + at, page_bytes)));
+  }
+  if (Status punched = state_->log->end_cleaning(extent); !punched) return state_->break_with(punched.error());
   return {};
+}
+
+Status PageAppender::move(const PageLog::LiveSlot& live, PageContents contents) {
+  // Not so when it is only wanted by other pages of the same contents, or being written down by its owner right now.
+  if (state_->table.refers(live.owner, live.slot)) {
+    std::memcpy(buffered(static_cast<std::uint32_t>(owners_.size())).data(), contents.data(), page_bytes);
+    YADO_TAKE(const Slot slot, append(live.owner, checksum_of(contents)));
+    ++state_->cleaned;
+    const bool moved = state_->table.move(live.owner, live.slot, slot);  // a newer version may have come meanwhile
+    state_->log->release(moved ? live.slot : slot);
+  }
+  state_->log->release(live.slot);
+  return owners_.size() == extent_slots ? flush() : Status();
 }
 
 Status PageAppender::flush() {
   YADO_PASS(state_->usable());
   if (!extent_) return {};
-  const std::span<const std::byte> pages(memory_.get(), used_ * page_bytes);
-  if (Status written = state_->log->write(*extent_, pages); !written) return state_->break_with(written.error());
-  state_->bytes_written += pages.size();
+  const std::span<const std::byte> data(memory_.get(), owners_.size() * page_bytes);
+  if (Status written = state_->log->write(*extent_, data, owners_); !written)
+    return state_->break_with(written.error());
+  state_->bytes_written += data.size();
   extent_.reset();
-  used_ = 0;
+  owners_.clear();
   --state_->unflushed;
   return {};
 }

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/error.hpp"
 #include "image/page.hpp"
@@ -33,7 +34,8 @@ struct PageWriterFigures {
   std::uint64_t zeros = 0;
   std::uint64_t duplicates = 0;     ///< that refer to a slot already there
   std::uint64_t superseded = 0;     ///< versions that a newer one replaced, or that came too late
-  std::uint64_t bytes_written = 0;  ///< to the log
+  std::uint64_t cleaned = 0;        ///< pages written once more, to empty an extent
+  std::uint64_t bytes_written = 0;  ///< to the log, those included
 };
 
 class PageAppender;
@@ -63,7 +65,7 @@ class PageWriter {
   std::unique_ptr<State> state_;
 };
 
-/// For one thread at a time. Takes 1 MiB.
+/// For one thread at a time. Takes 2 MiB.
 class PageAppender {
  public:
   PageAppender(PageAppender&&) noexcept;
@@ -83,16 +85,18 @@ class PageAppender {
   Status check(PageNumber page) const;
   PageBuffer buffered(std::uint32_t number) const;
   Result<std::optional<Slot>> find_same(PageContents page, std::uint64_t checksum);
-  Result<Slot> append(std::uint64_t checksum);
+  Result<Slot> append(PageNumber page, std::uint64_t checksum);
   Status record(PageNumber page, PageRecord record, Round round);
+  Status clean(Slot extent);
+  Status move(const PageLog::LiveSlot& live, PageContents contents);
 
   struct Free {
     void operator()(std::byte* memory) const;
   };
   PageWriter::State* state_;
-  std::unique_ptr<std::byte[], Free> memory_;  ///< an extent, and one page to compare with
+  std::unique_ptr<std::byte[], Free> memory_;  ///< the extent being filled, and behind it room to read one
   std::optional<Slot> extent_;                 ///< reserved when its first page comes
-  std::uint32_t used_ = 0;                     ///< of its slots
+  std::vector<PageNumber> owners_;             ///< of its slots, as many as are used
 };
 
 }  // namespace yado::image

@@ -132,6 +132,39 @@ TEST_P(ImagePageWriterTest, ZerosAndDuplicatesTakeNoRoom) {
   EXPECT_LE(allocated_bytes(log()), 6 * page_bytes + 8_KiB);
 }
 
+// XXH3 multiplies the halves of data XOR key: where one half is zero, the other does not count but in a sum. So whoever
+// knows the default key can make two pages of one checksum.
+Page colliding(std::uint32_t one, std::uint32_t other) {
+  Page page{};
+  constexpr std::uint32_t key_0 = 0x396cfeb8, key_1 = 0x2c81017c;  // of the first lane in the first two stripes
+  std::memcpy(page.data(), &key_0, 4);
+  std::memcpy(page.data() + 4, &one, 4);
+  std::memcpy(page.data() + 64, &key_1, 4);
+  std::memcpy(page.data() + 68, &other, 4);
+  return page;
+}
+
+TEST_P(ImagePageWriterTest, PagesOfOneChecksumAreNotTakenForEqual) {
+  const std::array pages{colliding(1, 2), colliding(2, 1), colliding(0, 3)};
+  ASSERT_EQ(checksum_of(pages[0]), checksum_of(pages[1]));
+  ASSERT_EQ(checksum_of(pages[0]), checksum_of(pages[2]));
+  PageWriter writer = this->writer(3);
+  PageAppender appender = writer.appender();
+  ASSERT_OK(appender.put(0_page, pages[0], 0_round));
+  ASSERT_OK(appender.put(1_page, pages[1], 0_round));  // compared in the buffer
+  ASSERT_OK(appender.flush());
+  ASSERT_OK(appender.put(2_page, pages[2], 0_round));  // compared in the file
+  ASSERT_OK(appender.flush());
+  ASSERT_OK(writer.finish(all_pages(3)));
+  auto opened = PagePart::open(part());
+  ASSERT_TRUE(opened);
+  Page page;
+  for (std::uint64_t number = 0; number < 3; ++number) {
+    ASSERT_OK(opened->read(PageNumber{number}, page));
+    EXPECT_EQ(page, pages[number]) << number;
+  }
+}
+
 TEST_P(ImagePageWriterTest, APartOfZerosHasAnEmptyLog) {
   PageWriter writer = this->writer(1000);
   PageAppender appender = writer.appender();
@@ -165,7 +198,7 @@ TEST_P(ImagePageWriterTest, ThePlaceOfADuplicateLivesAsLongAsAnyOfItsPages) {
 }
 
 TEST_P(ImagePageWriterTest, DeadVersionsArePunchedOutWhileTheLogGrows) {
-  constexpr std::uint64_t pages = 2048;  // 8 MiB
+  constexpr std::uint64_t pages = 2048;
   PageWriter writer = this->writer(pages);
   PageAppender appender = writer.appender();
   std::mt19937_64 random(5);
@@ -176,15 +209,37 @@ TEST_P(ImagePageWriterTest, DeadVersionsArePunchedOutWhileTheLogGrows) {
     ASSERT_OK(appender.put(PageNumber{number}, page_of(version), Round{round}));
   };
   for (std::uint64_t number = 0; number < pages; ++number) put(number, 0);
-  for (std::uint32_t round = 1; round <= 10; ++round) {
+  for (std::uint32_t round = 1; round <= 5; ++round) {
     for (std::uint64_t i = 0; i < pages; ++i) put(random() % pages, round);
     most = std::max(most, allocated_bytes(log()));
   }
   ASSERT_OK(appender.flush());
-  EXPECT_GE(fs::file_size(log()), 11 * pages * page_bytes);
-  EXPECT_LE(most, pages * page_bytes * 4 / 3 + 1_MiB + file_system(pages));
+  EXPECT_GE(fs::file_size(log()), 6 * pages * page_bytes);
+  EXPECT_LE(most, 3 * pages * page_bytes + 1_MiB + file_system(pages));
+  EXPECT_GT(writer.figures().cleaned, 0U);
   ASSERT_OK(writer.finish(all_pages(pages)));
-  EXPECT_LE(allocated_bytes(log()), pages * page_bytes + file_system(pages));
+  EXPECT_LE(allocated_bytes(log()), pages * page_bytes * 4 / 3 + file_system(pages));
+  expect_holds(model);
+}
+
+TEST_P(ImagePageWriterTest, WhatIsWrittenAgainAndAgainTakesItsRoomOnce) {
+  constexpr std::uint64_t pages = 4096, hot = 512;
+  PageWriter writer = this->writer(pages);
+  PageAppender appender = writer.appender();
+  MemoryModel model;
+  std::uint64_t most = 0;
+  for (std::uint32_t round = 0; round < 12; ++round) {
+    for (std::uint64_t number = 0; number < (round == 0 ? pages : hot); ++number) {
+      model[number] = 1 + number + round * pages;
+      ASSERT_OK(appender.put(PageNumber{number}, page_of(model[number]), Round{round}));
+    }
+    most = std::max(most, allocated_bytes(log()));
+  }
+  ASSERT_OK(appender.flush());
+  ASSERT_OK(writer.finish(all_pages(pages)));
+  EXPECT_LE(most, (pages + 2 * hot) * page_bytes + 1_MiB);
+  EXPECT_LE(allocated_bytes(log()), pages * page_bytes + 64_KiB);
+  EXPECT_EQ(writer.figures().cleaned, 0U);  // whole extents died: nothing had to be written twice for that
   expect_holds(model);
 }
 
@@ -199,7 +254,6 @@ TEST_P(ImagePageWriterTest, PagesThatAnotherHostOwnsAreDropped) {
   for (std::uint64_t number = 10; number < 30; ++number) model[number] = number + 1;
   model[500] = 501;
   expect_holds(model);
-  EXPECT_EQ(fs::file_size(log()), 501 * page_bytes);
   EXPECT_LE(allocated_bytes(log()), 21 * page_bytes + 16_KiB);
 }
 
@@ -313,7 +367,8 @@ TEST_P(ImagePageWriterTest, ManyThreadsWriteOnePart) {
   for (std::uint64_t number = 0; number < pages; ++number) model[number] = contents(number, rounds - 1);
   expect_holds(model);
   EXPECT_EQ(writer.figures().puts, pages * rounds);
-  EXPECT_LE(allocated_bytes(log()), pages * page_bytes + file_system(pages));
+  EXPECT_GT(writer.figures().cleaned, 0U);
+  EXPECT_LE(allocated_bytes(log()), pages * page_bytes * 4 / 3 + file_system(pages));
 }
 
 // What a guest writes while its page is saved: any mixture may be recorded, but it must fit its checksum.
@@ -361,7 +416,7 @@ int fill_a_small_disk(const fs::path& disk) {
   }
   if (!fs::is_empty(part)) return 8;
   {
-    // Room for the pages, none for the index: 900 duplicates of 900 pages need no log, but records.
+    // Room for the pages, which are zeros, none for the index.
     std::ofstream(disk / "ballast").write(std::string(4_MiB - 16_KiB, 'x').data(), 4_MiB - 16_KiB);
     auto writer = PageWriter::create(part, options);
     if (!writer) return 9;

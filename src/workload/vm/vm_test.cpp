@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "net/rtnl.hpp"
+#include "net/testing.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/mount.hpp"
@@ -131,7 +132,7 @@ class VmProcessTest : public ::testing::Test {
 std::unique_ptr<Booted> VmProcessTest::booted_;
 
 TEST_F(VmProcessTest, BootsObeysAndPowersItselfOff) {
-  boot(verifier(), place("a"));
+  ASSERT_NO_FATAL_FAILURE(boot(verifier(), place("a")));
   expect_flawless(*vm_);
   EXPECT_EQ(vm_->run_state().value_or(""), "running");
   const auto use = vm_->stats();
@@ -148,7 +149,7 @@ TEST_F(VmProcessTest, BootsObeysAndPowersItselfOff) {
 }
 
 TEST_F(VmProcessTest, ThePowerButtonIsHeard) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   const auto end = vm_->stop(hang);
   ASSERT_OK(end);
   EXPECT_EQ(end->reason, "the guest powered off");
@@ -158,7 +159,7 @@ TEST_F(VmProcessTest, ThePowerButtonIsHeard) {
 }
 
 TEST_F(VmProcessTest, APausedGuestQuitsWithoutGrace) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_OK(vm_->pause());
   EXPECT_EQ(vm_->run_state().value_or(""), "paused");
   const Instant before = os::now();
@@ -169,7 +170,7 @@ TEST_F(VmProcessTest, APausedGuestQuitsWithoutGrace) {
 }
 
 TEST_F(VmProcessTest, PausedAndContinued) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_OK(vm_->pause());
   ASSERT_OK(vm_->resume());
   expect_flawless(*vm_);
@@ -182,7 +183,7 @@ TEST_F(VmProcessTest, PausedAndContinued) {
 }
 
 TEST_F(VmProcessTest, APanicIsSeenAndIsAFailure) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_OK(vm_->console().send("p"));
   const auto end = wait_for_end(*vm_);
   ASSERT_OK(end);
@@ -191,7 +192,7 @@ TEST_F(VmProcessTest, APanicIsSeenAndIsAFailure) {
 }
 
 TEST_F(VmProcessTest, AKilledQemuIsSeenByBothDescriptors) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_EQ(::kill(vm_->process().pid(), SIGKILL), 0);
   pollfd wanted[] = {{vm_->process().fd(), POLLIN, 0}, {vm_->monitor_fd(), POLLIN, 0}};
   for (pollfd& one : wanted) ASSERT_EQ(::poll(&one, 1, static_cast<int>(hang / 1ms)), 1);
@@ -240,7 +241,7 @@ TEST_F(VmProcessTest, WhatQemuSaysBeforeItGivesUpIsInTheError) {
 }
 
 TEST_F(VmProcessTest, StopEndsItsOwnQemuOnly) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   auto other = restore(booted_->spec, place("b"), make_image(booted_->directory.path() / "image"), *booted_->saved);
   ASSERT_OK(other);
   ASSERT_OK(vm_->pause());
@@ -249,8 +250,8 @@ TEST_F(VmProcessTest, StopEndsItsOwnQemuOnly) {
 }
 
 TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
-  raise();
-  order(*vm_, "d");
+  ASSERT_NO_FATAL_FAILURE(raise());
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
   const Image image = make_image(directory_.path() / "image");
   const Instant before = os::now();
   const auto saved = save(*vm_, image);
@@ -260,7 +261,7 @@ TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
   EXPECT_EQ(saved->device_state_bytes, fs::file_size(image.device_state / "device-state"));
   EXPECT_LT(saved->device_state_bytes, 4_MiB) << "the guest's memory is not in it";
   expect_flawless(*vm_);  // the original runs on
-  order(*vm_, "d");
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
 
   for (const std::string name : {"b", "c"}) {  // one image, used twice
     auto restored = restore(booted_->spec, place(name), image, *saved);
@@ -276,8 +277,8 @@ TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
 }
 
 TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
-  raise();
-  order(*vm_, "w");
+  ASSERT_NO_FATAL_FAILURE(raise());
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
   const Image first = make_image(directory_.path() / "first"), second = make_image(directory_.path() / "second");
   const auto saved = save(*vm_, first);
   ASSERT_OK(saved);
@@ -299,7 +300,7 @@ TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
 }
 
 TEST_F(VmProcessTest, AWordChangedInTheImageIsSeenByTheGuest) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   const Image image = make_image(directory_.path() / "image");
   const auto saved = save(*vm_, image);
   ASSERT_OK(saved);
@@ -326,8 +327,8 @@ TEST_F(VmProcessTest, AWordChangedInTheImageIsSeenByTheGuest) {
 
 TEST_F(VmProcessTest, AFullDiskDuringTheSaveIsAnErrorAndTheGuestRunsOn) {
   ASSERT_OK(os::enter_private_mounts());
-  raise();
-  order(*vm_, "w");
+  ASSERT_NO_FATAL_FAILURE(raise());
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
   const fs::path small = directory_.path() / "small";
   fs::create_directories(small);
   for (const std::uint64_t bytes : {8_KiB, 4_MiB}) {  // full at the device state, full at the memory
@@ -357,8 +358,8 @@ class StubbornMemory final : public MemoryPart {
 };
 
 TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
-  raise();
-  order(*vm_, "w");
+  ASSERT_NO_FATAL_FAILURE(raise());
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
   const Image image = make_image(directory_.path() / "image");
   auto reached = os::make_pipe();
   ASSERT_OK(reached);
@@ -381,7 +382,7 @@ TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
 }
 
 TEST_F(VmProcessTest, QemuKilledDuringTheSaveIsSaidAndNothingHangs) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   const Image image = make_image(directory_.path() / "image");
   StubbornMemory memory([&]() -> Status {
     ::kill(vm_->process().pid(), SIGKILL);
@@ -393,7 +394,7 @@ TEST_F(VmProcessTest, QemuKilledDuringTheSaveIsSaidAndNothingHangs) {
 }
 
 TEST_F(VmProcessTest, AnImageThatDoesNotFitIsRefused) {
-  raise();
+  ASSERT_NO_FATAL_FAILURE(raise());
   const Image image = make_image(directory_.path() / "image");
   const auto saved = save(*vm_, image);
   ASSERT_OK(saved);
@@ -444,7 +445,7 @@ TEST_F(VmProcessTest, ANetworkCardIsAPortOfTheBridgeAndGoesWithQemu) {
   where.bridge = "no-such-bridge";
   EXPECT_EQ(Vm::start(spec, where, qemu()).error().code, Errc::not_found);
   where.bridge = "br0";
-  boot(spec, where);
+  ASSERT_NO_FATAL_FAILURE(boot(spec, where));
   ASSERT_FALSE(vm_->tap().empty());
   EXPECT_TRUE(links->has_link(vm_->tap()));
   const std::string tap = vm_->tap();
@@ -453,17 +454,68 @@ TEST_F(VmProcessTest, ANetworkCardIsAPortOfTheBridgeAndGoesWithQemu) {
   EXPECT_FALSE(links->has_link(tap));
 }
 
+/// The example of a real guest: a client of its Redis keeps one connection while the VM becomes another one.
+TEST_F(VmProcessTest, AClientsConnectionLivesThroughSaveAndRestore) {
+  const fs::path files = guest("database");
+  if (files.empty()) GTEST_SKIP() << "needs the guest `database`: tools/make-guest database $YADO_GUESTS/database";
+  const auto network = os::Netns::create();
+  ASSERT_OK(network);
+  auto links = net::Rtnl::open(*network);
+  ASSERT_OK(links);
+  ASSERT_OK(links->add_bridge("br0", net::Mac{{2, 0, 0, 0, 0, 1}}));
+  ASSERT_OK(links->add_address("br0", {net::Ipv4::of(10, 77, 0, 1), 24}));
+  ASSERT_OK(links->set_up("br0"));
+  VmSpec spec;
+  spec.name = "database";
+  spec.kernel = files / "kernel";
+  spec.initramfs = files / "initramfs";
+  spec.kernel_command_line = "console=ttyS0 quiet yado.address=10.77.0.2/24";
+  spec.memory_bytes = 384_MiB;
+  spec.disks = {files / "disk.qcow2"};
+  spec.mac = net::Mac{{2, 0, 0, 0, 0, 2}};
+  const auto at = [&](const std::string& name) {
+    Place where = place(name);
+    where.network_namespace = network->fd().get();
+    where.bridge = "br0";
+    return where;
+  };
+  auto started = Vm::start(spec, at("a"), qemu());
+  ASSERT_OK(started);
+  vm_.emplace(std::move(*started));
+  ASSERT_OK(vm_->console().wait_for("Ready to accept connections", hang));
+
+  const auto client = net::testing::connect_in(*network, "10.77.0.2", 6379, static_cast<int>(hang / 1ms));
+  ASSERT_OK(client);
+  const auto ask = [&](const std::string& command) {
+    if (!os::write_all(*client, command + "\r\n") || !os::readable_within(client->get(), hang).value_or(false)) return std::string("no answer");
+    char answer[256];
+    const ssize_t n = ::read(client->get(), answer, sizeof answer);
+    return n > 0 ? std::string(answer, static_cast<std::size_t>(n)) : std::string("closed");
+  };
+  EXPECT_EQ(ask("SET shell blue"), "+OK\r\n");
+  const Image image = make_image(directory_.path() / "image");
+  const auto saved = save(*vm_, image);
+  ASSERT_OK(saved);
+  vm_.reset();
+  auto restored = restore(spec, at("b"), image, *saved);
+  ASSERT_OK(restored);
+  EXPECT_EQ(ask("GET shell"), "$4\r\nblue\r\n");
+  const auto end = restored->stop(hang);
+  ASSERT_OK(end);
+  EXPECT_EQ(end->reason, "the guest powered off");
+}
+
 TEST_F(VmProcessTest, TheDiskOutlivesAKilledQemuAndIsUsedAgain) {
   const VmSpec spec = booted_->spec;
   const Place where = place("a");
-  boot(spec, where);
-  order(*vm_, "d");
+  ASSERT_NO_FATAL_FAILURE(boot(spec, where));
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
   expect_flawless(*vm_);
   vm_.reset();
   auto overlay = os::open_path(where.directory / "disk-0.qcow2", O_RDONLY);
   ASSERT_OK(overlay);
   EXPECT_EQ(format_of(where.directory / "disk-0.qcow2").value_or(DiskFormat::raw), DiskFormat::qcow2);
-  boot(spec, where);
+  ASSERT_NO_FATAL_FAILURE(boot(spec, where));
   expect_flawless(*vm_);
 }
 
