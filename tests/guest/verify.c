@@ -10,6 +10,8 @@
 //   f  fill anew      i  idle        w  write random pages     h  write random pages of the hot set
 //   v  verify once    r  read random pages                     d  as w, and a disk write first and every 64 pages
 //   s  say how it is  p  panic       q  power off (so does the power button)
+//   c  compare clocks: since the last c, how long this machine stood still. Its own clocks stand still with it; the
+//      CMOS clock is the host's. To some 0.1 ms, and takes up to a second (the CMOS clock counts whole ones)
 //
 // Kernel command line: verify.mib=N (default: half of the free memory), verify.hot=PERCENT (default 10).
 
@@ -19,6 +21,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/input.h>
+#include <linux/rtc.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -139,6 +142,32 @@ static void verify(void) {
   longest_gap_us = 0;
 }
 
+// Waits for the moment when the CMOS clock's second changes; -1: no such clock.
+static int64_t next_cmos_second(uint64_t *at_us) {
+  const int rtc = open("/dev/rtc0", O_RDONLY | O_CLOEXEC);
+  struct rtc_time first, now;
+  int64_t seconds = -1;
+  if (rtc >= 0 && ioctl(rtc, RTC_RD_TIME, &first) == 0) {
+    while (ioctl(rtc, RTC_RD_TIME, &now) == 0 && now.tm_sec == first.tm_sec) {}
+    *at_us = now_us();
+    struct tm date = {.tm_sec = now.tm_sec, .tm_min = now.tm_min, .tm_hour = now.tm_hour, .tm_mday = now.tm_mday, .tm_mon = now.tm_mon, .tm_year = now.tm_year};
+    seconds = timegm(&date);
+  }
+  if (rtc >= 0) close(rtc);
+  return seconds;
+}
+
+static void compare_clocks(void) {
+  static int64_t last_second = -1;
+  static uint64_t last_us;
+  uint64_t at_us = 0;
+  const int64_t second = next_cmos_second(&at_us);
+  if (second < 0) printf("GUEST has no CMOS clock\n");
+  else printf("GUEST clocks away_us=%" PRId64 "\n", last_second < 0 ? 0 : (second - last_second) * 1000000 - (int64_t)(at_us - last_us));
+  last_second = second;
+  last_us = at_us;
+}
+
 static void power_off(void) {
   printf("GUEST powers off\n");
   sync();
@@ -257,6 +286,7 @@ int main(void) {
       case 'f': fill(); mode = 'i'; break;
       case 'v': verify(); mode = 'i'; break;
       case 's': printf("GUEST is mode=%c writes=%" PRIu64 " longest_gap_us=%" PRIu64 "\n", mode, writes, longest_gap_us); break;
+      case 'c': compare_clocks(); last_look_us = 0; break;
       case 'p': panic(); break;
       case 'q': power_off(); break;
       case 'i': case 'w': case 'h': case 'r': case 'd':

@@ -276,6 +276,22 @@ TEST_F(VmProcessTest, SavedUnderAWriterAndRestoredTwiceWithoutABadWord) {
   expect_flawless(*vm_);
 }
 
+TEST_F(VmProcessTest, TheGuestItselfMeasuresHowLongItStoodStill) {
+  ASSERT_NO_FATAL_FAILURE(raise());
+  const auto away = [&]() -> std::chrono::microseconds {
+    EXPECT_TRUE(vm_->console().send("c").has_value());
+    const auto line = vm_->console().wait_for("GUEST clocks", hang);
+    return std::chrono::microseconds(line ? std::atoll(values_of(*line)["away_us"].c_str()) : 0);
+  };
+  (void)away();
+  ASSERT_OK(vm_->pause());
+  const Instant from = os::now();
+  ASSERT_OK(save(*vm_, make_image(directory_.path() / "image")));  // something that takes a while
+  const nanoseconds stood = os::now() - from;
+  ASSERT_OK(vm_->resume());
+  EXPECT_GT(away(), stood / 2) << "half of it is for a guest that sees its clock's edge late";
+}
+
 TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
   ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
