@@ -16,6 +16,6 @@ Status export_flat(const PageChain& chain, const std::filesystem::path& file);
 /// Makes in the directory `part` a self-contained part that owns all pages. `invalid_argument` when the file's length
 /// is no number of pages. Whoever writes into the file meanwhile gets a mixture.
 Result<PageIndex> import_flat(const std::filesystem::path& file, const std::filesystem::path& part, const CutId& cut,
-                              Caching caching = Caching::page_cache);
+                              Caching caching = Caching::direct);
 
 }  // namespace yado::image

@@ -53,7 +53,7 @@ class PageChain {
 
 struct MergeOptions {
   PageSet owned;  ///< what the new part answers for: all_pages(), or the share of one host
-  Caching caching = Caching::page_cache;
+  Caching caching = Caching::direct;
   std::stop_token stop;  ///< looked at between pages; then `canceled`, and no file stays
 };
 

@@ -76,11 +76,10 @@ bool PageLog::release(Slot slot) {
   return extent.live == 0 || (dead_ > live_ && extent.dead >= few && extent.dead >= extent.live);
 }
 
-bool PageLog::hold_again(Slot slot, Slot own) {
+bool PageLog::hold_again(Slot slot) {
   const std::lock_guard lock(mutex_);
-  Extent& extent = extent_of(slot);
-  std::uint32_t& references = extent.references[slot % extent_slots];
-  if (references == 0 || (!extent.written && slot / extent_slots != own / extent_slots)) return false;
+  std::uint32_t& references = extent_of(slot).references[slot % extent_slots];
+  if (references == 0) return false;
   ++references;
   return true;
 }

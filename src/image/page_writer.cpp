@@ -16,7 +16,7 @@
 namespace yado::image {
 namespace {
 
-// Where a page of a checksum was last seen: a hint, whoever follows it compares. One word per entry, so it needs no
+// Where a page of a checksum was seen last: a hint, whoever follows it compares. One word per entry, so it needs no
 // lock; the later overwrites.
 class DuplicateTable {
  public:
@@ -136,21 +136,24 @@ PageWriterFigures PageWriter::figures() const {
 // Aligned for O_DIRECT.
 PageAppender::PageAppender(PageWriter::State& state)
     : state_(&state),
-      memory_(static_cast<std::byte*>(::operator new(2 * extent_slots * page_bytes, std::align_val_t(page_bytes)))) {
+      memory_(static_cast<std::byte*>(
+          ::operator new((2 * extent_slots + repeated_pages) * page_bytes, std::align_val_t(page_bytes)))) {
   owners_.reserve(extent_slots);
+  repeated_.resize(repeated_pages);
 }
 PageAppender::PageAppender(PageAppender&& other) noexcept
     : state_(other.state_),
       memory_(std::move(other.memory_)),
       extent_(std::exchange(other.extent_, std::nullopt)),
-      owners_(std::exchange(other.owners_, {})) {}
+      owners_(std::exchange(other.owners_, {})),
+      repeated_(std::move(other.repeated_)) {}
 PageAppender::~PageAppender() = default;
 
 void PageAppender::Free::operator()(std::byte* memory) const {
   ::operator delete(memory, std::align_val_t(page_bytes));
 }
 
-PageBuffer PageAppender::buffered(std::uint32_t number) const {
+PageBuffer PageAppender::buffered(std::uint64_t number) const {
   return PageBuffer(memory_.get() + number * page_bytes, page_bytes);
 }
 
@@ -164,14 +167,19 @@ Status PageAppender::put(PageNumber page, PageContents contents, Round round) {
   if (is_zero(contents)) return put_zeros(page, round);
   YADO_PASS(check(page));
   // The copy first: the guest may write into `contents` while its checksum is made.
-  const PageBuffer copy = buffered(static_cast<std::uint32_t>(owners_.size()));
+  const PageBuffer copy = buffered(owners_.size());
   std::memcpy(copy.data(), contents.data(), page_bytes);
   const std::uint64_t checksum = checksum_of(copy);
-  YADO_TAKE(std::optional<Slot> slot, find_same(copy, checksum));
+  const std::optional<Slot> seen = state_->duplicates.find(checksum);
+  std::optional<Slot> slot = find_same(copy, checksum, seen);
   if (slot) {
     ++state_->duplicate;
   } else {
     YADO_TAKE(slot, append(page, checksum));
+    if (seen) {
+      repeated_[checksum % repeated_pages] = {checksum, *slot};
+      std::ranges::copy(copy, buffered(2 * extent_slots + checksum % repeated_pages).begin());
+    }
   }
   return record(page, {*slot, checksum}, round);
 }
@@ -182,21 +190,21 @@ Status PageAppender::put_zeros(PageNumber page, Round round) {
   return record(page, {zero_slot, checksum_of_zeros()}, round);
 }
 
-Result<std::optional<Slot>> PageAppender::find_same(PageContents page, std::uint64_t checksum) {
-  const std::optional<Slot> candidate = state_->duplicates.find(checksum);
-  if (!candidate || !state_->log->hold_again(*candidate, extent_.value_or(zero_slot))) return std::nullopt;
-  PageBuffer other = buffered(extent_slots);
-  if (extent_ && *candidate / extent_slots == *extent_ / extent_slots) {
-    other = buffered(*candidate % extent_slots);
-  } else {
-    auto got = state_->log->read(*candidate, other);
-    if (!got) return state_->break_with(got.error());
-    if (*got != page_bytes)
-      return state_->break_with({Errc::io, fmt::format("{}: it became shorter while it was written", log_file)});
-  }
-  if (std::memcmp(page.data(), other.data(), page_bytes) == 0) return candidate;
-  state_->log->release(*candidate);
+// Only in memory: reading a page back from the disk takes longer than writing it again.
+std::optional<Slot> PageAppender::find_same(PageContents page, std::uint64_t checksum, std::optional<Slot> seen) {
+  const std::uint32_t place = checksum % repeated_pages;
+  const Repeated& repeated = repeated_[place];
+  if (repeated.slot != zero_slot && repeated.checksum == checksum &&
+      same(page, repeated.slot, buffered(2 * extent_slots + place)))
+    return repeated.slot;
+  if (seen && extent_ && *seen / extent_slots == *extent_ / extent_slots &&
+      same(page, *seen, buffered(*seen % extent_slots)))
+    return seen;
   return std::nullopt;
+}
+
+bool PageAppender::same(PageContents page, Slot slot, PageContents other) {
+  return std::memcmp(page.data(), other.data(), page_bytes) == 0 && state_->log->hold_again(slot);
 }
 
 // The page is in the buffer already, behind those that are used.
@@ -233,7 +241,8 @@ Status PageAppender::clean(Slot extent) {
   if (!got) return state_->break_with(got.error());
   for (const PageLog::LiveSlot& slot : *live) {
     const std::size_t at = (slot.slot - extent) * page_bytes;
-    if (at + page_bytes > *got) return state_->break_with({Errc::io, fmt::format("{}: it became shorter while it was written", log_file)});
+    if (at + page_bytes > *got)
+      return state_->break_with({Errc::io, fmt::format("{}: it became shorter while it was written", log_file)});
     YADO_PASS(move(slot, PageContents(data.data() + at, page_bytes)));
   }
   if (Status punched = state_->log->end_cleaning(extent); !punched) return state_->break_with(punched.error());
@@ -243,7 +252,7 @@ Status PageAppender::clean(Slot extent) {
 Status PageAppender::move(const PageLog::LiveSlot& live, PageContents contents) {
   // Not so when it is only wanted by other pages of the same contents, or being written down by its owner right now.
   if (state_->table.refers(live.owner, live.slot)) {
-    std::memcpy(buffered(static_cast<std::uint32_t>(owners_.size())).data(), contents.data(), page_bytes);
+    std::memcpy(buffered(owners_.size()).data(), contents.data(), page_bytes);
     YADO_TAKE(const Slot slot, append(live.owner, checksum_of(contents)));
     ++state_->cleaned;
     const bool moved = state_->table.move(live.owner, live.slot, slot);  // a newer version may have come meanwhile

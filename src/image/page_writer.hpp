@@ -26,7 +26,7 @@ struct PageWriterOptions {
   std::uint64_t guest_pages = 0;
   CutId cut;
   CutId base_cut;  ///< none: self-contained
-  Caching caching = Caching::page_cache;
+  Caching caching = Caching::direct;
 };
 
 struct PageWriterFigures {
@@ -65,7 +65,7 @@ class PageWriter {
   std::unique_ptr<State> state_;
 };
 
-/// For one thread at a time. Takes 2 MiB.
+/// For one thread at a time. Takes 3 MiB.
 class PageAppender {
  public:
   PageAppender(PageAppender&&) noexcept;
@@ -83,20 +83,29 @@ class PageAppender {
   friend class PageWriter;
   explicit PageAppender(PageWriter::State& state);
   Status check(PageNumber page) const;
-  PageBuffer buffered(std::uint32_t number) const;
-  Result<std::optional<Slot>> find_same(PageContents page, std::uint64_t checksum);
+  PageBuffer buffered(std::uint64_t number) const;
+  std::optional<Slot> find_same(PageContents page, std::uint64_t checksum, std::optional<Slot> seen);
+  bool same(PageContents page, Slot slot, PageContents other);
   Result<Slot> append(PageNumber page, std::uint64_t checksum);
   Status record(PageNumber page, PageRecord record, Round round);
   Status clean(Slot extent);
   Status move(const PageLog::LiveSlot& live, PageContents contents);
 
+  /// Contents that came at least twice, to compare with without reading the log.
+  struct Repeated {
+    std::uint64_t checksum = 0;
+    Slot slot = zero_slot;
+  };
+  static constexpr std::uint32_t repeated_pages = 256;
+
   struct Free {
     void operator()(std::byte* memory) const;
   };
   PageWriter::State* state_;
-  std::unique_ptr<std::byte[], Free> memory_;  ///< the extent being filled, and behind it room to read one
+  std::unique_ptr<std::byte[], Free> memory_;  ///< the extent being filled, room to read one, the repeated contents
   std::optional<Slot> extent_;                 ///< reserved when its first page comes
   std::vector<PageNumber> owners_;             ///< of its slots, as many as are used
+  std::vector<Repeated> repeated_;             ///< [checksum % repeated_pages]
 };
 
 }  // namespace yado::image
