@@ -5,7 +5,9 @@
 #include "base/units.hpp"
 #include "image/flat_memory.hpp"
 #include "image/page_testing.hpp"
+#include "image/store.hpp"
 #include "image/temporary_directory.hpp"
+#include "image/working_set.hpp"
 
 namespace yado::image {
 namespace {
@@ -160,7 +162,8 @@ TEST_F(ImagePageChainTest, WhatDoesNotFollowIsNoChain) {
 TEST_F(ImagePageChainTest, AChainHasABound) {
   std::vector<std::vector<PagePart>> images;
   images.push_back(image(whole(1, 0, {{0, 1}}, 1)));
-  for (int cut = 2; cut <= 17; ++cut) images.push_back(image(whole(cut, cut - 1, {{0, static_cast<std::uint64_t>(cut)}}, 1)));
+  for (int cut = 2; cut <= 17; ++cut)
+    images.push_back(image(whole(cut, cut - 1, {{0, static_cast<std::uint64_t>(cut)}}, 1)));
   auto too_long = PageChain::make(std::move(images));
   ASSERT_FALSE(too_long);
   EXPECT_EQ(too_long.error().code, Errc::invalid_argument);
@@ -214,6 +217,32 @@ TEST_F(ImagePageChainTest, AHostMergesItsShareAndDeltasGoOnFitting) {
   expect_equal(*again, model);
 }
 
+TEST_F(ImagePageChainTest, AnImageOfPagesGoesThroughTheStore) {
+  auto store = Store::open(directory_.path() / "store");
+  ASSERT_TRUE(store) << store.error().text();
+  const ImageId id("vm-img.1");
+  {
+    auto draft = store->begin(id);
+    ASSERT_TRUE(draft) << draft.error().text();
+    auto directory = draft->part_directory("pages-h1");
+    ASSERT_TRUE(directory);
+    auto writer = PageWriter::create(*directory, {.guest_pages = 10, .cut = cut_number(1)});
+    ASSERT_TRUE(writer) << writer.error().text();
+    PageAppender appender = writer->appender();
+    for (const auto& [number, contents] : numbered(0, 10))
+      ASSERT_OK(appender.put(PageNumber{number}, page_of(contents), 0_round));
+    ASSERT_OK(appender.flush());
+    ASSERT_OK(writer->finish(all_pages(10)));
+    ASSERT_OK(write_working_set(*directory, {10, {4_page, 2_page}}));
+    ASSERT_OK(draft->commit({.id = id, .workload = WorkloadId("vm"), .parts = {{PartType::pages, "pages-h1", {}}}}));
+  }
+  ASSERT_OK(store->verify(id));
+  auto made = chain(image(std::move(*PagePart::open(store->part_directory(id, "pages-h1")))));
+  ASSERT_TRUE(made) << made.error().text();
+  expect_equal(*made, numbered(0, 10));
+  EXPECT_EQ(read_working_set(store->part_directory(id, "pages-h1"))->pages, (std::vector{4_page, 2_page}));
+}
+
 TEST_F(ImagePageChainTest, AnExportIsSparse) {
   MemoryModel model;
   for (std::uint64_t number = 0; number < 2048; ++number) model[number] = number % 16 == 5 ? number : 0;
@@ -257,7 +286,8 @@ TEST_F(ImagePageChainTest, AFileThatIsNoMemoryIsNotImported) {
   EXPECT_TRUE(fs::is_empty(directory_.path() / "part"));
 }
 
-// Random histories of a guest on two hosts against a plain map: a base and ten deltas, live rounds in each, pages that move.
+// Random histories of a guest on two hosts against a plain map: a base and ten deltas, live rounds in each, pages that
+// move.
 class ImagePageHistoryTest : public ImagePageChainTest, public testing::WithParamInterface<std::uint64_t> {
  protected:
   static constexpr std::uint64_t guest_pages = 700;
@@ -274,24 +304,28 @@ class ImagePageHistoryTest : public ImagePageChainTest, public testing::WithPara
   // Zeros and pages that are there already come up often.
   std::uint64_t new_contents() {
     switch (below(8)) {
-      case 0: return 0;
-      case 1: return 1 + below(3);
-      case 2: return memory_[below(guest_pages)];
-      default: return 1000 + ++last_;
+      case 0:
+        return 0;
+      case 1:
+        return 1 + below(3);
+      case 2:
+        return memory_[below(guest_pages)];
+      default:
+        return 1000 + ++last_;
     }
   }
 
-  // The writers of one image on both hosts. The guest writes and pages move while rounds go on; in the end the owner of a
-  // page has put its last version, and the other host may have put older ones.
+  // The writers of one image on both hosts. The guest writes and pages move while rounds go on; in the end the owner of
+  // a page has put its last version, and the other host may have put older ones.
   std::vector<PagePart> checkpoint(int cut) {
     std::vector<PageWriter> writers;
     std::vector<PageAppender> appenders;  // two per host
     std::vector<fs::path> directories;
     for (const char* name : {"pages-h1", "pages-h2"}) {
       directories.push_back(new_part(directory_.path(), fmt::format("{}/{}", cut, name)));
-      auto writer = PageWriter::create(directories.back(), {.guest_pages = guest_pages,
-                                                            .cut = cut_number(cut),
-                                                            .base_cut = cut == 1 ? CutId{} : cut_number(cut - 1)});
+      auto writer = PageWriter::create(
+          directories.back(),
+          {.guest_pages = guest_pages, .cut = cut_number(cut), .base_cut = cut == 1 ? CutId{} : cut_number(cut - 1)});
       EXPECT_TRUE(writer) << writer.error().text();
       writers.push_back(std::move(*writer));
     }
@@ -363,8 +397,8 @@ TEST_P(ImagePageHistoryTest, ABaseAndTenDeltasEqualAPlainMap) {
   for (int cut = 1; cut <= 11; ++cut) {
     run(dirty_, 100);
     std::vector<PagePart> parts = checkpoint(cut);
-    images.push_back({directory_.path() / std::to_string(cut) / "pages-h1",
-                      directory_.path() / std::to_string(cut) / "pages-h2"});
+    images.push_back(
+        {directory_.path() / std::to_string(cut) / "pages-h1", directory_.path() / std::to_string(cut) / "pages-h2"});
     std::vector<std::vector<PagePart>> list;
     for (const auto& directories : images) {
       list.emplace_back();

@@ -4,9 +4,12 @@
 #include <gmock/gmock.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
+#include <functional>
 #include <thread>
 
 #include "base/units.hpp"
@@ -387,6 +390,50 @@ TEST_P(ImagePageWriterTest, ThePageIsCopiedBeforeItsChecksumIsMade) {
   EXPECT_TRUE(PagePart::open(part())->verify());
 }
 
+// Runs in a forked copy of this process; 0 is success.
+int exit_code_of(const std::function<int()>& body) {
+  const pid_t child = ::fork();
+  EXPECT_GE(child, 0);
+  if (child == 0) ::_exit(body());
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+TEST_P(ImagePageWriterTest, WhatAKilledWriterLeavesIsRefused) {
+  EXPECT_EQ(exit_code_of([&] {
+              PageWriter writer = this->writer(600);
+              PageAppender appender = writer.appender();
+              for (std::uint64_t number = 0; number < 600; ++number)
+                (void)appender.put(PageNumber{number}, page_of(number), 0_round);
+              (void)appender.flush();
+              ::raise(SIGKILL);
+              return 0;
+            }),
+            1000 + SIGKILL);
+  EXPECT_GE(fs::file_size(log()), 512 * page_bytes);
+  auto opened = PagePart::open(part());
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, Errc::corrupt);
+}
+
+TEST_P(ImagePageWriterTest, AWriteThatIsCutShortIsAnError) {
+  EXPECT_EQ(exit_code_of([&] {
+              ::signal(SIGXFSZ, SIG_IGN);
+              const rlimit limit{1_MiB + 100 * page_bytes, 1_MiB + 100 * page_bytes};
+              if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) return 1;
+              PageWriter writer = this->writer(600);
+              PageAppender appender = writer.appender();
+              Status put;
+              for (std::uint64_t number = 0; put && number < 600; ++number)
+                put = appender.put(PageNumber{number}, page_of(number + 1), 0_round);
+              if (put || put.error().code != Errc::io) return 2;
+              return writer.finish(all_pages(600)) ? 3 : 0;
+            }),
+            0);
+  EXPECT_TRUE(fs::is_empty(part()));
+}
+
 // In a child with a mount namespace of its own: a tmpfs of 4 MiB is the full disk.
 enum Outcome { as_expected = 0, cannot_mount = 77 };
 
@@ -440,14 +487,9 @@ int fill_a_small_disk(const fs::path& disk) {
 
 TEST(ImagePagesFullDiskTest, IsAnErrorAndLeavesNoPart) {
   TemporaryDirectory directory;
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) ::_exit(fill_a_small_disk(directory.path()));
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFEXITED(status));
-  if (WEXITSTATUS(status) == cannot_mount) GTEST_SKIP() << "needs the right to mount a tmpfs";
-  EXPECT_EQ(WEXITSTATUS(status), as_expected);
+  const int code = exit_code_of([&] { return fill_a_small_disk(directory.path()); });
+  if (code == cannot_mount) GTEST_SKIP() << "needs the right to mount a tmpfs";
+  EXPECT_EQ(code, as_expected);
 }
 
 }  // namespace
