@@ -1,14 +1,18 @@
 #include "spec/spec.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <random>
 
+#include "base/units.hpp"
 #include "spec/check.hpp"
 
 namespace yado::spec {
 namespace {
+
+using testing::HasSubstr;
 
 const Environment environment{{"SHARED", "/shared"}, {"NUL", std::string("a\0b", 3)}};
 
@@ -120,7 +124,7 @@ TEST(SpecTest, AWrongWordNamesItsPlaceAndWhatIsAllowed) {
             "site.toml:9:11: policy.standby: \"warm\" is not one of cold, image, frozen");
   EXPECT_EQ(error_of(with_policy("consistency = \"eventual\"\n")),
             "site.toml:9:15: policy.consistency: \"eventual\" is not one of shared, exclusive");
-  EXPECT_EQ(error_of("kind = \"vm\"\n" + std::string(smallest)), "site.toml:1:8: kind: \"vm\" is not container");
+  EXPECT_EQ(error_of("kind = \"capsule\"\n" + std::string(smallest)), "site.toml:1:8: kind: \"capsule\" is not one of container, vm");
 }
 
 TEST(SpecTest, WhatIsNoTomlSaysWhere) {
@@ -142,6 +146,35 @@ TEST(SpecTest, MissingKeysAreNamed) {
             "site.toml:8:1: container.mounts[0].target: is missing");
 }
 
+constexpr std::string_view machine = R"(name = "big"
+kind = "vm"
+[vm]
+kernel = "/guest/kernel"
+disks = ["/guest/disk.qcow2"]
+memory = "256MiB"
+[service]
+hosts = ["big.test"]
+port = 80
+)";
+
+TEST(SpecTest, AVirtualMachineHasNoContainerAndStartsCold) {
+  const auto spec = parse(machine, "big.toml", {});
+  ASSERT_TRUE(spec) << spec.error().text();
+  EXPECT_EQ(spec->kind, Kind::vm);
+  EXPECT_EQ(spec->vm.memory_bytes, 256_MiB);
+  EXPECT_EQ(spec->vm.disks, std::vector<std::string>{"/guest/disk.qcow2"});
+  EXPECT_EQ(spec->policy.standby, StandbyLevel::cold) << "the only level there is for it";
+
+  const std::string text(machine);
+  EXPECT_THAT(parse(text + "[policy]\nstandby = \"image\"\n", "big.toml", {}).error().message,
+              HasSubstr("big.toml:11:11: policy.standby: a VM can only have"));
+  EXPECT_THAT(parse(text + "[container]\nroot = \"/r\"\ncommand = [\"c\"]\n", "big.toml", {}).error().message,
+              HasSubstr("container: a workload of kind \"vm\" has none"));
+  std::string odd = text;
+  odd.replace(odd.find("256MiB"), 6, "3MiB");
+  EXPECT_THAT(parse(odd, "big.toml", {}).error().message, HasSubstr("big.toml:6:10: vm.memory: 3145728 bytes"));
+}
+
 TEST(SpecTest, UnknownKeysAreRefusedWithTheNearestOrTheRightPlace) {
   EXPECT_EQ(error_of(with("command", "comand = [\"a\"]\ncommand = [\"a\"]")),
             "site.toml:4:1: container: unknown key \"comand\", did you mean \"command\"?");
@@ -152,7 +185,7 @@ TEST(SpecTest, UnknownKeysAreRefusedWithTheNearestOrTheRightPlace) {
   EXPECT_EQ(error_of(with("port", "port = 1\nready = { pat = \"/\" }")),
             "site.toml:8:11: service.ready: unknown key \"pat\", did you mean \"path\"?");
   EXPECT_EQ(error_of("volumes = 1\n" + std::string(smallest)),
-            "site.toml:1:1: unknown key \"volumes\"; allowed are name, kind, container, service, policy");
+            "site.toml:1:1: unknown key \"volumes\"; allowed are name, kind, container, vm, service, policy");
 }
 
 TEST(SpecTest, AWrongTypeSaysWhatStandsThere) {
