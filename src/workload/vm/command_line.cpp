@@ -85,13 +85,16 @@ std::vector<std::string> build(const CommandLine& call) {
   add("-device", fmt::format("pvpanic-pci,addr={:#x}", panic_slot));
 
   for (std::size_t i = 0; i < spec.disks.size(); ++i) {
-    const std::string base = fmt::format("base{}", i), overlay = fmt::format("disk{}", i);
-    // The base is named here, whatever path the overlay's header holds: on another host it may lie elsewhere.
-    add_object("-blockdev", {{"node-name", base}, {"driver", name_of(call.base_formats[i])}, {"read-only", true},
+    // Who lies on what is said here, whatever paths the layers' headers hold: on another host they may be others.
+    std::string below = fmt::format("base-{}", i);
+    add_object("-blockdev", {{"node-name", below}, {"driver", name_of(call.base_formats[i])}, {"read-only", true},
                              {"file", {{"driver", "file"}, {"filename", spec.disks[i].native()}}}});
-    add_object("-blockdev", {{"node-name", overlay}, {"driver", "qcow2"}, {"backing", base}, {"discard", "unmap"},
-                             {"file", {{"driver", "file"}, {"filename", call.overlays[i].native()}, {"discard", "unmap"}}}});
-    add("-device", fmt::format("virtio-blk-pci,drive={},addr={:#x}", overlay, first_disk_slot + static_cast<int>(i)));
+    for (const fs::path& layer : call.layers[i]) {
+      add_object("-blockdev", {{"node-name", node_of(layer)}, {"driver", "qcow2"}, {"backing", below}, {"discard", "unmap"},
+                               {"file", {{"driver", "file"}, {"filename", layer.native()}, {"discard", "unmap"}}}});
+      below = node_of(layer);
+    }
+    add("-device", fmt::format("virtio-blk-pci,drive={},addr={:#x}", below, first_disk_slot + static_cast<int>(i)));
   }
   if (call.network_card) {
     add("-netdev", fmt::format("tap,id=net0,fd={},vhost=off", tap_descriptor));

@@ -23,7 +23,7 @@ struct CommandLine {
   const Qemu& qemu;
   std::string machine;                           ///< "q35", or the exact version of an image's
   std::vector<DiskFormat> base_formats;          ///< of spec.disks
-  std::vector<std::filesystem::path> overlays;   ///< of spec.disks
+  std::vector<std::vector<std::filesystem::path>> layers;  ///< of spec.disks, oldest first
   bool network_card = false;
   bool incoming = false;                         ///< wait for a device state instead of starting at the firmware
 };

@@ -24,7 +24,7 @@ class CommandLineTest : public ::testing::Test {
     spec_.kernel = "/k";
     spec_.memory_bytes = 256_MiB;
   }
-  std::vector<std::string> built() { return build({.spec = spec_, .qemu = qemu_, .machine = "pc-q35-7.2", .base_formats = formats_, .overlays = overlays_, .network_card = spec_.mac.has_value()}); }
+  std::vector<std::string> built() { return build({.spec = spec_, .qemu = qemu_, .machine = "pc-q35-7.2", .base_formats = formats_, .layers = layers_, .network_card = spec_.mac.has_value()}); }
   static std::string after(const std::vector<std::string>& all, const std::string& option) {
     const auto found = std::find(all.begin(), all.end(), option);
     return found == all.end() || found + 1 == all.end() ? "" : *(found + 1);
@@ -37,7 +37,7 @@ class CommandLineTest : public ::testing::Test {
   VmSpec spec_;
   Qemu qemu_;
   std::vector<DiskFormat> formats_;
-  std::vector<fs::path> overlays_;
+  std::vector<std::vector<fs::path>> layers_;
   image::TemporaryDirectory directory_;
 };
 
@@ -72,17 +72,18 @@ TEST_F(CommandLineTest, TheAcceleratorIsTheOneThatWasChosen) {
   EXPECT_EQ(after(built(), "-cpu"), "host");
 }
 
-TEST_F(CommandLineTest, ADiskIsAnOverlayOnAReadOnlyBaseWhateverItsPath) {
+TEST_F(CommandLineTest, ADiskIsLayersOnAReadOnlyBaseWhateverItsPath) {
   spec_.disks = {"/base,with\"odd name"};
   formats_ = {DiskFormat::raw};
-  overlays_ = {"/overlay"};
+  layers_ = {{"/i/disk-0.qcow2", "/i/disk-0.3.qcow2"}};
   const auto all = built();
   const std::string base = after(all, "-blockdev");
   EXPECT_THAT(base, HasSubstr(R"("filename":"/base,with\"odd name")"));
   EXPECT_THAT(base, HasSubstr(R"("read-only":true)"));
   EXPECT_THAT(base, HasSubstr(R"("driver":"raw")"));
-  EXPECT_THAT(all, Contains(HasSubstr(R"("backing":"base0")")));
-  EXPECT_THAT(all, Contains(HasSubstr("virtio-blk-pci,drive=disk0")));
+  EXPECT_THAT(all, Contains(HasSubstr(R"("backing":"base-0")")));
+  EXPECT_THAT(all, Contains(HasSubstr(R"("backing":"disk-0")")));
+  EXPECT_THAT(all, Contains(HasSubstr("virtio-blk-pci,drive=disk-0.3,")));
 }
 
 TEST_F(CommandLineTest, ANetworkCardHasItsAddressAndTheTapsDescriptor) {

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <map>
 #include <memory>
+#include <optional>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view qcow2_magic{"QFI\xfb", 4};
+constexpr std::string_view layer_suffix = ".qcow2";
 constexpr std::size_t page_bytes = 4096;
 constexpr std::size_t chunk_bytes = 1 << 20;
 
@@ -52,6 +56,27 @@ Status write_nonzero(const os::Fd& to, const char* data, std::size_t bytes, off_
   return {};
 }
 
+/// The number in "disk-0.7.qcow2", 0 for "disk-0.qcow2"; none for any other file.
+std::optional<std::uint64_t> layer_number(std::string_view name, std::size_t disk) {
+  const std::string prefix = fmt::format("disk-{}", disk);
+  if (!name.starts_with(prefix) || !name.ends_with(layer_suffix) || name.size() < prefix.size() + layer_suffix.size()) return std::nullopt;
+  name.remove_prefix(prefix.size());
+  name.remove_suffix(layer_suffix.size());
+  if (name.empty()) return 0;
+  std::uint64_t number = 0;
+  const auto parsed = std::from_chars(name.data() + 1, name.data() + name.size(), number);
+  if (name[0] != '.' || parsed.ec != std::errc() || parsed.ptr != name.data() + name.size() || number == 0) return std::nullopt;
+  return number;
+}
+
+std::map<std::uint64_t, fs::path> numbered_layers(const fs::path& directory, std::size_t disk) {
+  std::map<std::uint64_t, fs::path> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(directory, ignored))
+    if (const auto number = layer_number(entry.path().filename().native(), disk)) found.emplace(*number, entry.path());
+  return found;
+}
+
 /// Runs a program of QEMU's that answers with its exit status and a few lines.
 Status run_tool(std::vector<std::string> arguments, nanoseconds limit) {
   const std::string name = fmt::format("{} {}", arguments[0], arguments.size() > 1 ? arguments[1] : "");
@@ -81,6 +106,21 @@ Result<DiskFormat> format_of(const fs::path& base) {
   if (::pread(file.get(), magic.data(), magic.size(), 0) < 0) return fail_errno(fmt::format("read {}", base.native()));
   return std::string_view(magic.data(), magic.size()) == qcow2_magic ? DiskFormat::qcow2 : DiskFormat::raw;
 }
+
+std::vector<fs::path> layers_of(const fs::path& directory, std::size_t disk) {
+  std::vector<fs::path> layers;
+  for (auto& [number, path] : numbered_layers(directory, disk)) layers.push_back(path);
+  return layers;
+}
+
+fs::path first_layer(const fs::path& directory, std::size_t disk) { return directory / fmt::format("disk-{}{}", disk, layer_suffix); }
+
+fs::path next_layer(const fs::path& directory, std::size_t disk) {
+  const auto there = numbered_layers(directory, disk);
+  return there.empty() ? first_layer(directory, disk) : directory / fmt::format("disk-{}.{}{}", disk, there.rbegin()->first + 1, layer_suffix);
+}
+
+std::string node_of(const fs::path& layer) { return layer.stem().native(); }
 
 Status make_overlay(const Qemu& qemu, const fs::path& base, const fs::path& overlay) {
   YADO_ASSIGN(const DiskFormat format, format_of(base), "overlay");

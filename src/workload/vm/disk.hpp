@@ -1,8 +1,15 @@
 #pragma once
-// Disks as files: a base image that is never written, and a qcow2 overlay per instance with what the instance wrote.
+// Disks as files: a base image that is never written, and per instance qcow2 layers with what the instance wrote.
+//
+//   base image  ◀─ disk-0.qcow2 ◀─ disk-0.1.qcow2 ◀─ … ◀─ disk-0.K.qcow2    only the last one is written
+//
+// A save seals the last layer by putting a new one on top (disk_seal.hpp), and can then copy what is sealed while the
+// guest runs. A layer is called the same in QEMU as its file, without ".qcow2".
 
 #include <filesystem>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.hpp"
 #include "os/fd.hpp"
@@ -16,6 +23,14 @@ std::string_view name_of(DiskFormat format);
 /// By the file's first bytes, once, of a base image only: QEMU must never guess, because a guest with a raw disk could
 /// write a qcow2 header into it that names any file of the host. Error `not_found`.
 Result<DiskFormat> format_of(const std::filesystem::path& base);
+
+/// The layers of an instance's disk that are in a directory, oldest first; empty: none. Numbers may be missing.
+std::vector<std::filesystem::path> layers_of(const std::filesystem::path& directory, std::size_t disk);
+std::filesystem::path first_layer(const std::filesystem::path& directory, std::size_t disk);
+/// The one above: not there yet.
+std::filesystem::path next_layer(const std::filesystem::path& directory, std::size_t disk);
+/// QEMU's name of a layer.
+std::string node_of(const std::filesystem::path& layer);
 
 /// A new, empty overlay, as large as its base. Replaces nothing: `already_exists`.
 Status make_overlay(const Qemu& qemu, const std::filesystem::path& base, const std::filesystem::path& overlay);

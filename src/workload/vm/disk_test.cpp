@@ -103,6 +103,15 @@ TEST_F(DiskTest, TheFormatIsReadFromTheFirstBytes) {
   EXPECT_EQ(format_of(path("missing")).error().code, Errc::not_found);
 }
 
+TEST_F(DiskTest, LayersAreFoundInTheOrderOfTheirNumbersAndNothingElseIs) {
+  EXPECT_TRUE(layers_of(directory_.path(), 0).empty());
+  EXPECT_EQ(next_layer(directory_.path(), 0), path("disk-0.qcow2"));
+  for (const char* name : {"disk-0.10.qcow2", "disk-0.qcow2", "disk-0.9.qcow2", "disk-1.qcow2", "disk-0.x.qcow2", "disk-00.qcow2", "disk-0..qcow2", "disk-0.3", "disk-0.0.qcow2", "control"}) make(name, 0);
+  EXPECT_EQ(layers_of(directory_.path(), 0), (std::vector<fs::path>{path("disk-0.qcow2"), path("disk-0.9.qcow2"), path("disk-0.10.qcow2")}));
+  EXPECT_EQ(next_layer(directory_.path(), 0), path("disk-0.11.qcow2"));
+  EXPECT_EQ(node_of(path("disk-0.11.qcow2")), "disk-0.11");
+}
+
 TEST_F(DiskTest, AnOverlayIsSmallAndReplacesNothing) {
   if (!has_qemu_img()) GTEST_SKIP() << "needs qemu-img (package qemu-utils)";
   make("base", 64_MiB);

@@ -20,6 +20,7 @@
 #include "workload/vm/command_line.hpp"
 #include "workload/vm/device_state.hpp"
 #include "workload/vm/disk.hpp"
+#include "workload/vm/disk_seal.hpp"
 #include "workload/vm/sockets.hpp"
 #include "workload/vm/tap.hpp"
 
@@ -35,8 +36,6 @@ constexpr const char* driver = "vm-1";
 constexpr QemuVersion oldest{7, 2, 0};
 constexpr const char* newest_machine = "q35";
 constexpr int console_room_bytes = 4 << 20;
-
-std::string disk_name(std::size_t index) { return fmt::format("disk-{}.qcow2", index); }
 
 /// Guest memory as a file without a name: nothing is left of it when the last descriptor is closed.
 Result<os::Fd> make_memory(std::uint64_t bytes) {
@@ -85,7 +84,6 @@ struct Vm::State {
   os::Fd directory;
   os::Fd memory;
   std::string tap;
-  std::vector<fs::path> overlays;
   std::optional<Qmp> monitor;
   Console console;
   os::Fd words;  ///< QEMU's standard error
@@ -109,7 +107,6 @@ struct Vm::State {
     state->place = place;
     state->qemu = qemu;
     YADO_ASSIGN(state->directory, os::open_path(place.directory, O_RDONLY | O_DIRECTORY), "VM");
-    for (std::size_t i = 0; i < spec.disks.size(); ++i) state->overlays.push_back(place.directory / disk_name(i));
     YADO_ASSIGN(state->cgroup, os::Cgroup::create(place.cgroup), "VM");
     YADO_TRY(state->cgroup.limit({.cpus = spec.cpus}), "VM");
     YADO_ASSIGN(state->memory, make_memory(spec.memory_bytes), "VM");
@@ -118,10 +115,11 @@ struct Vm::State {
 
   /// Starts QEMU, standing still, and asks who it is.
   Status launch(const std::string& wanted_machine, bool incoming) {
-    CommandLine call{.spec = spec, .qemu = qemu, .machine = wanted_machine, .base_formats = {}, .overlays = overlays, .network_card = spec.mac.has_value(), .incoming = incoming};
-    for (const fs::path& disk : spec.disks) {
-      YADO_ASSIGN(const DiskFormat format, format_of(disk), "VM");
+    CommandLine call{.spec = spec, .qemu = qemu, .machine = wanted_machine, .base_formats = {}, .layers = {}, .network_card = spec.mac.has_value(), .incoming = incoming};
+    for (std::size_t i = 0; i < spec.disks.size(); ++i) {
+      YADO_ASSIGN(const DiskFormat format, format_of(spec.disks[i]), "VM");
       call.base_formats.push_back(format);
+      call.layers.push_back(layers_of(place.directory, i));
     }
     YADO_ASSIGN(SocketPair monitor_ends, make_socket_pair(), "VM");
     YADO_ASSIGN(SocketPair console_ends, make_socket_pair(), "VM");
@@ -255,10 +253,8 @@ Vm::~Vm() = default;
 
 Result<Vm> Vm::start(const VmSpec& spec, const Place& place, const Qemu& qemu, Begin begin) {
   YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, place, qemu), "start");
-  for (std::size_t i = 0; i < spec.disks.size(); ++i) {
-    Status made = make_overlay(qemu, spec.disks[i], state->overlays[i]);
-    if (!made && made.error().code != Errc::already_exists) return context(made.error(), "start");
-  }
+  for (std::size_t i = 0; i < spec.disks.size(); ++i)
+    if (layers_of(place.directory, i).empty()) YADO_TRY(make_overlay(qemu, spec.disks[i], first_layer(place.directory, i)), "start");
   YADO_TRY(state->launch(newest_machine, false), "start");
   if (begin == Begin::running) YADO_TRY(yado::vm::resume(*state->monitor, qemu.limit), "start");
   return Vm(std::move(state));
@@ -279,9 +275,11 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
   }
   if (property("machine").empty()) return fail(Errc::corrupt, "restore: the image's manifest lacks the property machine");
   for (std::size_t i = 0; i < spec.disks.size(); ++i) {
-    std::error_code ignored;
-    if (fs::exists(state->overlays[i], ignored)) return fail(Errc::conflict, "restore: {} exists: a restore needs a directory of its own", state->overlays[i].native());
-    YADO_TRY(copy_disk(image.disk / disk_name(i), state->overlays[i]), "restore");
+    if (!layers_of(place.directory, i).empty())
+      return fail(Errc::conflict, "restore: {} holds disks already: a restore needs a directory of its own", place.directory.native());
+    const auto saved = layers_of(image.disk, i);
+    if (saved.empty()) return fail(Errc::corrupt, "restore: the image has no disk {}", i);
+    for (const fs::path& layer : saved) YADO_TRY(copy_disk(layer, place.directory / layer.filename()), "restore");
   }
   YADO_TRY(memory.load(state->memory, spec.memory_bytes), "restore");
   YADO_TRY(state->launch(property("machine"), true), "restore");
@@ -300,6 +298,9 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   Qmp& qmp = *opened;
 
   Saved saved{.properties = state_->properties()};
+  const fs::path& directory = state_->place.directory;
+  const std::size_t disks = state_->spec.disks.size();
+  YADO_TRY(finish_merges(qmp, limit), "save");  // that a killed saver has left to QEMU
   YADO_ASSIGN(const std::string before, yado::vm::run_state(qmp, limit), "save");
   const bool runs = before == "running";
   std::optional<Error> failed;
@@ -315,13 +316,12 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     }
     return {};
   };
-  if (step(stand_still())) {
+  if (step(stand_still()) && step(seal_disks(qmp, directory, disks, limit))) {
     auto bytes = save_device_state(qmp, device_state / state_file, limit);
     if (step(bytes ? Status{} : context(bytes.error(), "save"))) saved.device_state_bytes = *bytes;
   }
-  // From here until the guest goes on, memory and disks are those of the device state.
+  // Until the guest goes on, its memory is that of the device state; what is sealed of its disks stays so.
   if (!failed) step(memory.save(state_->memory, state_->spec.memory_bytes));
-  for (std::size_t i = 0; !failed && i < state_->overlays.size(); ++i) step(copy_disk(state_->overlays[i], disk / disk_name(i)));
 
   if (runs)
     if (Status goes_on = yado::vm::resume(qmp, limit); !goes_on) return fail(goes_on.error().code, "save: {}; and the guest stands still: {}", failed ? failed->message : "all is saved", goes_on.error().message);
@@ -331,6 +331,9 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     YADO_ASSIGN(const std::chrono::microseconds resumed_at, time_of(qmp, "RESUME", limit), "save");
     saved.pause = resumed_at - stopped_at;
   }
+  YADO_TRY(copy_sealed(directory, disks, disk), "save");
+  // The image is complete; what cannot be merged now is with the next one.
+  if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
   return saved;
 }
 

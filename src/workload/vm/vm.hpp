@@ -7,7 +7,7 @@
 //     memory()    ─── shared file without a name ──  -object memory-backend-file
 //     process()   ◀── pidfd
 //   <directory>/control  ◀── QMP, one client at a time: whoever saves (perhaps a forked child)
-//   <directory>/disk-N.qcow2    what the instance wrote to its N-th disk
+//   <directory>/disk-N.qcow2, disk-N.K.qcow2    what the instance wrote to its N-th disk (disk.hpp)
 //
 // All calls block, each answer of QEMU at most Qemu::limit. The object belongs to one thread, the one that started or
 // restored it: the kernel kills QEMU when that thread ends (prctl(2) PR_SET_PDEATHSIG). Destruction kills QEMU and
@@ -74,8 +74,8 @@ class Vm {
   static Result<Vm> restore(const VmSpec& spec, const Place& place, const Qemu& qemu, const ImageParts& image,
                             MemoryPart& memory, Begin begin = Begin::running);
 
-  /// Writes devices, memory and disks of one instant into the two directories and `memory`; the guest stands still
-  /// meanwhile. Afterwards, also after an error, it is as it was before: running or paused. May run in a forked child of
+  /// Writes devices, memory and disks of one instant into the two directories and `memory`. The guest stands still for
+  /// devices and memory; disks are copied when it goes on. Also after an error it is as it was before, running or paused. May run in a forked child of
   /// the owner; if that is killed half-way, `resume` brings the guest back. Errors: `no_space`, `timed_out`
   /// (also when somebody else saves for so long), `application` when QEMU has ended.
   Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory) const;

@@ -292,6 +292,30 @@ TEST_F(VmProcessTest, TheGuestItselfMeasuresHowLongItStoodStill) {
   EXPECT_GT(away(), stood / 2) << "half of it is for a guest that sees its clock's edge late";
 }
 
+TEST_F(VmProcessTest, LayersOfManySavesAreMergedAndEveryImageIsRight) {
+  ASSERT_NO_FATAL_FAILURE(raise());
+  const fs::path directory = directory_.path() / "a";
+  std::vector<std::pair<Image, Saved>> images;
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
+    images.emplace_back(make_image(directory_.path() / fmt::format("image{}", i)), Saved());
+    auto saved = save(*vm_, images.back().first);
+    ASSERT_OK(saved);
+    images.back().second = *saved;
+    EXPECT_EQ(layers_of(directory, 0).size(), 2U);
+    expect_flawless(*vm_);
+  }
+  vm_.reset();
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    auto restored = restore(booted_->spec, place(fmt::format("r{}", i)), images[i].first, images[i].second);
+    ASSERT_OK(restored);
+    const auto values = verify(*restored);
+    ASSERT_OK(values);
+    EXPECT_TRUE(flawless(*values)) << i << ::testing::PrintToString(*values);
+    EXPECT_EQ(values->at("disk"), "same");
+  }
+}
+
 TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
   ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));

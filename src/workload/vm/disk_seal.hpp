@@ -1,0 +1,30 @@
+#pragma once
+// A running guest's disks at one instant: the layers written so far are sealed under new, empty ones, in constant time,
+// and copied afterwards while the guest goes on.
+//
+// After any interruption the files in the directory, in the order of their numbers, are still the disk: sealed layers are
+// merged downwards into the first one, and a layer whose content is in the first already only repeats it. That is why
+// merged layers are removed oldest first, and the one that is written is never merged.
+
+#include <cstddef>
+#include <filesystem>
+
+#include "base/error.hpp"
+#include "workload/vm/qmp.hpp"
+
+namespace yado::vm {
+
+/// A new layer on every disk, or on none. The guest must stand still. Errors: QEMU's words; `no_space` is one of them.
+Status seal_disks(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
+
+/// Copies the sealed layers of every disk. Error `no_space`.
+Status copy_sealed(const std::filesystem::path& directory, std::size_t disks, const std::filesystem::path& to);
+
+/// Merges what is sealed, so that each disk has at most two layers, and waits for merges that a killed saver has begun.
+/// `timed_out` when one makes no progress for `limit`. After an error the disk is as good as before, in more layers.
+Status merge_sealed(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
+
+/// Waits for the merges that are going on.
+Status finish_merges(Qmp& qmp, nanoseconds limit);
+
+}  // namespace yado::vm
