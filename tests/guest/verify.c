@@ -274,7 +274,9 @@ static void set_up(void) {
 
 int main(void) {
   set_up();
-  printf("GUEST up pages=%" PRIu64 " disk=%s button=%s\n", pages, disk < 0 ? "none" : "yes", button < 0 ? "none" : "yes");
+  if (disk >= 0 && pread(disk, sector(), sector_bytes, 0) == sector_bytes) disk_record = sector()[0];
+  printf("GUEST up pages=%" PRIu64 " disk=%s disk_record=%" PRIu64 " button=%s\n", pages, disk < 0 ? "none" : "yes", disk_record,
+         button < 0 ? "none" : "yes");
   fill();
   char mode = 'i';
   for (;;) {
@@ -285,7 +287,7 @@ int main(void) {
     switch (command) {
       case 'f': fill(); mode = 'i'; break;
       case 'v': verify(); mode = 'i'; break;
-      case 's': printf("GUEST is mode=%c writes=%" PRIu64 " longest_gap_us=%" PRIu64 "\n", mode, writes, longest_gap_us); break;
+      case 's': printf("GUEST is mode=%c writes=%" PRIu64 " disk_record=%" PRIu64 " longest_gap_us=%" PRIu64 "\n", mode, writes, disk_record, longest_gap_us); break;
       case 'c': compare_clocks(); last_look_us = 0; break;
       case 'p': panic(); break;
       case 'q': power_off(); break;

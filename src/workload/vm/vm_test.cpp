@@ -399,7 +399,7 @@ class StubbornMemory final : public MemoryPart {
 
 TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
   ASSERT_NO_FATAL_FAILURE(raise());
-  ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
   const Image image = make_image(directory_.path() / "image");
   auto reached = os::make_pipe();
   ASSERT_OK(reached);
@@ -417,8 +417,14 @@ TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
   saver->kill();
   ASSERT_OK(vm_->resume());
   expect_flawless(*vm_);
-  ASSERT_OK(save(*vm_, make_image(directory_.path() / "next")));
+  const Image next = make_image(directory_.path() / "next");
+  const auto saved = save(*vm_, next);
+  ASSERT_OK(saved);
   expect_flawless(*vm_);
+  EXPECT_EQ(layers_of(directory_.path() / "a", 0).size(), 2U) << "the killed saver's layer is merged too";
+  auto restored = restore(booted_->spec, place("b"), next, *saved);
+  ASSERT_OK(restored);
+  expect_flawless(*restored);
 }
 
 TEST_F(VmProcessTest, QemuKilledDuringTheSaveIsSaidAndNothingHangs) {
@@ -545,18 +551,59 @@ TEST_F(VmProcessTest, AClientsConnectionLivesThroughSaveAndRestore) {
   EXPECT_EQ(end->reason, "the guest powered off");
 }
 
-TEST_F(VmProcessTest, TheDiskOutlivesAKilledQemuAndIsUsedAgain) {
+TEST_F(VmProcessTest, TheDiskOutlivesAQemuKilledDuringASaveAndIsUsedAgain) {
   const VmSpec spec = booted_->spec;
   const Place where = place("a");
   ASSERT_NO_FATAL_FAILURE(boot(spec, where));
   ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
+  ASSERT_OK(save(*vm_, make_image(directory_.path() / "image")));
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
+  ASSERT_NO_FATAL_FAILURE(order(*vm_, "i"));
+  ASSERT_OK(vm_->console().send("s"));
+  const auto before = vm_->console().wait_for("GUEST is", hang);
+  ASSERT_OK(before);
+  const Image second = make_image(directory_.path() / "second");
+  StubbornMemory memory([&]() -> Status {
+    ::kill(vm_->process().pid(), SIGKILL);
+    return {};
+  });
+  ASSERT_FALSE(vm_->save(second.device_state, second.disk, memory));
+  vm_.reset();
+  EXPECT_EQ(layers_of(where.directory, 0).size(), 3U) << "sealed, sealed again, and the new one";
+  auto again = Vm::start(spec, where, qemu());
+  ASSERT_OK(again);
+  const auto up = again->console().wait_for("GUEST up", hang);
+  ASSERT_OK(up);
+  EXPECT_EQ(values_of(*up)["disk_record"], values_of(*before)["disk_record"]);
+  EXPECT_NE(values_of(*up)["disk_record"], "0");
+}
+
+TEST_F(VmProcessTest, NoRoomForANewLayerIsAnErrorAndTheGuestRunsOn) {
+  ASSERT_OK(os::enter_private_mounts());
+  const Place where = place("a");
+  const auto tmpfs = os::make_tmpfs(4_MiB);
+  ASSERT_OK(tmpfs);
+  const auto mounted = os::attach_mount(*tmpfs, where.directory);
+  ASSERT_OK(mounted);
+  {
+    auto restored = restore(booted_->spec, where, make_image(booted_->directory.path() / "image"), *booted_->saved);
+    ASSERT_OK(restored);
+    vm_.emplace(std::move(*restored));
+  }
+  const fs::path filler = where.directory / "filler";
+  auto file = os::open_path(filler, O_WRONLY | O_CREAT, 0600);
+  ASSERT_OK(file);
+  const std::string block(4096, 'x');
+  while (::write(file->get(), block.data(), block.size()) > 0) {}
+  const auto saved = save(*vm_, make_image(directory_.path() / "image"));
+  ASSERT_FALSE(saved);
+  EXPECT_EQ(saved.error().code, Errc::no_space) << saved.error().text();
+  EXPECT_EQ(vm_->run_state().value_or(""), "running");
+  fs::remove(filler);
+  file->reset();
+  ASSERT_OK(save(*vm_, make_image(directory_.path() / "next")));
   expect_flawless(*vm_);
   vm_.reset();
-  auto overlay = os::open_path(where.directory / "disk-0.qcow2", O_RDONLY);
-  ASSERT_OK(overlay);
-  EXPECT_EQ(format_of(where.directory / "disk-0.qcow2").value_or(DiskFormat::raw), DiskFormat::qcow2);
-  ASSERT_NO_FATAL_FAILURE(boot(spec, where));
-  expect_flawless(*vm_);
 }
 
 }  // namespace
