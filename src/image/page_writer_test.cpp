@@ -201,6 +201,23 @@ TEST_P(ImagePageWriterTest, ThePlaceOfADuplicateLivesAsLongAsAnyOfItsPages) {
   expect_holds(model);
 }
 
+TEST_P(ImagePageWriterTest, ADeadPlaceIsNotUsedAgain) {
+  constexpr std::uint64_t pages = 256;
+  PageWriter writer = this->writer(pages);
+  PageAppender appender = writer.appender();
+  MemoryModel model;
+  // One contents everywhere, then nowhere for so long that its slot is punched out, then everywhere again.
+  for (std::uint32_t round = 0; round < 6; ++round)
+    for (std::uint64_t number = 0; number < pages; ++number) {
+      model[number] = round == 0 || round == 5 ? 7 : 1000 * round + number;
+      ASSERT_OK(appender.put(PageNumber{number}, page_of(model[number]), Round{round}));
+      if (number == 100) ASSERT_OK(appender.flush());
+    }
+  ASSERT_OK(appender.flush());
+  ASSERT_OK(writer.finish(all_pages(pages)));
+  expect_holds(model);
+}
+
 TEST_P(ImagePageWriterTest, DeadVersionsArePunchedOutWhileTheLogGrows) {
   constexpr std::uint64_t pages = 2048;
   PageWriter writer = this->writer(pages);
