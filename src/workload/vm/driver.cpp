@@ -1,7 +1,16 @@
 #include "workload/vm/driver.hpp"
 
+#include <algorithm>
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+
 #include "base/log.hpp"
 #include "net/guest_network.hpp"
+#include "net/host_network.hpp"
+#include "os/clock.hpp"
+#include "workload/vm/pages_memory.hpp"
 #include "workload/vm/vm.hpp"
 
 namespace yado::vm {
@@ -9,13 +18,35 @@ namespace {
 
 constexpr nanoseconds freeze_limit = 10s;
 
-std::unexpected<Error> no_images() {
-  return fail(Errc::unsupported, "images of VMs are not built yet: a VM is started cold, from its base disks");
+/// Below this share of one processor a guest counts as idle: its timers tick on.
+constexpr double idle_share = 0.2;
+
+Result<std::filesystem::path> part(const workload::PartDirectories& parts, const std::string& name) {
+  const auto found = parts.find(name);
+  if (found == parts.end()) return fail(Errc::corrupt, "an image of a VM has a part \"{}\"; this one has none", name);
+  return found->second;
+}
+
+/// Whether the guest takes a connection at its service's port; nothing is sent.
+Result<bool> listens(std::uint16_t port, nanoseconds limit) {
+  const os::Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return fail_errno("socket");
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(port);
+  to.sin_addr.s_addr = net::instance_address.network_order();
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0) return true;
+  if (errno != EINPROGRESS) return false;
+  pollfd done{socket.get(), POLLOUT, 0};
+  if (::poll(&done, 1, static_cast<int>(limit / 1ms)) <= 0) return false;
+  int error = 0;
+  socklen_t size = sizeof error;
+  return ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
 }
 
 class VmInstance final : public workload::Instance {
  public:
-  explicit VmInstance(Vm vm) : vm_(std::move(vm)) {}
+  VmInstance(Vm vm, std::uint16_t port, bool paused) : vm_(std::move(vm)), port_(port), paused_(paused) {}
 
   const os::Pidfd& process() const override { return vm_.process(); }
   Result<std::optional<os::ExitStatus>> reap() override {
@@ -35,6 +66,7 @@ class VmInstance final : public workload::Instance {
   Status freeze() override { return vm_.cgroup().freeze(freeze_limit); }
   Status thaw(const std::function<void()>& running) override {
     YADO_TRY(vm_.cgroup().thaw(), "thaw");
+    if (std::exchange(paused_, false)) YADO_TRY(vm_.resume(), "thaw");
     if (running) running();
     return {};
   }
@@ -51,39 +83,91 @@ class VmInstance final : public workload::Instance {
     return use.qemu;
   }
 
-  Result<workload::Properties> checkpoint(const workload::PartDirectories&) const override { return no_images(); }
+  Result<workload::Properties> checkpoint(const workload::PartDirectories& parts) const override {
+    YADO_ASSIGN(const std::filesystem::path state, part(parts, "device-state"), "checkpoint");
+    YADO_ASSIGN(const std::filesystem::path disk, part(parts, "disk"), "checkpoint");
+    YADO_ASSIGN(const std::filesystem::path pages, part(parts, "memory"), "checkpoint");
+    PagesMemory memory(pages);
+    YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
+    return std::move(saved.properties);
+  }
   Result<os::ExitStatus> exec(const std::vector<std::string>&, const workload::ExecIo&) const override {
     return fail(Errc::unsupported, "exec does not reach into a VM: ask its service, or see `yado logs` for its console");
   }
-  Result<workload::StartupTimes> wait_startup(nanoseconds, nanoseconds) const override { return no_images(); }
+  Result<workload::StartupTimes> wait_startup(nanoseconds already, nanoseconds limit) const override {
+    const Instant begun = os::now();
+    workload::StartupTimes times;
+    const auto passed = [&] { return os::now() - begun; };
+    // Nobody outside is told when a guest begins to listen: asked again after a share of the time that has passed.
+    const auto wait = [&](nanoseconds time) -> Status {
+      if (passed() > limit) return fail(Errc::timed_out, "the guest's start-up is not complete after {:.0f} ms", to_ms(already + limit));
+      YADO_ASSIGN(const bool gone, vm_.process().ended_within(time), "start-up");
+      if (gone) return fail(Errc::application, "QEMU ended before the guest listened on port {}", port_);
+      return {};
+    };
+    for (;;) {
+      YADO_ASSIGN(const bool there, listens(port_, limit), "start-up");
+      if (there) break;
+      YADO_TRY(wait(std::clamp<nanoseconds>((already + passed()) / 16, 1ms, 100ms)), "start-up");
+    }
+    times.listening = passed();
+    const nanoseconds window = std::max<nanoseconds>((already + times.listening) / 8, 100ms);
+    for (;;) {
+      YADO_ASSIGN(const os::CgroupUse before, vm_.cgroup().use(), "start-up");
+      YADO_TRY(wait(window), "start-up");
+      YADO_ASSIGN(const os::CgroupUse after, vm_.cgroup().use(), "start-up");
+      if (after.cpu - before.cpu < window * idle_share) break;
+    }
+    times.settled = passed();
+    return times;
+  }
 
  private:
   Vm vm_;
+  std::uint16_t port_;
+  bool paused_;
 };
 
 class VmDriver final : public workload::Driver {
  public:
-  VmDriver(VmSpec spec, Place place) : spec_(std::move(spec)), place_(std::move(place)) {}
+  VmDriver(VmSpec spec, Place place, std::uint16_t port) : spec_(std::move(spec)), place_(std::move(place)), port_(port) {}
 
   Result<std::unique_ptr<workload::Instance>> start() override {
-    YADO_ASSIGN(const os::Netns here, os::Netns::current(), "VM");
-    YADO_TRY(net::give_address_to_guest(here), "VM");
-    const Qemu qemu{.accelerator = choose_accelerator()};
-    log::info("{} for {}: {}", name_of(qemu.accelerator.kind), spec_.name, qemu.accelerator.why);
+    YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
     YADO_ASSIGN(Vm vm, Vm::start(spec_, place_, qemu), "VM");
-    return std::make_unique<VmInstance>(std::move(vm));
+    return std::make_unique<VmInstance>(std::move(vm), port_, false);
   }
-  Result<std::unique_ptr<workload::Instance>> restore(const workload::ImageParts&, bool) override { return no_images(); }
-  Status can_checkpoint() const override { return no_images(); }
+  Result<std::unique_ptr<workload::Instance>> restore(const workload::ImageParts& image, bool frozen) override {
+    ImageParts parts{.properties = image.properties};
+    YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
+    YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
+    YADO_ASSIGN(const std::filesystem::path pages, part(image.directories, "memory"), "VM");
+    PagesMemory memory(pages);
+    YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
+    YADO_ASSIGN(Vm vm, Vm::restore(spec_, place_, qemu, parts, memory, frozen ? Begin::paused : Begin::running), "VM");
+    auto restored = std::make_unique<VmInstance>(std::move(vm), port_, frozen);
+    if (frozen) YADO_TRY(restored->freeze(), "VM");
+    return restored;
+  }
+  Status can_checkpoint() const override { return {}; }
 
  private:
+  Result<Qemu> prepare() const {
+    YADO_ASSIGN(const os::Netns here, os::Netns::current(), "network");
+    YADO_TRY(net::give_address_to_guest(here), "network");
+    Qemu qemu{.accelerator = choose_accelerator()};
+    log::info("{} for {}: {}", name_of(qemu.accelerator.kind), spec_.name, qemu.accelerator.why);
+    return qemu;
+  }
+
   VmSpec spec_;
   Place place_;
+  std::uint16_t port_;
 };
 
 }  // namespace
 
-std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSpec& spec, Place place) {
+std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSpec& spec, Place place, std::uint16_t port) {
   VmSpec wanted{.name = std::move(name),
                 .kernel = spec.kernel,
                 .initramfs = spec.initramfs,
@@ -94,7 +178,7 @@ std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSp
                 .mac = net::guest_mac(),
                 .cpus = spec.cpus};
   place.bridge = net::guest_bridge;
-  return std::make_unique<VmDriver>(std::move(wanted), std::move(place));
+  return std::make_unique<VmDriver>(std::move(wanted), std::move(place), port);
 }
 
 }  // namespace yado::vm

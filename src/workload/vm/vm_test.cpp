@@ -427,6 +427,29 @@ TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
   expect_flawless(*restored);
 }
 
+TEST_F(VmProcessTest, NothingRunsWithoutItsOwner) {
+  const Place where = place("a");
+  auto told = os::make_pipe();
+  ASSERT_OK(told);
+  auto owner = os::fork_child([&] {
+    auto started = Vm::start(booted_->spec, where, qemu());
+    if (!started || !os::write_all(told->write, fmt::format("{}\n", started->process().pid()))) return 1;
+    ::pause();
+    return 0;
+  }, SIGKILL);
+  ASSERT_OK(owner);
+  ASSERT_TRUE(os::readable_within(told->read.get(), hang).value_or(false));
+  char text[32] = "";
+  ASSERT_GT(::read(told->read.get(), text, sizeof text - 1), 0);
+  const auto orphan = os::Pidfd::open(std::atoi(text));
+  ASSERT_OK(orphan);
+  owner->kill();
+  EXPECT_TRUE(orphan->ended_within(hang).value_or(false));
+  auto group = os::Cgroup::open(where.cgroup);  // what a supervisor's janitor clears away
+  ASSERT_OK(group);
+  EXPECT_TRUE(group->remove().has_value());
+}
+
 TEST_F(VmProcessTest, QemuKilledDuringTheSaveIsSaidAndNothingHangs) {
   ASSERT_NO_FATAL_FAILURE(raise());
   const Image image = make_image(directory_.path() / "image");
