@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 
 #include "image/file_io.hpp"
 #include "image/page_files.hpp"
@@ -26,6 +27,13 @@ Result<PageIndex> read_index(const std::filesystem::path& path) {
   return index;
 }
 
+// Reading over less than this costs less than asking once more.
+constexpr Slot longest_gap = 16;
+
+struct FreeAligned {
+  void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t(page_bytes)); }
+};
+
 Result<os::Fd> open_log(const std::filesystem::path& path, const PageIndex& index) {
   YADO_TAKE(os::Fd log, os::open_path(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
   struct stat status {};
@@ -38,25 +46,27 @@ Result<os::Fd> open_log(const std::filesystem::path& path, const PageIndex& inde
 
 }  // namespace
 
-PagePart::PagePart(std::string name, PageIndex index, os::Fd log)
-    : name_(std::move(name)), index_(std::move(index)), log_(std::move(log)) {}
+PagePart::PagePart(std::string name, PageIndex index, os::Fd log, os::Fd bulk)
+    : name_(std::move(name)), index_(std::move(index)), log_(std::move(log)), bulk_(std::move(bulk)) {}
 
 Result<PagePart> PagePart::open(const std::filesystem::path& directory, Log log) {
   std::string name = directory.filename().native();
   const std::string doing = fmt::format("part {}", name);
   YADO_ASSIGN(PageIndex index, read_index(directory / index_file), doing);
-  if (log == Log::elsewhere) return PagePart(std::move(name), std::move(index), os::Fd());
+  if (log == Log::elsewhere) return PagePart(std::move(name), std::move(index), os::Fd(), os::Fd());
   YADO_ASSIGN(os::Fd file, open_log(directory / log_file, index), doing);
-  return PagePart(std::move(name), std::move(index), std::move(file));
+  YADO_ASSIGN(os::Fd bulk, open_log(directory / log_file, index), doing);
+  (void)::fcntl(bulk.get(), F_SETFL, O_DIRECT);  // a file system that knows no such thing reads through its cache
+  return PagePart(std::move(name), std::move(index), std::move(file), std::move(bulk));
 }
 
 std::unexpected<Error> PagePart::wrong(Errc code, const PlacedPage& page, std::string_view what) const {
   return fail(code, "part {}: page {} ({} offset {}): {}", name_, page.page, log_file, page.record.log_offset(), what);
 }
 
-Status PagePart::read_log(std::span<std::byte> bytes, const PlacedPage& first) const {
-  if (!log_.valid()) return wrong(Errc::unavailable, first, "the log is on another host");
-  auto got = read_at(log_, bytes, first.record.log_offset());
+Status PagePart::read_log(const os::Fd& log, std::span<std::byte> bytes, const PlacedPage& first) const {
+  if (!log.valid()) return wrong(Errc::unavailable, first, "the log is on another host");
+  auto got = read_at(log, bytes, first.record.log_offset());
   if (!got) return wrong(got.error().code, first, got.error().message);
   if (*got != bytes.size()) return wrong(Errc::corrupt, first, "the log became shorter");
   return {};
@@ -78,7 +88,7 @@ Status PagePart::read(const PlacedPage& page, PageBuffer contents) const {
     std::ranges::fill(contents, std::byte{});
     return {};
   }
-  YADO_PASS(read_log(contents, page));
+  YADO_PASS(read_log(log_, contents, page));
   return compare(page, contents);
 }
 
@@ -98,17 +108,17 @@ void sort_in_file_order(std::vector<PlacedPage>& pages) {
 }
 
 Status PagePart::scan(std::span<const PlacedPage> pages, const PageVisitor& visit) const {
-  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(extent_slots * page_bytes);
+  const std::unique_ptr<std::byte[], FreeAligned> buffer(
+      static_cast<std::byte*>(::operator new[](extent_slots* page_bytes, std::align_val_t(page_bytes))));
   while (!pages.empty() && !pages.front().record.zero()) {
-    // As many as lie without a gap: what is between belongs to dead records.
     const Slot first = pages.front().record.slot;
     std::size_t count = 1;
     while (count < pages.size() && !pages[count].record.zero() &&
-           pages[count].record.slot - pages[count - 1].record.slot <= 1 &&
+           pages[count].record.slot - pages[count - 1].record.slot <= longest_gap &&
            pages[count].record.slot - first < extent_slots)
       ++count;
     const std::size_t slots = pages[count - 1].record.slot - first + 1;
-    YADO_PASS(read_log(std::span(buffer.get(), slots * page_bytes), pages.front()));
+    YADO_PASS(read_log(bulk_, std::span(buffer.get(), slots * page_bytes), pages.front()));
     for (const PlacedPage& page : pages.first(count)) {
       const PageContents contents(buffer.get() + (page.record.slot - first) * page_bytes, page_bytes);
       YADO_PASS(compare(page, contents));

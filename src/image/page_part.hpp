@@ -46,20 +46,22 @@ class PagePart {
 
   /// Its records as they lie in the log, zeros last: 24 bytes each.
   std::vector<PlacedPage> in_file_order() const;
-  /// Reads pages that are in file order, neighbours together in pieces of 1 MiB: a piece of the list per thread.
+  /// Reads pages that are in file order, neighbours together in pieces of 1 MiB, past the page cache where that can be:
+  /// a piece of the list per thread.
   Status scan(std::span<const PlacedPage> pages, const PageVisitor& visit) const;
   /// Every record.
   Status verify() const;
 
  private:
-  PagePart(std::string name, PageIndex index, os::Fd log);
+  PagePart(std::string name, PageIndex index, os::Fd log, os::Fd bulk);
   std::unexpected<Error> wrong(Errc code, const PlacedPage& page, std::string_view what) const;
-  Status read_log(std::span<std::byte> bytes, const PlacedPage& first) const;
+  Status read_log(const os::Fd& log, std::span<std::byte> bytes, const PlacedPage& first) const;
   Status compare(const PlacedPage& page, PageContents contents) const;
 
   std::string name_;
   PageIndex index_;
   os::Fd log_;
+  os::Fd bulk_;  ///< the same file, for scan
 };
 
 /// Sorts as PagePart::scan wants it.
