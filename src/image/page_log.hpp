@@ -23,10 +23,6 @@ namespace yado::image {
 /// Slots that one writer fills before it writes: 1 MiB.
 inline constexpr std::uint32_t extent_slots = 256;
 
-/// `direct` (O_DIRECT) takes nothing from the page cache, which the guest's pages need, and was 4 to 6 times as fast on
-/// the development machine; `page_cache` where the log is read back at once.
-enum class Caching { page_cache, direct };
-
 class PageLog {
  public:
   /// Makes the file, which must not exist. `direct` (O_DIRECT) silently becomes `page_cache` where the file system

@@ -16,9 +16,6 @@
 
 namespace yado::image {
 
-/// Orders versions of one page: the higher counts, whoever comes first; of two in the same round the later.
-enum class Round : std::uint32_t {};
-
 class PageTable {
  public:
   explicit PageTable(std::uint64_t guest_pages) : regions_((guest_pages + region_pages - 1) / region_pages) {}

@@ -25,8 +25,8 @@ namespace yado::image {
 struct PageWriterOptions {
   std::uint64_t guest_pages = 0;
   CutId cut;
-  CutId base_cut;  ///< none: self-contained
-  Caching caching = Caching::direct;
+  CutId base_cut;                     ///< none: self-contained
+  Caching caching = Caching::direct;  ///< where the file system can
 };
 
 struct PageWriterFigures {
@@ -51,9 +51,10 @@ class PageWriter {
 
   /// Thread-safe. An appender must not outlive the writer.
   PageAppender appender();
-  /// Once, after every appender was flushed. Records of pages outside `owned` are dropped. Everything is on the disk
-  /// when it returns. `conflict` names a page that is owned without having been put (self-contained parts only), or
-  /// says that an appender was not flushed.
+  /// Once, after every appender was flushed. Records of pages outside `owned` are dropped. May move pages to
+  /// empty extents, so the guest should run again meanwhile. Everything is on the disk when it returns. `conflict`
+  /// names a page that is owned without having been put (self-contained parts only), or says that an appender was not
+  /// flushed.
   Result<PageIndex> finish(const PageSet& owned);
   /// So far. Thread-safe.
   PageWriterFigures figures() const;
