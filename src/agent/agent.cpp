@@ -4,6 +4,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <nlohmann/json.hpp>
 
@@ -357,21 +358,22 @@ void Agent::Impl::changed() {
   if (heartbeat) heartbeat->hurry();
 }
 
-/// What may be restored: nothing without CRIU, and no image that is known to be stale.
+/// What may be restored: no container without CRIU, and no image that is known to be stale.
 void Agent::Impl::tell_images() {
   std::set<ImageId> present;
   std::map<WorkloadId, ImageId> newest;
   std::map<WorkloadId, std::int64_t> taken_ms;
-  if (!config.criu.empty())
-    for (const auto& [id, manifest] : images->all()) {
-      if (!images->current(manifest, core.spec(manifest.workload))) continue;
-      present.insert(id);
-      if (auto [at, first] = taken_ms.try_emplace(manifest.workload, manifest.created_wall_ms);
-          first || at->second <= manifest.created_wall_ms) {
-        at->second = manifest.created_wall_ms;
-        newest[manifest.workload] = id;
-      }
+  for (const auto& [id, manifest] : images->all()) {
+    const bool by_criu = std::ranges::find(manifest.parts, image::PartType::criu, &image::Part::type) != manifest.parts.end();
+    if (by_criu && config.criu.empty()) continue;
+    if (!images->current(manifest, core.spec(manifest.workload))) continue;
+    present.insert(id);
+    if (auto [at, first] = taken_ms.try_emplace(manifest.workload, manifest.created_wall_ms);
+        first || at->second <= manifest.created_wall_ms) {
+      at->second = manifest.created_wall_ms;
+      newest[manifest.workload] = id;
     }
+  }
   core.images(std::move(present), std::move(newest));
 }
 

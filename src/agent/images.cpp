@@ -39,10 +39,25 @@ struct Checked {
 
 }  // namespace
 
+namespace {
+
+/// The files and directories that an instance begins from.
+std::vector<std::string> made_of(const WorkloadSpec& spec) {
+  if (spec.kind == Kind::container) return {spec.container.root};
+  std::vector<std::string> files = spec.vm.disks;
+  for (const std::string* one : {&spec.vm.kernel, &spec.vm.initramfs})
+    if (!one->empty()) files.push_back(*one);
+  return files;
+}
+
+}  // namespace
+
 std::vector<image::Part> parts_of(Kind kind) {
   switch (kind) {
     case Kind::container: return {{image::PartType::criu, "criu", {}}, {image::PartType::disk, "disk", {}}};
-    case Kind::vm: break;  // none are built yet: the spec refuses such standbys
+    case Kind::vm:
+      return {{image::PartType::device_state, "device-state", {}}, {image::PartType::disk, "disk", {}},
+              {image::PartType::pages, "memory", {}}};
   }
   return {};
 }
@@ -102,28 +117,35 @@ boost::asio::awaitable<Status> Images::remove(ImageId id) {
   co_return co_await workers_.run(std::move(work));
 }
 
-boost::asio::awaitable<Result<std::string>> Images::fingerprint(std::string root) {
-  std::function<Result<std::string>()> work = [root] { return image::fingerprint(root); };
+boost::asio::awaitable<Result<std::string>> Images::fingerprint(WorkloadSpec spec) {
+  std::vector<std::string> files = made_of(spec);
+  std::function<Result<std::string>()> work = [files]() -> Result<std::string> {
+    std::string all;
+    for (const std::string& file : files) {
+      YADO_ASSIGN(const std::string one, image::fingerprint(file), "fingerprint");
+      all += one;
+    }
+    return all;
+  };
   auto found = co_await workers_.run(std::move(work));
-  if (found) roots_[root] = *found;
+  if (found) roots_[files] = *found;
   co_return found;
 }
 
 boost::asio::awaitable<Result<std::string>> Images::spec_hash(WorkloadSpec spec) {
-  if (const auto known = roots_.find(spec.container.root); known != roots_.end())
-    co_return image::spec_hash(spec, known->second);
+  if (const auto known = roots_.find(made_of(spec)); known != roots_.end()) co_return image::spec_hash(spec, known->second);
   co_return co_await fresh_spec_hash(std::move(spec));
 }
 
 boost::asio::awaitable<Result<std::string>> Images::fresh_spec_hash(WorkloadSpec spec) {
-  auto found = co_await fingerprint(spec.container.root);
+  auto found = co_await fingerprint(spec);
   if (!found) co_return std::unexpected(found.error());
   co_return image::spec_hash(spec, *found);
 }
 
 bool Images::current(const image::Manifest& manifest, const WorkloadSpec* spec) const {
   if (!spec) return true;
-  const auto root = roots_.find(spec->container.root);
+  const auto root = roots_.find(made_of(*spec));
   return root == roots_.end() || manifest.spec_hash == image::spec_hash(*spec, root->second);
 }
 

@@ -54,13 +54,13 @@ class Images {
   ImageReport report(const image::Manifest& manifest) const;
 
  private:
-  boost::asio::awaitable<Result<std::string>> fingerprint(std::string root);
+  boost::asio::awaitable<Result<std::string>> fingerprint(WorkloadSpec spec);
 
   image::Store store_;
   Workers& workers_;
   std::map<ImageId, image::Manifest> images_;
   std::map<ImageId, std::string> stamps_;     ///< of the files when they were verified
-  std::map<std::string, std::string> roots_;  ///< root -> fingerprint
+  std::map<std::vector<std::string>, std::string> roots_;  ///< what an instance begins from -> fingerprint
 };
 
 }  // namespace yado::agent

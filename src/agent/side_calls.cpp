@@ -41,8 +41,10 @@ asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
     reply.image = around_.images.report(known->second);  // asked again
     co_return reply;
   }
-  const container::Criu criu{.binary = around_.config.criu};
-  if (const Status there = container::require(criu); !there) co_return std::unexpected(there.error());
+  if (call.spec.kind == Kind::container) {
+    const container::Criu criu{.binary = around_.config.criu};
+    if (const Status there = container::require(criu); !there) co_return std::unexpected(there.error());
+  }
   const InstanceId builder = call.instance;
   const ImageId image = call.image;
   auto manifest = co_await take_image(std::move(call));

@@ -166,8 +166,8 @@ std::vector<Problem> problems_of(const WorkloadSpec& spec) {
                  quote(spec.name.str()), longest_workload_name);
   if (spec.kind == Kind::vm) {
     check_vm(problems, spec.vm);
-    if (spec.policy.standby != StandbyLevel::cold)
-      problems.add("policy.standby", "a VM can only have standby = \"cold\": images of VMs are not built yet");
+    if (spec.policy.standby == StandbyLevel::frozen)
+      problems.add("policy.standby", "a VM can have \"cold\" or \"image\": frozen VMs are not built yet");
   } else {
     check_container(problems, spec.container);
   }

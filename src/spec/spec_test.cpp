@@ -157,17 +157,17 @@ hosts = ["big.test"]
 port = 80
 )";
 
-TEST(SpecTest, AVirtualMachineHasNoContainerAndStartsCold) {
+TEST(SpecTest, AVirtualMachineHasNoContainerAndIsNotFrozen) {
   const auto spec = parse(machine, "big.toml", {});
   ASSERT_TRUE(spec) << spec.error().text();
   EXPECT_EQ(spec->kind, Kind::vm);
   EXPECT_EQ(spec->vm.memory_bytes, 256_MiB);
   EXPECT_EQ(spec->vm.disks, std::vector<std::string>{"/guest/disk.qcow2"});
-  EXPECT_EQ(spec->policy.standby, StandbyLevel::cold) << "the only level there is for it";
+  EXPECT_EQ(spec->policy.standby, StandbyLevel::image);
 
   const std::string text(machine);
-  EXPECT_THAT(parse(text + "[policy]\nstandby = \"image\"\n", "big.toml", {}).error().message,
-              HasSubstr("big.toml:11:11: policy.standby: a VM can only have"));
+  EXPECT_THAT(parse(text + "[policy]\nstandby = \"frozen\"\n", "big.toml", {}).error().message,
+              HasSubstr("big.toml:11:11: policy.standby: a VM can have"));
   EXPECT_THAT(parse(text + "[container]\nroot = \"/r\"\ncommand = [\"c\"]\n", "big.toml", {}).error().message,
               HasSubstr("container: a workload of kind \"vm\" has none"));
   std::string odd = text;

@@ -29,11 +29,16 @@ TEST_F(VmTest, AVirtualMachineOutlivesItsHost) {
                           generous);
   };
   ASSERT_TRUE(answered_after(0));
+  ASSERT_TRUE(cluster().wait_redundant("vmweb")) << cluster().why_not_redundant("vmweb");
   for (const char* fault : {"host-silent", "process"}) {
     const std::uint64_t before = cluster().epoch("vmweb");
     const std::string host = cluster().owner_host("vmweb");
+    const std::uint64_t since = cluster().newest_event();
     LAB_OK(cluster().fault(fault, host, std::string(fault) == "process" ? "vmweb" : ""));
     EXPECT_TRUE(answered_after(before)) << fault;
+    const auto ready = cluster().event(since, "ready", "vmweb");
+    ASSERT_TRUE(ready);
+    EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
     LAB_OK(cluster().heal(host));
   }
   for (const drill::Sample& sample : load->finish())

@@ -7,7 +7,8 @@ namespace yado::supervisor {
 
 std::unique_ptr<workload::Driver> driver_of(const Config& config) {
   if (config.spec.kind == Kind::vm)
-    return vm::make_driver(config.spec.name.str(), config.spec.vm, {.directory = config.directory, .cgroup = config.cgroup});
+    return vm::make_driver(config.spec.name.str(), config.spec.vm, {.directory = config.directory, .cgroup = config.cgroup},
+                           config.spec.service.port);
   const container::Place place{.directory = config.directory,
                                .root = config.root,
                                .cgroup = config.cgroup,

@@ -240,6 +240,7 @@ class ControlCore {
   Status admit_relocation(Workload& workload, Instant now);
   void reconcile(Workload& workload, Instant now);
   void drop_unwanted(Workload& workload);
+  bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);

@@ -47,6 +47,11 @@ void ControlCore::drop_unwanted(Workload& workload) {
   actions_.push_back(PushRoutes{});
 }
 
+/// Containers need a CRIU that works there; VMs need nothing that running them does not.
+bool ControlCore::takes_images(const HostId& host, const WorkloadSpec& spec) const {
+  return spec.kind == Kind::vm || hosts_.at(host).report.checkpoint_works;
+}
+
 void ControlCore::reconcile_image(Workload& workload, Instant now) {
   Record& record = workload.record;
   SideOperation& operation = workload.image;
@@ -56,7 +61,7 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   std::vector<HostId> candidates = plan::standby_hosts(record.spec, views(workload), record.host);
   // Alone, a host keeps its own image: it saves a cold start after the process died.
   if (candidates.empty() && alive(record.host)) candidates.push_back(record.host);
-  std::erase_if(candidates, [&](const HostId& host) { return !hosts_.at(host).report.checkpoint_works; });
+  std::erase_if(candidates, [&](const HostId& host) { return !takes_images(host, record.spec); });
   if (candidates.empty()) return;
 
   const std::set<HostId> holding = holders(workload);
@@ -81,7 +86,7 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   }
   // Copies: where they help when the owner's host dies, so first on the others.
   if (alive(record.host) && std::ranges::find(candidates, record.host) == candidates.end() &&
-      hosts_.at(record.host).report.checkpoint_works)
+      takes_images(record.host, record.spec))
     candidates.push_back(record.host);
   const std::size_t wanted = std::min(settings_.image_copies, candidates.size());
   if (holding.size() >= wanted) {
@@ -147,7 +152,7 @@ void ControlCore::reconcile_standby(Workload& workload, Instant now) {
   const HostId& host = candidates.front();
   // Where checkpoints work a standby is a restored image: wait for it. Elsewhere it is started, then frozen.
   const bool from_image = image_current && holders(workload).contains(host);
-  if (!from_image && hosts_.at(host).report.checkpoint_works) return;
+  if (!from_image && takes_images(host, record.spec)) return;
 
   operation.instance = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
   persist(workload);
