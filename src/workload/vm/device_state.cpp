@@ -85,21 +85,21 @@ Result<std::uint64_t> drain(const os::Fd& stream, const os::Fd& file, nanosecond
 }
 
 Result<std::uint64_t> save_into(Qmp& qmp, const os::Fd& file, nanoseconds limit) {
-  YADO_TRY(prepare(qmp, limit), "save");
-  YADO_ASSIGN(SocketPair stream, make_socket_pair(), "save");
-  YADO_TRY(hand_over(qmp, stream.theirs, limit), "save");
+  YADO_TRY(prepare(qmp, limit), "device state");
+  YADO_ASSIGN(SocketPair stream, make_socket_pair(), "device state");
+  YADO_TRY(hand_over(qmp, stream.theirs, limit), "device state");
   stream.theirs.reset();
   if (auto begun = qmp.execute("migrate", json{{"uri", state_uri}}.dump(), limit); !begun) {
     (void)qmp.execute("closefd", json{{"fdname", state_name}}.dump(), limit);
-    return context(begun.error(), "save");
+    return context(begun.error(), "device state");
   }
   const auto bytes = drain(stream.ours, file, limit);
   stream.ours.reset();  // with nobody to write to QEMU gives up by itself
   if (!bytes) (void)qmp.execute("migrate_cancel", "{}", limit);
   const auto status = last_status(qmp, limit);
-  if (!bytes) return context(bytes.error(), "save");
-  YADO_TRY(status, "save");
-  if (*status != "completed") return fail(Errc::io, "save: migration {}: {}", *status, reason_of_failure(qmp, limit));
+  if (!bytes) return context(bytes.error(), "device state");
+  YADO_TRY(status, "device state");
+  if (*status != "completed") return fail(Errc::io, "device state: migration {}: {}", *status, reason_of_failure(qmp, limit));
   return *bytes;
 }
 
@@ -140,11 +140,11 @@ Status load_device_state(Qmp& qmp, const fs::path& file, nanoseconds limit) {
   if (error) return fail_errno(error.value(), fmt::format("device state {}", file.native()));
   if (bytes > most_bytes) return fail(Errc::corrupt, "device state {} has {} bytes, more than any guest's", file.native(), bytes);
   YADO_ASSIGN(const std::string state, os::read_text(file), "device state");
-  YADO_TRY(prepare(qmp, limit), "restore");
-  YADO_ASSIGN(SocketPair stream, make_socket_pair(), "restore");
-  YADO_TRY(hand_over(qmp, stream.theirs, limit), "restore");
+  YADO_TRY(prepare(qmp, limit), "device state");
+  YADO_ASSIGN(SocketPair stream, make_socket_pair(), "device state");
+  YADO_TRY(hand_over(qmp, stream.theirs, limit), "device state");
   stream.theirs.reset();
-  YADO_TRY(qmp.execute("migrate-incoming", json{{"uri", state_uri}}.dump(), limit), "restore");
+  YADO_TRY(qmp.execute("migrate-incoming", json{{"uri", state_uri}}.dump(), limit), "device state");
   return feed(qmp, state, std::move(stream.ours), limit);
 }
 

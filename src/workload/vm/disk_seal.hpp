@@ -20,11 +20,12 @@ Status seal_disks(Qmp& qmp, const std::filesystem::path& directory, std::size_t 
 /// Copies the sealed layers of every disk. Error `no_space`.
 Status copy_sealed(const std::filesystem::path& directory, std::size_t disks, const std::filesystem::path& to);
 
-/// Merges what is sealed, so that each disk has at most two layers, and waits for merges that a killed saver has begun.
-/// `timed_out` when one makes no progress for `limit`. After an error the disk is as good as before, in more layers.
+/// Merges what is sealed, so that each disk has at most two layers. `timed_out` when a merge makes no progress for
+/// `limit`. After an error the disk is as good as before, in more layers.
 Status merge_sealed(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
 
-/// Waits for the merges that are going on.
-Status finish_merges(Qmp& qmp, nanoseconds limit);
+/// Waits for merges that are going on and removes the layers that QEMU does not have open: they were merged, or never
+/// used. What a saver that was killed has left.
+Status tidy_disks(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
 
 }  // namespace yado::vm

@@ -253,8 +253,12 @@ Vm::~Vm() = default;
 
 Result<Vm> Vm::start(const VmSpec& spec, const Place& place, const Qemu& qemu, Begin begin) {
   YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, place, qemu), "start");
-  for (std::size_t i = 0; i < spec.disks.size(); ++i)
+  for (std::size_t i = 0; i < spec.disks.size(); ++i) {
+    // A layer without a header was never finished, so nobody has written to it.
+    for (const fs::path& layer : layers_of(place.directory, i))
+      if (format_of(layer).value_or(DiskFormat::qcow2) != DiskFormat::qcow2) ::unlink(layer.c_str());
     if (layers_of(place.directory, i).empty()) YADO_TRY(make_overlay(qemu, spec.disks[i], first_layer(place.directory, i)), "start");
+  }
   YADO_TRY(state->launch(newest_machine, false), "start");
   if (begin == Begin::running) YADO_TRY(yado::vm::resume(*state->monitor, qemu.limit), "start");
   return Vm(std::move(state));
@@ -297,43 +301,44 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   if (!opened) return context(opened.error(), "save");
   Qmp& qmp = *opened;
 
-  Saved saved{.properties = state_->properties()};
   const fs::path& directory = state_->place.directory;
   const std::size_t disks = state_->spec.disks.size();
-  YADO_TRY(finish_merges(qmp, limit), "save");  // that a killed saver has left to QEMU
+  YADO_TRY(tidy_disks(qmp, directory, disks, limit), "save");
   YADO_ASSIGN(const std::string before, yado::vm::run_state(qmp, limit), "save");
   const bool runs = before == "running";
-  std::optional<Error> failed;
-  const auto step = [&](const Status& done) {
-    if (!done && !failed) failed = done.error();
-    return !failed;
-  };
+  if (before == "postmigrate") return fail(Errc::conflict, "save: the guest has stood still since it was last saved; resume it first");
+
+  Saved saved{.properties = state_->properties()};
   std::chrono::microseconds stopped_at{0};
-  const auto stand_still = [&]() -> Status {
+  // What is done while the guest stands still.
+  const auto cut = [&]() -> Status {
     YADO_TRY(qmp.execute("stop", "{}", limit), "stop");
     if (runs) {
       YADO_ASSIGN(stopped_at, time_of(qmp, "STOP", limit), "stop");
     }
-    return {};
+    if (Status sealed = seal_disks(qmp, directory, disks, limit); !sealed) return sealed;
+    const auto bytes = save_device_state(qmp, device_state / state_file, limit);
+    if (!bytes) return std::unexpected(bytes.error());
+    saved.device_state_bytes = *bytes;
+    return memory.save(state_->memory, state_->spec.memory_bytes);
   };
-  if (step(stand_still()) && step(seal_disks(qmp, directory, disks, limit))) {
-    auto bytes = save_device_state(qmp, device_state / state_file, limit);
-    if (step(bytes ? Status{} : context(bytes.error(), "save"))) saved.device_state_bytes = *bytes;
-  }
-  // Until the guest goes on, its memory is that of the device state; what is sealed of its disks stays so.
-  if (!failed) step(memory.save(state_->memory, state_->spec.memory_bytes));
-
-  if (runs)
-    if (Status goes_on = yado::vm::resume(qmp, limit); !goes_on) return fail(goes_on.error().code, "save: {}; and the guest stands still: {}", failed ? failed->message : "all is saved", goes_on.error().message);
-  if (failed) return context(*failed, "save");
-
-  if (runs) {
+  const auto go_on = [&]() -> Status {
+    if (!runs) return {};
+    YADO_TRY(yado::vm::resume(qmp, limit), "the guest stands still");
+    if (stopped_at == 0us) return {};
     YADO_ASSIGN(const std::chrono::microseconds resumed_at, time_of(qmp, "RESUME", limit), "save");
     saved.pause = resumed_at - stopped_at;
-  }
-  YADO_TRY(copy_sealed(directory, disks, disk), "save");
-  // The image is complete; what cannot be merged now is with the next one.
+    return {};
+  };
+  Status done = cut();
+  if (Status goes_on = go_on(); !goes_on)
+    return fail(goes_on.error().code, "save: {}{}", done ? "" : done.error().message + "; and ", goes_on.error().message);
+  if (done) done = copy_sealed(directory, disks, disk);
+  // Also after a failure, or every one would add a layer. What cannot be merged now is with the next save: QEMU keeps
+  // its hands off the disks of a guest that stands still after a migration.
+  if (!runs) return done ? Result<Saved>(std::move(saved)) : context(done.error(), "save");
   if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
+  YADO_TRY(done, "save");
   return saved;
 }
 

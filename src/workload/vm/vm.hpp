@@ -77,7 +77,8 @@ class Vm {
   /// Writes devices, memory and disks of one instant into the two directories and `memory`. The guest stands still for
   /// devices and memory; disks are copied when it goes on. Also after an error it is as it was before, running or paused. May run in a forked child of
   /// the owner; if that is killed half-way, `resume` brings the guest back. Errors: `no_space`, `timed_out`
-  /// (also when somebody else saves for so long), `application` when QEMU has ended.
+  /// (also when somebody else saves for so long), `conflict` for a paused guest that was saved since it last ran (QEMU
+  /// migrates it once only), `application` when QEMU has ended.
   Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory) const;
 
   Status pause();

@@ -298,6 +298,7 @@ TEST_F(VmProcessTest, LayersOfManySavesAreMergedAndEveryImageIsRight) {
   std::vector<std::pair<Image, Saved>> images;
   for (int i = 0; i < 4; ++i) {
     ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
+    std::ofstream(directory / "disk-0.77.qcow2") << "left by a saver that was killed in the middle of it";
     images.emplace_back(make_image(directory_.path() / fmt::format("image{}", i)), Saved());
     auto saved = save(*vm_, images.back().first);
     ASSERT_OK(saved);
@@ -329,9 +330,14 @@ TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
   const auto saved_again = save(*restored, second);
   ASSERT_OK(saved_again);
   EXPECT_EQ(saved_again->pause, 0us) << "it stood still before";
+  const auto without_a_run = save(*restored, make_image(directory_.path() / "third"));
+  ASSERT_FALSE(without_a_run);
+  EXPECT_EQ(without_a_run.error().code, Errc::conflict) << without_a_run.error().text();
   EXPECT_NE(restored->run_state().value_or(""), "running");
   ASSERT_OK(restored->resume());
   expect_flawless(*restored);
+  ASSERT_OK(save(*restored, make_image(directory_.path() / "fourth")));
+  EXPECT_EQ(layers_of(directory_.path() / "b", 0).size(), 2U);
   auto last = restore(booted_->spec, place("c"), second, *saved_again, Begin::paused);
   ASSERT_OK(last);
   EXPECT_EQ(last->run_state().value_or(""), "paused");
@@ -371,7 +377,7 @@ TEST_F(VmProcessTest, AFullDiskDuringTheSaveIsAnErrorAndTheGuestRunsOn) {
   ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
   const fs::path small = directory_.path() / "small";
   fs::create_directories(small);
-  for (const std::uint64_t bytes : {8_KiB, 4_MiB}) {  // full at the device state, full at the memory
+  for (const std::uint64_t bytes : {8_KiB, 4_MiB, 8_KiB, 4_MiB}) {  // full at the device state, full at the memory
     const auto tmpfs = os::make_tmpfs(bytes);
     ASSERT_OK(tmpfs);
     const auto mounted = os::attach_mount(*tmpfs, small);
@@ -381,6 +387,7 @@ TEST_F(VmProcessTest, AFullDiskDuringTheSaveIsAnErrorAndTheGuestRunsOn) {
     EXPECT_EQ(saved.error().code, Errc::no_space) << saved.error().text();
     EXPECT_EQ(vm_->run_state().value_or(""), "running");
   }
+  EXPECT_EQ(layers_of(directory_.path() / "a", 0).size(), 2U) << "failures leave no more layers";
   const Image image = make_image(directory_.path() / "image");
   ASSERT_OK(save(*vm_, image));  // and the next one succeeds
   expect_flawless(*vm_);
@@ -593,6 +600,7 @@ TEST_F(VmProcessTest, TheDiskOutlivesAQemuKilledDuringASaveAndIsUsedAgain) {
   ASSERT_FALSE(vm_->save(second.device_state, second.disk, memory));
   vm_.reset();
   EXPECT_EQ(layers_of(where.directory, 0).size(), 3U) << "sealed, sealed again, and the new one";
+  std::ofstream(where.directory / "disk-0.77.qcow2").flush();  // one more, killed before anything was in it
   auto again = Vm::start(spec, where, qemu());
   ASSERT_OK(again);
   const auto up = again->console().wait_for("GUEST up", hang);
