@@ -1,5 +1,7 @@
 // yado control: the role that decides; and the certificates of the others.
 
+#include <fcntl.h>
+
 #include "control/control.hpp"
 
 #include "cli/command.hpp"
@@ -23,6 +25,9 @@ int serve(const Options& options) {
   start_log("control", options.log);
   auto listen = parse_endpoint(options.listen, control_port);
   if (!listen) return complain(listen.error());
+  // Before anything else is opened: a number that nobody passed would be that of a file of ours a moment later.
+  if (options.ready >= 0 && ::fcntl(options.ready, F_SETFD, FD_CLOEXEC) != 0)
+    return complain(Error{Errc::invalid_argument, fmt::format("--ready-fd: descriptor {} is not open", options.ready)});
   boost::asio::io_context io(1);
   control::ControlOptions made;
   made.state = options.state;

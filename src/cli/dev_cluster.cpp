@@ -95,7 +95,7 @@ Result<std::unique_ptr<DevCluster>> DevCluster::create(asio::io_context& io, Dev
   const auto identity = [&](const std::string& role) { return (self.directory_ / "identity" / role).native(); };
   self.add_role("control", lab::Lab::front(),
                 {"control", "--state", (self.directory_ / "front/control").native(), "--socket", self.control_socket(),
-                 "--listen", control, "--ready-fd", std::to_string(ready_descriptor)});
+                 "--listen", control});
   Role& gate = self.add_role("gate", lab::Lab::front(),
                              {"gate", "--inherited", std::to_string(gate_descriptor), "--listen",
                               self.lab_->address(lab::Lab::front()).str() + ":80", "--control", control, "--identity",
@@ -190,9 +190,13 @@ asio::awaitable<Status> DevCluster::start_control() {
   auto pipe = os::make_pipe();
   if (!pipe) co_return std::unexpected(pipe.error());
   Role& control = *roles_.at("control");
+  // This once: when it dies by itself it is started again without anybody waiting.
+  const std::vector<std::string> lasting = control.arguments;
+  control.arguments.insert(control.arguments.end(), {"--ready-fd", std::to_string(ready_descriptor)});
   control.descriptors = {{pipe->write.get(), ready_descriptor}};
   Status started = start_role(control);
   control.descriptors.clear();
+  control.arguments = lasting;
   if (!started) co_return started;
   pipe->write.reset();
   asio::posix::stream_descriptor ready(io_, pipe->read.release());

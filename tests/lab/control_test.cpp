@@ -1,10 +1,14 @@
 // Control is dead while hosts die: the gate moves shared workloads by the ranking it was given, and control adopts what
 // it finds when it comes back.
 
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
 #include <random>
 
 #include "lab_test.hpp"
 #include "os/clock.hpp"
+#include "os/file.hpp"
 
 namespace yado::labtest {
 namespace {
@@ -39,6 +43,31 @@ class ControlTest : public LabTest<ControlTest> {
 
 TEST_F(ControlTest, TheGateMovesToAFrozenStandbyAndControlAdoptsIt) { die_without_control("frozen"); }
 TEST_F(ControlTest, TheGateRestoresAnImageAndControlAdoptsIt) { die_without_control("image"); }
+
+/// Of the lab's control.
+pid_t control_process(const Cluster& cluster) {
+  const std::string wanted = "control" + std::string(1, '\0') + "--state" + std::string(1, '\0') + cluster.directory().native();
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", ignored)) {
+    const auto command = os::read_text(entry.path() / "cmdline");
+    if (command && command->find(wanted) != std::string::npos) return std::atoi(entry.path().filename().c_str());
+  }
+  return 0;
+}
+
+TEST_F(ControlTest, ThatDiesByItselfIsStartedAgainAndGoesOnKeepingThings) {
+  for (const char* name : {"first", "second"}) {
+    const pid_t before = control_process(cluster());
+    ASSERT_GT(before, 0);
+    ::kill(before, SIGKILL);
+    LAB_MUST(json spec, cluster().spec("counter", name, "cold"));
+    ASSERT_TRUE(cluster().until([&] { return cluster().deploy(spec).has_value(); })) << name;
+    EXPECT_NE(control_process(cluster()), before);
+  }
+  ::kill(control_process(cluster()), SIGKILL);
+  EXPECT_TRUE(cluster().until([&] { return cluster().workload("first").value("state", "") == "up" &&
+                                           cluster().workload("second").value("state", "") == "up"; }));
+}
 
 TEST_F(ControlTest, KilledAtAnyMomentOfAFailoverItLosesNothing) {
   LAB_MUST(const json spec, cluster().spec("counter", "counter", "frozen"));
