@@ -1,0 +1,296 @@
+#include "pager/server_link.hpp"
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "os/clock.hpp"
+
+namespace yado::pager {
+namespace asio = boost::asio;
+namespace {
+
+constexpr std::uint64_t hello_id = 1;
+constexpr int most_failures_in_a_row = 5;
+/// Between two tries to connect again: nobody says when a broken path is whole.
+constexpr auto first_pause = std::chrono::milliseconds(5);
+
+Result<wire::Target> target_of(const ServerAddress& address, const wire::Identity* identity) {
+  wire::Target target;
+  target.where = address.text();
+  if (!address.unix_path.empty()) {
+    target.endpoint = asio::local::stream_protocol::endpoint(address.unix_path);
+    return target;
+  }
+  boost::system::error_code error;
+  const auto ip = asio::ip::make_address(address.address, error);
+  if (error) return fail(Errc::invalid_argument, "\"{}\" is no numeric address", address.address);
+  if (identity == nullptr && !ip.is_loopback())
+    return fail(Errc::invalid_argument, "{}: off this host pages travel by mutual TLS only, and there is no identity", target.where);
+  target.endpoint = asio::ip::tcp::endpoint(ip, address.port);
+  target.expected_peer = address.expected_peer;
+  if (identity != nullptr) {
+    YADO_ASSIGN(target.tls, wire::client_context(*identity), "memory server");
+  }
+  return target;
+}
+
+/// A PAGES answer must speak of exactly the pages that were asked for.
+Result<Batch> answer_about(const std::vector<PageRun>& asked, const Frame& frame) {
+  if (frame.header.operation != Operation::pages) return fail(Errc::corrupt, "{} instead of PAGES", name_of(frame.header.operation));
+  YADO_ASSIGN(Batch batch, parse_batch(frame.body, BatchUse::answer), "PAGES");
+  std::vector<PageRun> said;
+  for (const KindRun& run : batch.runs)
+    if (!said.empty() && said.back().first + said.back().pages == run.first)
+      said.back().pages += run.pages;
+    else
+      said.push_back({run.first, run.pages});
+  if (said != asked) return fail(Errc::corrupt, "PAGES is about other pages than were asked for");
+  return batch;
+}
+
+}  // namespace
+
+std::string ServerAddress::text() const {
+  return unix_path.empty() ? fmt::format("{}:{}", address, port) : unix_path;
+}
+
+ServerLink::ServerLink(asio::any_io_executor executor, BlockPool& blocks, std::shared_ptr<const wire::Target> target,
+                       const LinkOptions& options)
+    : executor_(executor), blocks_(blocks), target_(std::move(target)), hello_(options.hello),
+      patience_(options.patience), watch_timer_(executor) {}
+
+Result<std::shared_ptr<ServerLink>> ServerLink::make(asio::any_io_executor executor, BlockPool& blocks,
+                                                     const ServerAddress& address, const LinkOptions& options) {
+  YADO_ASSIGN(wire::Target target, target_of(address, options.identity), "memory server");
+  return std::shared_ptr<ServerLink>(
+      new ServerLink(std::move(executor), blocks, std::make_shared<const wire::Target>(std::move(target)), options));
+}
+
+asio::awaitable<Result<Welcome>> ServerLink::open(std::shared_ptr<ServerLink> self) {
+  auto welcome = co_await connect(self, self->patience_);
+  if (!welcome) {
+    self->dead_ = true;
+    co_return context(welcome.error(), fmt::format("memory server {}", self->name()));
+  }
+  asio::co_spawn(self->executor_, live(self), asio::detached);
+  co_return welcome;
+}
+
+asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink> self, nanoseconds limit) {
+  wire::Deadline deadline(self->executor_);
+  deadline.set(limit);
+  auto opened = co_await wire::Link::open(self->executor_, self->target_, deadline);
+  if (!opened) {
+    deadline.guard(nullptr);
+    co_return std::unexpected(opened.error());
+  }
+  std::shared_ptr<wire::Link> link(std::move(*opened));
+  deadline.guard(&link->stream());
+  auto channel = std::make_shared<Channel>(link->stream(), self->executor_, self->blocks_);
+  // The loop keeps both, however long the last write takes.
+  asio::co_spawn(self->executor_, Channel::write_loop(channel), [channel, link](const std::exception_ptr&) {});
+  ++self->hello_.generation;
+  channel->send(Operation::hello, hello_id, make_hello(self->hello_));
+  auto frame = co_await Channel::receive(channel);
+  deadline.guard(nullptr);
+  const auto refuse = [&](const Error& error) -> Result<Welcome> {
+    channel->close();
+    return std::unexpected(error);
+  };
+  if (deadline.passed()) co_return refuse({Errc::timed_out, "no answer to HELLO within the time limit"});
+  if (!frame) co_return refuse(frame.error());
+  if (frame->header.operation == Operation::error) co_return refuse(parse_error(frame->body));
+  if (frame->header.operation != Operation::welcome || frame->header.id != hello_id)
+    co_return refuse({Errc::corrupt, fmt::format("{} instead of WELCOME", name_of(frame->header.operation))});
+  auto welcome = parse_welcome(frame->body);
+  if (!welcome) co_return refuse(welcome.error());
+  if (self->closed_) co_return refuse({Errc::canceled, "closed"});
+  if (self->instance_ && *self->instance_ != welcome->instance)
+    co_return refuse({Errc::not_owner, "it was started anew, its pages are gone"});
+  self->instance_ = welcome->instance;
+  self->link_ = std::move(link);
+  self->channel_ = std::move(channel);
+  const Instant now = os::now();
+  for (auto& [id, request] : self->under_way_) {
+    request.sent_at = now;
+    self->send(id, request);
+  }
+  co_return welcome;
+}
+
+/// From the first connection to the end.
+asio::awaitable<void> ServerLink::live(std::shared_ptr<ServerLink> self) {
+  for (;;) {
+    Error why = co_await read_answers(self);
+    self->disconnect();
+    if (!self->silent_since_) self->silent_since_ = os::now();
+    const Instant give_up = *self->silent_since_ + self->patience_;
+    auto pause = first_pause;
+    while (!self->closed_) {
+      if (++self->failures_in_a_row_ > most_failures_in_a_row && why.code != Errc::unavailable && why.code != Errc::timed_out)
+        co_return self->die(why);
+      const nanoseconds left = give_up - os::now();
+      if (left <= nanoseconds(0)) co_return self->die(why);
+      auto again = co_await connect(self, left);
+      if (again) break;
+      why = again.error();
+      // These will not become better by waiting: nobody listens, it is another instance, or it does not want us.
+      if (why.code == Errc::refused || why.code == Errc::not_owner || why.code == Errc::permission ||
+          why.code == Errc::stale_epoch || why.code == Errc::not_found || why.code == Errc::no_space)
+        co_return self->die(why);
+      asio::steady_timer timer(self->executor_, pause);
+      co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
+      pause = std::min<decltype(pause)>(pause * 2, std::chrono::milliseconds(500));
+    }
+    if (self->closed_) co_return;
+    ++self->traffic_.reconnections;
+    // A server that welcomes and then breaks off, again and again, must not keep a guest waiting for ever.
+    if (self->under_way_.empty()) self->silent_since_.reset();
+  }
+}
+
+/// Until the connection is of no use any more; says why.
+asio::awaitable<Error> ServerLink::read_answers(std::shared_ptr<ServerLink> self) {
+  const std::shared_ptr<Channel> channel = self->channel_;
+  for (;;) {
+    auto frame = co_await Channel::receive(channel);
+    if (self->distrusted_) co_return *std::exchange(self->distrusted_, std::nullopt);
+    if (!frame) co_return frame.error();
+    self->traffic_.bytes_received += header_bytes + frame->body.size();
+    if (auto taken = self->take(*frame); !taken) co_return taken.error();
+  }
+}
+
+Status ServerLink::take(const Frame& frame) {
+  const std::uint64_t id = frame.header.id;
+  if (id == 0 && frame.header.operation == Operation::error) return std::unexpected(parse_error(frame.body));
+  const auto found = under_way_.find(id);
+  if (found == under_way_.end())
+    return fail(Errc::corrupt, "{} answers request {}, which is not under way", name_of(frame.header.operation), id);
+  failures_in_a_row_ = 0;
+  silent_since_.reset();
+  const Answer answer = std::move(found->second.answer);
+  under_way_.erase(found);
+  if (frame.header.operation == Operation::error)
+    answer(std::unexpected(parse_error(frame.body)));
+  else
+    answer(frame);
+  return {};
+}
+
+/// Breaks the connection when the oldest request is older than the patience.
+asio::awaitable<void> ServerLink::watch(std::shared_ptr<ServerLink> self) {
+  while (!self->under_way_.empty() && !self->dead_) {
+    Instant oldest = Instant::max();
+    for (const auto& [id, request] : self->under_way_) oldest = std::min(oldest, request.sent_at);
+    const nanoseconds left = oldest + self->patience_ - os::now();
+    if (left <= nanoseconds(0)) {
+      if (self->channel_) self->distrust({Errc::timed_out, "it does not answer"});
+      for (auto& [id, request] : self->under_way_) request.sent_at = os::now();
+      continue;
+    }
+    self->watch_timer_.expires_after(left);
+    co_await self->watch_timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+  self->watching_ = false;
+}
+
+void ServerLink::distrust(const Error& why) {
+  distrusted_ = why;
+  if (channel_) channel_->close();
+}
+
+void ServerLink::disconnect() {
+  if (channel_) channel_->close();
+  channel_.reset();
+  link_.reset();
+}
+
+void ServerLink::die(const Error& why) {
+  dead_ = true;
+  disconnect();
+  watch_timer_.cancel();
+  const Error error{why.code, fmt::format("memory server {}: {}", name(), why.message)};
+  // First everybody may learn that it is dead, then what was asked of it is asked elsewhere.
+  if (on_dead_) on_dead_(error);
+  for (auto& [id, request] : std::exchange(under_way_, {})) request.answer(std::unexpected(error));
+}
+
+void ServerLink::close() {
+  closed_ = dead_ = true;
+  disconnect();
+  watch_timer_.cancel();
+  for (auto& [id, request] : std::exchange(under_way_, {})) request.answer(fail(Errc::canceled, "closed"));
+}
+
+void ServerLink::add(Request request) {
+  if (dead_) {
+    asio::post(executor_, [self = shared_from_this(), answer = std::move(request.answer)] {
+      answer(fail(Errc::unavailable, "memory server {} is dead", self->name()));
+    });
+    return;
+  }
+  request.sent_at = os::now();
+  const std::uint64_t id = ++last_id_;
+  const Request& kept = under_way_.emplace(id, std::move(request)).first->second;
+  if (channel_) send(id, kept);
+  if (!std::exchange(watching_, true)) asio::co_spawn(executor_, watch(shared_from_this()), asio::detached);
+}
+
+void ServerLink::send(std::uint64_t id, const Request& request) {
+  traffic_.bytes_sent += header_bytes + request.head.size();
+  for (const Bytes part : request.data) traffic_.bytes_sent += part.size();
+  channel_->send(request.operation, id, request.head, request.data, request.hold, request.flags);
+}
+
+void ServerLink::request(Operation operation, std::vector<std::byte> head, Answer answer, std::uint16_t flags) {
+  add({operation, flags, std::move(head), {}, nullptr, std::move(answer), {}});
+}
+
+void ServerLink::get(std::vector<PageRun> pages, Got got) {
+  auto head = make_batch(with_kind(pages, PageKind::wanted));
+  request(Operation::get, std::move(head), [this, pages = std::move(pages), got = std::move(got)](Result<Frame> frame) {
+    if (!frame) return got(std::unexpected(frame.error()));
+    auto batch = answer_about(pages, *frame);
+    if (!batch) {
+      distrust(batch.error());
+      return got(std::unexpected(batch.error()));
+    }
+    got(std::pair(std::move(*batch), std::move(*frame)));
+  });
+}
+
+void ServerLink::put(PutBatch batch, Done done) {
+  std::vector<KindRun> runs;
+  std::vector<Bytes> data;
+  for (std::size_t i = 0; i < batch.pages.size(); ++i) {
+    const std::byte* content = batch.contents[i];
+    append(runs, batch.pages[i], content == nullptr ? PageKind::zero : PageKind::data);
+    if (content == nullptr) continue;
+    if (!data.empty() && data.back().data() + data.back().size() == content)
+      data.back() = Bytes(data.back().data(), data.back().size() + page_bytes);
+    else
+      data.emplace_back(content, page_bytes);
+  }
+  const auto answer = [this, done = std::move(done)](Result<Frame> frame) {
+    if (frame && frame->header.operation != Operation::done) {
+      frame = fail(Errc::corrupt, "{} instead of DONE", name_of(frame->header.operation));
+      distrust(frame.error());
+    }
+    done(frame ? Status{} : Status(std::unexpected(frame.error())));
+  };
+  add({Operation::put, 0, make_batch(runs), std::move(data), std::move(batch.hold), answer, {}});
+}
+
+void ServerLink::drop(std::vector<PageRun> pages, Done done) {
+  request(Operation::drop, make_batch(with_kind(pages, PageKind::wanted)), [done = std::move(done)](Result<Frame> frame) {
+    done(frame ? Status{} : Status(std::unexpected(frame.error())));
+  });
+}
+
+}  // namespace yado::pager

@@ -1,0 +1,106 @@
+#pragma once
+// A pipelined connection to a memory server that is made anew when it breaks, and what was not answered repeated.
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/time.hpp"
+#include "pager/channel.hpp"
+#include "pager/page_server.hpp"
+#include "wire/link.hpp"
+#include "wire/tls.hpp"
+
+namespace yado::pager {
+
+struct ServerAddress {
+  std::string unix_path;      ///< or:
+  std::string address;        ///< numeric
+  std::uint16_t port = 0;
+  std::string expected_peer;  ///< the name in its certificate: "agent:h2"
+  std::string text() const;
+};
+
+struct LinkOptions {
+  Hello hello;                      ///< its generation counts up with every connection
+  nanoseconds patience = 5s;        ///< for an answer, and then once more for a new connection and an answer there
+  const wire::Identity* identity = nullptr;  ///< for TLS; only used by make()
+};
+
+/// One thread: that of `executor`. Dead, for good, when nobody listens there any more (proof), when it has lost the pages
+/// (another instance), when it cannot be reached for `patience`, or when it breaks the protocol five times without an answer in between.
+class ServerLink : public PageServer, public std::enable_shared_from_this<ServerLink> {
+ public:
+  static Result<std::shared_ptr<ServerLink>> make(boost::asio::any_io_executor executor, BlockPool& blocks,
+                                                  const ServerAddress& address, const LinkOptions& options);
+
+  /// The first connection: its failure is not repaired.
+  static boost::asio::awaitable<Result<Welcome>> open(std::shared_ptr<ServerLink> self);
+  void on_dead(std::function<void(const Error&)> action) { on_dead_ = std::move(action); }
+  /// Ends the connection; requests under way get `canceled`, on_dead is not called.
+  void close();
+
+  void get(std::vector<PageRun> pages, Got got) override;
+  void put(PutBatch batch, Done done) override;
+  void drop(std::vector<PageRun> pages, Done done) override;
+  bool alive() const override { return !dead_; }
+  bool connected() const override { return channel_ != nullptr; }
+  const std::string& name() const override { return target_->where; }
+  void distrust(const Error& why) override;
+
+  /// Any other request; the answer is its frame, or the error that an ERROR frame names.
+  using Answer = std::function<void(Result<Frame>)>;
+  void request(Operation operation, std::vector<std::byte> head, Answer answer, std::uint16_t flags = 0);
+
+  struct Traffic {
+    std::uint64_t bytes_sent = 0, bytes_received = 0, reconnections = 0;
+  };
+  const Traffic& traffic() const { return traffic_; }
+
+ private:
+  struct Request {
+    Operation operation;
+    std::uint16_t flags;
+    std::vector<std::byte> head;
+    std::vector<Bytes> data;
+    std::shared_ptr<const void> hold;
+    Answer answer;
+    Instant sent_at;
+  };
+  ServerLink(boost::asio::any_io_executor executor, BlockPool& blocks, std::shared_ptr<const wire::Target> target,
+             const LinkOptions& options);
+
+  static boost::asio::awaitable<Result<Welcome>> connect(std::shared_ptr<ServerLink> self, nanoseconds limit);
+  static boost::asio::awaitable<void> live(std::shared_ptr<ServerLink> self);
+  static boost::asio::awaitable<Error> read_answers(std::shared_ptr<ServerLink> self);
+  static boost::asio::awaitable<void> watch(std::shared_ptr<ServerLink> self);
+  Status take(const Frame& frame);
+  void add(Request request);
+  void send(std::uint64_t id, const Request& request);
+  void die(const Error& why);
+  void disconnect();
+
+  boost::asio::any_io_executor executor_;
+  BlockPool& blocks_;
+  std::shared_ptr<const wire::Target> target_;
+  Hello hello_;
+  nanoseconds patience_;
+  std::shared_ptr<wire::Link> link_;
+  std::shared_ptr<Channel> channel_;      ///< while connected
+  std::optional<std::uint64_t> instance_;
+  std::uint64_t last_id_ = 1;             ///< 1 is HELLO's, on every connection
+  std::map<std::uint64_t, Request> under_way_;
+  boost::asio::steady_timer watch_timer_;
+  int failures_in_a_row_ = 0;
+  std::optional<Instant> silent_since_;   ///< when it first broke after its last answer
+  bool dead_ = false, closed_ = false, watching_ = false;
+  std::optional<Error> distrusted_;
+  std::function<void(const Error&)> on_dead_;
+  Traffic traffic_;
+};
+
+}  // namespace yado::pager
