@@ -33,6 +33,8 @@ class PageServer {
   virtual bool alive() const = 0;
   /// Answers now; not so while a broken connection is being made anew.
   virtual bool connected() const = 0;
+  /// Takes pages; an image on a disk gives some and takes none.
+  virtual bool writable() const { return true; }
   virtual const std::string& name() const = 0;
   /// It gave a wrong answer: break the connection off.
   virtual void distrust(const Error& why) = 0;

@@ -43,7 +43,7 @@ Copies::Servers Copies::targets(PageNumber page, Servers among) const {
   Servers chosen = 0;
   const std::size_t count = servers_.size();
   for (std::size_t i = 0; i < count && std::popcount(chosen) < static_cast<int>(options_.copies); ++i)
-    chosen |= among & bit((page / region_pages + i) % count);
+    if (const std::size_t at = (page / region_pages + i) % count; servers_[at]->writable()) chosen |= among & bit(at);
   return chosen;
 }
 
