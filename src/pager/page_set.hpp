@@ -1,0 +1,52 @@
+#pragma once
+// A set of pages: a bit each.
+
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "pager/page.hpp"
+
+namespace yado::pager {
+
+class PageBits {
+ public:
+  explicit PageBits(std::uint64_t pages, bool all = false) : pages_(pages), words_((pages + 63) / 64) {
+    if (all) fill();
+  }
+  std::uint64_t size() const { return pages_; }
+  bool test(PageNumber page) const { return words_[page / 64] >> page % 64 & 1; }
+  void set(PageNumber page) { words_[page / 64] |= std::uint64_t{1} << page % 64; }
+  void reset(PageNumber page) { words_[page / 64] &= ~(std::uint64_t{1} << page % 64); }
+  void set(const PageRun& run) {
+    for (PageNumber page = run.first; page < run.first + run.pages; ++page) set(page);
+  }
+  void fill() {
+    for (auto& word : words_) word = ~std::uint64_t{0};
+    if (pages_ % 64 != 0) words_.back() = (std::uint64_t{1} << pages_ % 64) - 1;
+  }
+  void clear() { words_.assign(words_.size(), 0); }
+  std::uint64_t count() const {
+    std::uint64_t sum = 0;
+    for (const auto word : words_) sum += static_cast<std::uint64_t>(std::popcount(word));
+    return sum;
+  }
+  PageBits& operator|=(const PageBits& other) {
+    for (std::size_t i = 0; i < words_.size(); ++i) words_[i] |= other.words_[i];
+    return *this;
+  }
+  /// The first page from `from` on that is in the set; size() for none.
+  PageNumber next(PageNumber from) const {
+    for (std::size_t at = from / 64; at < words_.size(); ++at) {
+      const std::uint64_t word = at == from / 64 ? words_[at] & ~std::uint64_t{0} << from % 64 : words_[at];
+      if (word != 0) return at * 64 + static_cast<std::uint64_t>(std::countr_zero(word));
+    }
+    return pages_;
+  }
+
+ private:
+  std::uint64_t pages_;
+  std::vector<std::uint64_t> words_;
+};
+
+}  // namespace yado::pager

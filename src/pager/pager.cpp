@@ -1,0 +1,382 @@
+#include "pager/pager.hpp"
+
+#include <boost/asio/post.hpp>
+#include <cerrno>
+#include <cstring>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/log.hpp"
+#include "os/clock.hpp"
+
+namespace yado::pager {
+namespace asio = boost::asio;
+namespace {
+
+constexpr std::size_t faults_at_once = 64;
+/// What one eviction reads, at most: Copies sends no more pages with data in one request.
+constexpr std::size_t block_pages = most_data_pages;
+const std::array<std::byte, 64 * page_bytes> zeroes{};
+
+template <class... Visitors>
+struct Match : Visitors... {
+  using Visitors::operator()...;
+};
+
+}  // namespace
+
+Pager::Pager(GuestMemory& memory, RemoteMemory& remote, asio::any_io_executor network, const Options& options)
+    : memory_(memory), remote_(remote), network_(std::move(network)), options_(options),
+      blocks_(block_pages * page_bytes), stop_event_(::eventfd(0, EFD_CLOEXEC)), table_(options.limits),
+      changed_(memory.pages()), changed_since_fix_(memory.pages()) {
+  fault_thread_ = std::thread([this] { serve_faults(); });
+  evict_thread_ = std::thread([this] { serve_evictions(); });
+}
+
+Pager::~Pager() { stop(); }
+
+void Pager::stop() {
+  if (!fault_thread_.joinable()) return;
+  const std::uint64_t one = 1;
+  (void)!::write(stop_event_.get(), &one, sizeof one);
+  {
+    const std::lock_guard lock(jobs_mutex_);
+    stopping_ = true;
+  }
+  release_save();
+  jobs_there_.notify_all();
+  fault_thread_.join();
+  evict_thread_.join();
+}
+
+void Pager::give_up(const Error& why) {
+  {
+    const std::lock_guard lock(table_mutex_);
+    if (std::exchange(gave_up_, true)) return;
+  }
+  options_.lost(why);
+}
+
+// ---- decisions -----------------------------------------------------------------------------------------------------
+
+template <class Event>
+void Pager::tell_table(Event event) {
+  std::optional<Error> broken;
+  {
+    const std::lock_guard lock(table_mutex_);
+    if (gave_up_) return;
+    Actions actions;
+    event(actions);
+    if (const Status done = perform(actions); !done) broken = done.error();
+  }
+  if (broken) give_up(*broken);
+}
+
+/// In their order: what the threads are told is queued under the lock.
+Status Pager::perform(Actions& actions) {
+  for (Action& action : actions) {
+    if (const Map* map = std::get_if<Map>(&action)) {
+      const auto mapped = memory_.map(map->page, writes_);
+      if (!mapped) return std::unexpected(mapped.error());
+      if (!*mapped) return fail(Errc::internal, "page {} should be in the memory file and is not", map->page);
+      continue;
+    }
+    if (Fetch* fetch = std::get_if<Fetch>(&action)) {
+      asio::post(network_, [this, pages = std::move(fetch->pages)]() mutable { this->fetch(std::move(pages)); });
+      continue;
+    }
+    {
+      const std::lock_guard lock(jobs_mutex_);
+      jobs_.push_back(std::move(action));
+    }
+    jobs_there_.notify_one();
+  }
+  return {};
+}
+
+void Pager::serve_faults() {
+  ::pthread_setname_np(::pthread_self(), "faults");
+  std::array<PageNumber, faults_at_once> space;
+  pollfd wanted[] = {{memory_.fault_fd(), POLLIN, 0}, {stop_event_.get(), POLLIN, 0}};
+  for (;;) {
+    if (::poll(wanted, 2, -1) < 0 && errno != EINTR) return give_up(fail_errno("wait for faults").error());
+    if (wanted[1].revents != 0) return;
+    const auto faults = memory_.faults(space);
+    if (!faults) return give_up(faults.error());
+    const Instant now = os::now();
+    for (const PageNumber page : *faults)
+      tell_table([&](Actions& actions) {
+        table_.fault(page, actions);
+        if (table_.needs_remote(page)) waiting_since_.try_emplace(page, now);
+      });
+    // A memory that is gone reports an end for ever.
+    if (faults->empty() && (wanted[0].revents & (POLLERR | POLLHUP)) != 0) return;
+  }
+}
+
+// ---- network thread ------------------------------------------------------------------------------------------------
+
+void Pager::fetch(std::vector<PageNumber> pages) {
+  for (std::size_t at = 0; at < pages.size(); at += most_data_pages) {
+    const auto count = std::min(most_data_pages, pages.size() - at);
+    remote_.fetch({pages.begin() + static_cast<long>(at), pages.begin() + static_cast<long>(at + count)}, [this](Result<Piece> piece) {
+      if (!piece) return give_up(piece.error());
+      if (const Status placed = place(*piece); !placed) give_up(placed.error());
+    });
+  }
+}
+
+/// Neighbours go in one call.
+Status Pager::place(const Piece& piece) {
+  const auto& pages = piece.pages;
+  Writes writes;
+  {
+    const std::lock_guard lock(table_mutex_);
+    writes = writes_;
+  }
+  for (std::size_t i = 0; i < pages.size();) {
+    const std::byte* content = piece.contents[i];
+    const std::size_t most = content == nullptr ? zeroes.size() / page_bytes : pages.size();
+    std::size_t n = 1;
+    while (i + n < pages.size() && n < most && pages[i + n] == pages[i] + n &&
+           piece.contents[i + n] == (content == nullptr ? nullptr : content + n * page_bytes))
+      ++n;
+    YADO_TRY(memory_.place(pages[i], {content == nullptr ? zeroes.data() : content, n * page_bytes}, writes), "page in");
+    i += n;
+  }
+  const Instant now = os::now();
+  tell_table([&](Actions& actions) {
+    for (const PageNumber page : pages) {
+      if (save_) save_->came(page);
+      if (const auto waits = waiting_since_.find(page); waits != waiting_since_.end()) {
+        fault_times_.add(now - waits->second);
+        waiting_since_.erase(waits);
+      }
+    }
+    table_.fetched(pages, actions);
+  });
+  return {};
+}
+
+// ---- evict thread --------------------------------------------------------------------------------------------------
+
+void Pager::serve_evictions() {
+  ::pthread_setname_np(::pthread_self(), "evictions");
+  for (;;) {
+    Action job;
+    {
+      std::unique_lock lock(jobs_mutex_);
+      jobs_there_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
+      if (stopping_) return;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    const Status done = std::visit(Match{[&](const Unmap& unmap) { return this->unmap(unmap.pages); },
+                                         [&](const Evict& evict) { return this->evict(evict); },
+                                         [&](const Punch& punch) { return this->punch(punch); },
+                                         [](const auto&) -> Status { return {}; }},
+                                   job);
+    if (!done) return give_up(done.error());
+  }
+}
+
+Status Pager::unmap(std::span<const PageNumber> pages) {
+  const auto runs = runs_of(pages);
+  YADO_TRY(memory_.unmap(runs), "page out");
+  std::vector<PageRun> written;
+  YADO_TRY(memory_.written_before_unmap(runs, [&](const PageRun& run) { written.push_back(run); }), "page out");
+  const std::lock_guard lock(table_mutex_);
+  note_written(written);
+  return {};
+}
+
+Status Pager::evict(const Evict& evict) {
+  YADO_TRY(unmap(evict.pages), "page out");
+  Evicted evicted;
+  auto block = blocks_.take();
+  std::byte* at = block.get();
+  for (const PageRun& run : runs_of(evict.pages)) {
+    const std::span contents(at, std::size_t{run.pages} * page_bytes);
+    YADO_TRY(memory_.read(run.first, contents), "page out");
+    for (std::uint32_t i = 0; i < run.pages; ++i, at += page_bytes) {
+      const PageData page(at, page_bytes);
+      evicted.piece.pages.push_back(run.first + i);
+      evicted.piece.contents.push_back(is_zero(page) ? nullptr : at);
+      evicted.sums.push_back(sum_of(page, options_.seed));
+    }
+  }
+  evicted.piece.hold = std::move(block);
+  asio::post(network_, [this, ticket = evict.ticket, evicted = std::move(evicted)]() mutable {
+    remote_.store(std::move(evicted), [this, ticket](const Status& stored) {
+      if (!stored) log::warn("pager: pages stay here, the memory servers do not take them: {}", stored.error().text());
+      tell_table([&](Actions& actions) {
+        if (stored)
+          table_.stored(ticket, actions);
+        else
+          table_.store_failed(ticket, actions);
+      });
+    });
+  });
+  return {};
+}
+
+Status Pager::punch(const Punch& punch) {
+  {
+    std::unique_lock lock(table_mutex_);
+    punches_allowed_.wait(lock, [&] { return !hold_punches_; });
+    if (save_)
+      for (const PageNumber page : punch.pages) save_->goes(page);
+  }
+  for (const PageRun& run : runs_of(punch.pages)) YADO_TRY(memory_.punch(run), "page out");
+  tell_table([&](Actions& actions) { table_.punched(punch.ticket, actions); });
+  return {};
+}
+
+// ---- the owner -----------------------------------------------------------------------------------------------------
+
+void Pager::adopt_local(const PageRun& run) {
+  const std::lock_guard lock(table_mutex_);
+  table_.adopt_local(run);
+}
+
+void Pager::set_local_limit(std::uint64_t pages) {
+  tell_table([&](Actions& actions) { table_.set_local_limit(pages, actions); });
+}
+
+void Pager::resume_eviction() {
+  tell_table([&](Actions& actions) { table_.resume(actions); });
+}
+
+// ---- checkpoint ----------------------------------------------------------------------------------------------------
+
+void Pager::note_written(std::span<const PageRun> runs) {
+  if (writes_ == Writes::unnoticed) return;
+  for (const PageRun& run : runs) {
+    changed_.set(run);
+    if (fixed_) changed_since_fix_.set(run);
+    if (save_) save_->written(run);
+  }
+}
+
+/// A page that leaves between the kernel's answer and the note is noted all the same: notes only add.
+Status Pager::note_written_pages() {
+  std::vector<PageRun> written;
+  YADO_TRY(memory_.collect_written([&](const PageRun& run) { written.push_back(run); }), "written pages");
+  const std::lock_guard lock(table_mutex_);
+  note_written(written);
+  return {};
+}
+
+Status Pager::begin_save(bool incremental) {
+  if (incremental && !has_cut_) return fail(Errc::conflict, "there is no earlier checkpoint of this memory to save changes from");
+  bool first = false;
+  {
+    const std::lock_guard lock(table_mutex_);
+    if (save_) return fail(Errc::conflict, "a checkpoint of this memory is under way");
+    first = std::exchange(writes_, Writes::noticed) == Writes::unnoticed;
+  }
+  if (first) YADO_TRY(memory_.notice_writes(), "checkpoint");
+  const std::lock_guard lock(table_mutex_);
+  if (!incremental) changed_.fill();
+  save_.emplace(changed_);
+  return {};
+}
+
+Status Pager::read_here(std::span<const PageNumber> pages, const SaveSink& sink) {
+  auto block = blocks_.take();
+  std::byte* at = block.get();
+  for (const PageRun& run : runs_of(pages)) {
+    YADO_TRY(memory_.read(run.first, {at, std::size_t{run.pages} * page_bytes}), "checkpoint");
+    at += std::size_t{run.pages} * page_bytes;
+  }
+  std::vector<bool> is_good(pages.size());
+  {
+    const std::lock_guard lock(table_mutex_);
+    for (std::size_t i = 0; i < pages.size(); ++i) is_good[i] = save_->was_here(pages[i]);
+  }
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    const std::byte* content = block.get() + i * page_bytes;
+    if (is_good[i]) YADO_TRY(sink(pages[i], is_zero(PageData(content, page_bytes)) ? nullptr : content), "checkpoint");
+  }
+  return {};
+}
+
+Result<Pager::Round> Pager::save_round(const SaveSink& sink) {
+  YADO_TRY(note_written_pages(), "checkpoint");
+  const auto here = [&](PageNumber page) { return !table_.needs_remote(page); };
+  Round round;
+  PageNumber from = 0;
+  for (;;) {
+    std::vector<PageNumber> pages;
+    {
+      const std::lock_guard lock(table_mutex_);
+      pages = save_->take(from, block_pages, here);
+    }
+    if (pages.empty()) break;
+    YADO_TRY(read_here(pages, sink), "checkpoint");
+    round.pages += pages.size();
+    from = pages.back() + 1;
+  }
+  YADO_TRY(note_written_pages(), "checkpoint");
+  const std::lock_guard lock(table_mutex_);
+  round.left = save_->unsaved(here);
+  return round;
+}
+
+Result<Pager::Cut> Pager::fix_save() {
+  {
+    const std::lock_guard lock(table_mutex_);
+    hold_punches_ = true;
+  }
+  YADO_TRY(note_written_pages(), "checkpoint");
+  Cut cut{PageBits(memory_.pages()), PageBits(memory_.pages())};
+  std::vector<PageNumber> rest;
+  {
+    const std::lock_guard lock(table_mutex_);
+    for (PageNumber page = 0; page < memory_.pages(); ++page)
+      if (!table_.needs_remote(page)) cut.here.set(page);
+    cut.changed = save_->wanted();
+    rest = save_->take(0, memory_.pages(), [&](PageNumber page) { return cut.here.test(page); });
+    changed_since_fix_.clear();
+    fixed_ = true;
+  }
+  for (std::size_t i = 0; i < rest.size(); i += block_pages)
+    YADO_TRY(read_here(std::span(rest).subspan(i, std::min(block_pages, rest.size() - i)), [&](PageNumber page, const std::byte* content) -> Status {
+      last_.emplace_back(page, content == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(content, content + page_bytes));
+      return {};
+    }), "checkpoint");
+  return cut;
+}
+
+void Pager::release_save() {
+  {
+    const std::lock_guard lock(table_mutex_);
+    hold_punches_ = false;
+  }
+  punches_allowed_.notify_all();
+}
+
+Status Pager::finish_save(const SaveSink& sink) {
+  for (const auto& [page, content] : last_) YADO_TRY(sink(page, content.empty() ? nullptr : content.data()), "checkpoint");
+  last_.clear();
+  return {};
+}
+
+void Pager::end_save(bool kept) {
+  release_save();
+  last_.clear();
+  const std::lock_guard lock(table_mutex_);
+  if (kept) changed_ = changed_since_fix_;
+  has_cut_ = kept || has_cut_;
+  fixed_ = false;
+  save_.reset();
+}
+
+PagerFigures Pager::figures() const {
+  const std::lock_guard lock(table_mutex_);
+  return {table_.counts(), fault_times_.percentile(0.5), fault_times_.percentile(0.99), fault_times_.total()};
+}
+
+}  // namespace yado::pager

@@ -1,0 +1,130 @@
+#pragma once
+// The pager of one memory: carries out what PageTable decides, with the kernel (GuestMemory) and other hosts (RemoteMemory).
+//
+//   fault thread     waits for faults; maps what is in the file
+//   network thread   the owner's io_context, where the RemoteMemory lives: fetches, puts pages into place, stores
+//   evict thread     takes pages out of view, reads and sums them, punches them out; in the order it was told
+//
+// One lock guards the table. It is held for decisions and for bringing one page into view (so that no later decision to
+// evict that page can overtake it), never over the network, a copy or an answer of the paged process.
+
+#include <boost/asio/any_io_executor.hpp>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+#include "base/time.hpp"
+#include "pager/block_pool.hpp"
+#include "pager/guest_memory.hpp"
+#include "pager/histogram.hpp"
+#include "pager/page_table.hpp"
+#include "pager/remote_memory.hpp"
+#include "pager/save_progress.hpp"
+
+namespace yado::pager {
+
+struct PagerFigures {
+  PageTable::Counts table;
+  nanoseconds fault_p50{0}, fault_p99{0};  ///< from the report of a fault that needed another host to the page in place
+  std::uint64_t remote_faults = 0;
+};
+
+class Pager {
+ public:
+  struct Options {
+    TableLimits limits;
+    std::uint64_t seed = 0;   ///< of the sums given to RemoteMemory::store; the same as its own
+    /// Once, from any of its threads: this memory cannot be kept any more. The process must not run on.
+    std::function<void(const Error&)> lost;
+  };
+  /// The memory's faults are served from here on; the process still has to be let go. `remote` lives on `network`, a
+  /// single-threaded executor, and outlives this; the owner stops `network` only after stop().
+  Pager(GuestMemory& memory, RemoteMemory& remote, boost::asio::any_io_executor network, const Options& options);
+  Pager(const Pager&) = delete;
+  Pager& operator=(const Pager&) = delete;
+  ~Pager();
+
+  /// Before the process is let go: these pages are in the file, out of view.
+  void adopt_local(const PageRun& run);
+  void set_local_limit(std::uint64_t pages);
+  /// After a store failed: there may be room again.
+  void resume_eviction();
+
+  // A checkpoint of what is here (remote pages are their servers' business), from one thread, in this order:
+  //
+  //   begin_save · save_round, again and again while the process runs · [it stands still] fix_save [it runs on] · finish_save · kept or abandoned
+
+  /// A page and its content; null: zeros. May take its time: nothing waits for it but the checkpoint.
+  using SaveSink = std::function<Status(PageNumber, const std::byte* content)>;
+  /// `incremental`: what changed since the last kept cut; without one, `conflict`.
+  Status begin_save(bool incremental);
+  struct Round {
+    std::uint64_t pages = 0;  ///< saved in it
+    std::uint64_t left = 0;   ///< here and unsaved after it, without what was written meanwhile
+  };
+  Result<Round> save_round(const SaveSink& sink);
+  /// The instant of the image. Takes what is left into memory.
+  struct Cut {
+    PageBits here;     ///< owned by this host
+    PageBits changed;  ///< belongs into the image, wherever it is
+  };
+  Result<Cut> fix_save();
+  /// Pages may leave again. Between fix_save and this the process must stand still and the servers fix their part.
+  void release_save();
+  Status finish_save(const SaveSink& sink);
+  void end_save(bool kept);
+  /// Joins the threads; nothing is called after it. The process must have ended, or stands still for ever.
+  void stop();
+
+  PagerFigures figures() const;
+
+ private:
+  void serve_faults();
+  void serve_evictions();
+  Status perform(Actions& actions);                 // table_mutex_ is held
+  void note_written(std::span<const PageRun> runs);  // the same
+  void fetch(std::vector<PageNumber> pages);
+  Status place(const Piece& piece);
+  Status evict(const Evict& evict);
+  Status punch(const Punch& punch);
+  Status unmap(std::span<const PageNumber> pages);
+  Status note_written_pages();
+  Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
+  template <class Event>
+  void tell_table(Event event);
+  void give_up(const Error& why);
+
+  GuestMemory& memory_;
+  RemoteMemory& remote_;
+  boost::asio::any_io_executor network_;
+  Options options_;
+  BlockPool blocks_;
+  os::Fd stop_event_;
+
+  mutable std::mutex table_mutex_;
+  PageTable table_;                                       // guarded by table_mutex_
+  std::unordered_map<PageNumber, Instant> waiting_since_; // guarded by table_mutex_
+  Histogram fault_times_;                                 // guarded by table_mutex_
+  bool gave_up_ = false;                                  // guarded by table_mutex_
+  Writes writes_ = Writes::unnoticed;                     // guarded by table_mutex_
+  PageBits changed_;                                      // guarded by table_mutex_; since the last kept cut
+  PageBits changed_since_fix_;                            // guarded by table_mutex_
+  std::optional<SaveProgress> save_;                      // guarded by table_mutex_
+  bool fixed_ = false;                                    // guarded by table_mutex_
+  bool hold_punches_ = false;                             // guarded by table_mutex_
+  std::condition_variable punches_allowed_;
+  bool has_cut_ = false;                                  // the owner's thread
+  std::vector<std::pair<PageNumber, std::vector<std::byte>>> last_;  // the owner's thread; empty: zeros
+
+  std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held
+  std::condition_variable jobs_there_;
+  std::deque<Action> jobs_;                               // guarded by jobs_mutex_
+  bool stopping_ = false;                                 // guarded by jobs_mutex_
+
+  std::thread fault_thread_, evict_thread_;
+};
+
+}  // namespace yado::pager

@@ -1,0 +1,256 @@
+#include "pager/pager.hpp"
+
+#include <future>
+
+#include "pager/paged_testing.hpp"
+
+namespace yado::pager {
+namespace {
+
+using namespace testing;
+
+/// The program with a pager and two servers. Tests with "Process" in their name are left out under tsan (./run): they fork.
+class PagerProcessTest : public ::testing::Test {
+ protected:
+  static constexpr unsigned mib = 64;
+  static constexpr std::uint64_t pages = mib << 8;
+
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: userfaultfd";
+  }
+  void start(std::uint64_t local_pages, unsigned copies = 1, std::uint32_t prefetch = 64) {
+    auto paged = Paged::start(mib);
+    ASSERT_TRUE(paged) << paged.error().text();
+    paged_.emplace(std::move(*paged));
+    remote_ = std::make_unique<Copies>(Copies::Options{pages, copies, 7}, std::vector<PageServer*>{&a_, &b_});
+    pager_ = std::make_unique<Pager>(paged_->memory(), *remote_, network_.io.get_executor(),
+                                     Pager::Options{{.pages = pages, .local_limit = local_pages, .prefetch_most = prefetch}, 7, [this](const Error& why) {
+                                       lost_.set_value(why.text());
+                                       paged_->process().kill();
+                                     }});
+    ASSERT_TRUE(paged_->memory().go());
+    EXPECT_EQ(paged_->hear(), fmt::format("ok pages={}", pages));
+  }
+  void TearDown() override {
+    if (!paged_) return;
+    paged_->process().kill();
+    pager_->stop();
+    network_.stop();
+  }
+  void expect_right(const std::string& answer) { EXPECT_NE(answer.find(" bad=0"), std::string::npos) << answer; }
+  std::uint64_t file_pages() const {
+    struct stat status {};
+    ::fstat(paged_->file().get(), &status);
+    return static_cast<std::uint64_t>(status.st_blocks) / 8;
+  }
+
+  Network network_;
+  MapServer a_{network_.io.get_executor(), "a"}, b_{network_.io.get_executor(), "b"};
+  std::optional<Paged> paged_;
+  std::unique_ptr<Copies> remote_;
+  std::unique_ptr<Pager> pager_;
+  std::promise<std::string> lost_;
+};
+
+TEST_F(PagerProcessTest, MemoryLargerThanItsShareIsRightWordForWord) {
+  start(pages / 4);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  expect_right(paged_->ask("v"));
+  expect_right(paged_->ask("w 1500 100"));
+  expect_right(paged_->ask("s 700"));
+  expect_right(paged_->ask("v"));
+  EXPECT_LE(file_pages(), pages / 4);
+  const PagerFigures figures = pager_->figures();
+  EXPECT_GT(figures.table.paged_out, pages / 2);
+  EXPECT_GT(figures.remote_faults, 0u);
+  RecordProperty("fault_p50_us", static_cast<int>(figures.fault_p50 / 1us));
+  RecordProperty("fault_p99_us", static_cast<int>(figures.fault_p99 / 1us));
+}
+
+TEST_F(PagerProcessTest, AWorkingSetThatFitsStaysHere) {
+  start(pages / 2);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  expect_right(paged_->ask("w 1500 30"));
+  const std::uint64_t before = pager_->figures().table.paged_in;
+  expect_right(paged_->ask("w 1000 30"));
+  EXPECT_LT(pager_->figures().table.paged_in - before, pages / 20) << "what is in use was evicted";
+}
+
+TEST_F(PagerProcessTest, TheShareMayChangeWhileItRuns) {
+  start(pages);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  for (const std::uint64_t share : {pages / 8, pages / 2, std::uint64_t{64}, pages / 3}) {
+    paged_->tell("w 600 100");
+    pager_->set_local_limit(share);
+    expect_right(paged_->hear());
+    EXPECT_LE(file_pages(), share);
+  }
+  expect_right(paged_->ask("v"));
+}
+
+TEST_F(PagerProcessTest, ZeroPagesTakeNoRoomAnywhere) {
+  start(pages / 8);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  EXPECT_EQ(paged_->ask("z 50"), fmt::format("ok pages={}", pages));
+  expect_right(paged_->ask("v"));
+  EXPECT_LE(network_.run([&] { return a_.held() + b_.held(); }), pages / 2 + pages / 8);
+}
+
+TEST_F(PagerProcessTest, WithTwoCopiesAServerMayDieUnderLoad) {
+  start(pages / 4, 2);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  paged_->tell("w 1500 100");
+  network_.run([&] {
+    b_.die();
+    remote_->server_died(1);
+  });
+  expect_right(paged_->hear());
+  expect_right(paged_->ask("v"));
+}
+
+TEST_F(PagerProcessTest, WithOneCopyTheDeathOfItsServerEndsTheProcessAndNeverShowsItAWrongWord) {
+  start(pages / 4, 1);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  paged_->tell("v");
+  network_.run([&] {
+    a_.die();
+    remote_->server_died(0);
+  });
+  EXPECT_NE(lost_.get_future().get().find("lost"), std::string::npos);
+  EXPECT_EQ(paged_->hear(), "") << "it went on without its memory";
+}
+
+TEST_F(PagerProcessTest, FullServersSlowItDownAndDoNotStopIt) {
+  start(pages / 4);
+  paged_->tell("f");
+  network_.run([&] {
+    a_.refuse(true);
+    b_.refuse(true);
+  });
+  EXPECT_EQ(paged_->hear(), fmt::format("ok pages={}", pages));
+  expect_right(paged_->ask("v"));
+  network_.run([&] {
+    a_.refuse(false);
+    b_.refuse(false);
+  });
+  pager_->resume_eviction();
+  expect_right(paged_->ask("w 500 100"));
+  expect_right(paged_->ask("v"));
+}
+
+/// What a host's log would hold.
+struct Log {
+  std::map<PageNumber, std::vector<std::byte>> newest;
+  std::uint64_t puts = 0;
+  Pager::SaveSink sink() {
+    return [this](PageNumber page, const std::byte* content) -> Status {
+      newest[page] = content == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(content, content + page_bytes);
+      ++puts;
+      return {};
+    };
+  }
+};
+
+/// Everything that is here at the cut and belongs into the image was saved as it is.
+void expect_newest(const Pager::Cut& cut, const Log& log, const GuestMemory& memory) {
+  std::vector<std::byte> page(page_bytes);
+  std::uint64_t wrong = 0, missing = 0;
+  for (PageNumber number = cut.here.next(0); number < cut.here.size(); number = cut.here.next(number + 1)) {
+    if (!cut.changed.test(number)) continue;
+    const auto found = log.newest.find(number);
+    if (found == log.newest.end()) {
+      ++missing;
+      continue;
+    }
+    ASSERT_TRUE(memory.read(number, page));
+    std::vector<std::byte> saved = found->second;
+    saved.resize(page_bytes);
+    wrong += saved != page ? 1 : 0;
+  }
+  EXPECT_EQ(missing, 0u);
+  EXPECT_EQ(wrong, 0u);
+}
+
+TEST_F(PagerProcessTest, ALiveCheckpointHoldsTheNewestOfEveryPageThatIsHere) {
+  start(pages / 3);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  EXPECT_EQ(paged_->ask("z 10"), fmt::format("ok pages={}", pages));
+  EXPECT_FALSE(pager_->begin_save(true)) << "there is nothing that changes could be counted from";
+  for (int image = 0; image < 4; ++image) {
+    SCOPED_TRACE(image);
+    ASSERT_TRUE(pager_->begin_save(image > 0));
+    EXPECT_FALSE(pager_->begin_save(false)) << "two at once";
+    Log log;
+    paged_->tell(image % 2 == 0 ? "w 400 100" : "w 400 25");
+    for (int round = 0; round < 3; ++round) ASSERT_TRUE(pager_->save_round(log.sink()));
+    expect_right(paged_->hear());
+    const auto cut = pager_->fix_save();  // it stands still: it waits for the next command
+    ASSERT_TRUE(cut) << cut.error().text();
+    Log last = log;
+    pager_->release_save();
+    ASSERT_TRUE(pager_->finish_save(last.sink()));
+    // What is here is compared while it still is: nothing runs that could make it leave.
+    expect_newest(*cut, last, paged_->memory());
+    EXPECT_LT(last.puts - log.puts, pages / 2);
+    if (image == 3) {
+      EXPECT_LT(cut->changed.count(), pages / 2) << "25 % were in use since the last";
+    }
+    pager_->end_save(image != 1);  // the second one was abandoned: the third has its changes, too
+  }
+  expect_right(paged_->ask("v"));
+}
+
+TEST_F(PagerProcessTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) {
+  start(pages / 4);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  ASSERT_TRUE(pager_->begin_save(false));
+  ASSERT_TRUE(pager_->fix_save());
+  pager_->end_save(true);
+  const auto before = network_.run([&] { return std::pair(a_.contents(), b_.contents()); });
+  std::vector<std::byte> file(pages * page_bytes);
+  ASSERT_TRUE(paged_->memory().read(0, file));
+  const auto content = [](const auto& servers, std::span<const std::byte> local, bool here, PageNumber page) {
+    if (here) return std::vector<std::byte>(local.begin() + page * page_bytes, local.begin() + (page + 1) * page_bytes);
+    for (const auto* one : {&servers.first, &servers.second})
+      if (const auto found = one->find(page); found != one->end()) return found->second;
+    return std::vector<std::byte>(page_bytes);
+  };
+  // Where everything was: what is in the file is newer than what a server has.
+  PageBits here(pages);
+  const std::vector<std::byte> nothing(page_bytes);
+  for (PageNumber page = 0; page < pages; ++page)
+    if (!std::equal(nothing.begin(), nothing.end(), file.begin() + page * page_bytes)) here.set(page);
+  std::vector<std::vector<std::byte>> old(pages);
+  for (PageNumber page = 0; page < pages; ++page) old[page] = content(before, file, here.test(page), page);
+
+  expect_right(paged_->ask("w 300 20"));
+  expect_right(paged_->ask("v"));  // everything moves once
+  expect_right(paged_->ask("w 300 5"));
+  ASSERT_TRUE(pager_->begin_save(true));
+  const auto cut = pager_->fix_save();
+  ASSERT_TRUE(cut);
+  ASSERT_TRUE(paged_->memory().read(0, file));
+  const auto after = network_.run([&] { return std::pair(a_.contents(), b_.contents()); });
+  std::uint64_t missed = 0, changed = 0;
+  for (PageNumber page = 0; page < pages; ++page) {
+    const bool differs = content(after, file, cut->here.test(page), page) != old[page];
+    changed += differs ? 1 : 0;
+    missed += differs && !cut->changed.test(page) ? 1 : 0;
+  }
+  EXPECT_EQ(missed, 0u);
+  EXPECT_GT(changed, 0u);
+  EXPECT_LT(cut->changed.count(), pages / 2) << "pages that were only read count as changed";
+  pager_->end_save(true);
+}
+
+TEST_F(PagerProcessTest, TheProcessEndsWithItsPager) {
+  auto paged = Paged::start(1);
+  ASSERT_TRUE(paged);
+  { const GuestMemory gone = std::move(paged->memory()); }
+  const auto ended = paged->process().wait(hang);
+  ASSERT_TRUE(ended && *ended);
+  EXPECT_EQ((*ended)->text(), "exit status 97");
+}
+
+}  // namespace
+}  // namespace yado::pager
