@@ -39,7 +39,17 @@ void check(std::string_view text) {
     for (const image::File& file : part.files) {
       check_path(file.path);
       YADO_CHECK(paths.insert(file.path).second, "\"{}\" is there twice", file.path);
+      YADO_CHECK(file.xxh128.empty() != file.proved_by.empty(), "\"{}\" is proved by nothing", file.path);
+      YADO_CHECK(file.data_bytes.value_or(0) <= file.bytes, "\"{}\" has more data than length", file.path);
     }
+    for (const image::File& file : part.files)
+      YADO_CHECK(file.proved_by.empty() || paths.contains(file.proved_by), "\"{}\" has no proof", file.path);
+  }
+  YADO_CHECK(manifest->members.empty() || !manifest->member_of, "{} is a main image and a member", manifest->id);
+  std::set<ImageId> members{manifest->id};
+  for (const image::Member& member : manifest->members) {
+    YADO_CHECK(valid_name(member.id.str()) && valid_name(member.host.str()), "member {}", member.id);
+    YADO_CHECK(members.insert(member.id).second, "member {} is there twice", member.id);
   }
   const auto again = image::manifest_from_json(image::to_json(*manifest));
   YADO_CHECK(again, "{}", again.error().text());

@@ -1,15 +1,19 @@
 #include "image/checksum.hpp"
 
 #include <fcntl.h>
-#include <unistd.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
-#include <cerrno>
+#include <span>
 #include <vector>
 
 #include "base/check.hpp"
 #include "base/units.hpp"
+#include "image/extents.hpp"
+#include "image/file_io.hpp"
+#include "image/pass.hpp"
 
 namespace yado::image {
 namespace {
@@ -17,6 +21,12 @@ namespace {
 struct Free {
   void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
 };
+
+void add_zeros(Checksum& sum, std::uint64_t bytes) {
+  static constexpr std::array<char, 64_KiB> zeros{};
+  for (; bytes > 0; bytes -= std::min<std::uint64_t>(bytes, zeros.size()))
+    sum.add({zeros.data(), std::min<std::uint64_t>(bytes, zeros.size())});
+}
 
 }  // namespace
 
@@ -57,19 +67,31 @@ std::string checksum_of(std::string_view data) {
 }
 
 Result<FileSum> checksum_of(const os::Fd& file) {
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) return fail_errno("stat");
+  const auto bytes = static_cast<std::uint64_t>(status.st_size);
   ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
-  ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_WILLNEED);
   Checksum sum;
+  FileSum result{.bytes = bytes};
   std::vector<char> buffer(256_KiB);
-  std::uint64_t offset = 0;
-  for (;;) {
-    const ssize_t got = ::pread(file.get(), buffer.data(), buffer.size(), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_errno("read");
-    if (got == 0) return FileSum{offset, sum.hex()};
-    sum.add({buffer.data(), static_cast<std::size_t>(got)});
-    offset += static_cast<std::uint64_t>(got);
+  for (std::uint64_t at = 0; at < bytes;) {
+    YADO_TAKE(const Extent data, next_data(file, at, bytes));
+    add_zeros(sum, data.first - at);
+    ::posix_fadvise(file.get(), static_cast<off_t>(data.first), static_cast<off_t>(data.bytes()), POSIX_FADV_WILLNEED);
+    for (at = data.first; at < data.end;) {
+      const std::span wanted = std::span(buffer).first(std::min<std::uint64_t>(buffer.size(), data.end - at));
+      YADO_TAKE(const std::size_t got, read_at(file, std::as_writable_bytes(wanted), at));
+      sum.add({buffer.data(), got});
+      at += got;
+      result.data_bytes += got;
+      if (got == wanted.size()) continue;
+      result.bytes = at;  // it became shorter: whoever asked compares lengths
+      result.xxh128 = sum.hex();
+      return result;
+    }
   }
+  result.xxh128 = sum.hex();
+  return result;
 }
 
 }  // namespace yado::image

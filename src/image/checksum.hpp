@@ -34,10 +34,11 @@ std::string checksum_of(std::string_view data);
 
 struct FileSum {
   std::uint64_t bytes = 0;
+  std::uint64_t data_bytes = 0;  ///< of which are no holes
   std::string xxh128;
 };
-/// Reads the file from its beginning to its end, in pieces (a mapping would end the process by SIGBUS when the file
-/// shrinks under it).
+/// Reads the data of the file in pieces (a mapping would end the process by SIGBUS when the file shrinks under it);
+/// holes count as the zeros that they are, without being read.
 Result<FileSum> checksum_of(const os::Fd& file);
 
 }  // namespace yado::image

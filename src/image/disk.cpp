@@ -8,12 +8,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <map>
 #include <set>
 
 #include "base/check.hpp"
 #include "base/units.hpp"
 #include "image/checksum.hpp"
+#include "image/extents.hpp"
+#include "image/page_files.hpp"
+#include "image/page_part.hpp"
 #include "image/pass.hpp"
 #include "image/paths.hpp"
 #include "os/file.hpp"
@@ -68,29 +70,73 @@ Status sync_tree(const fs::path& part, const Tree& tree) {
   return sync_directory(part);
 }
 
-Status compare_part(const fs::path& directory, const Part& part, Durable durable) {
+bool is_log(PartType type, const Tree& tree, std::string_view path) {
+  return type == PartType::pages && path == log_file && std::ranges::binary_search(tree.files, index_file);
+}
+
+// Its length, and what of it is data, without reading it.
+Result<File> measure_log(const fs::path& part, Durable durable) {
+  YADO_TAKE(const PagePart pages, PagePart::open(part));  // the length is what the index says
+  File file{std::string(log_file), pages.index().log_slots() * page_bytes, "", std::string(index_file)};
+  std::uint64_t data_bytes = 0;
+  for (std::uint64_t at = 0; at < file.bytes;) {
+    YADO_ASSIGN(const Extent data, next_data(pages.log(), at, file.bytes), log_file);
+    data_bytes += data.bytes();
+    at = data.end;
+  }
+  if (data_bytes < file.bytes) file.data_bytes = data_bytes;
+  if (durable == Durable::yes) YADO_PASS(sync_file(pages.log(), log_file));
+  return file;
+}
+
+Status compare_tree(const Tree& tree, const Part& part) {
+  std::set<std::string_view> expected;
+  for (const File& file : part.files) expected.insert(file.path);
+  for (const std::string& path : tree.files)
+    if (!expected.contains(path)) return fail(Errc::corrupt, "{}: not in the manifest", path);
+  for (const std::string_view path : expected)
+    if (!std::ranges::binary_search(tree.files, path)) return fail(Errc::corrupt, "{}: is missing", path);
+  return {};
+}
+
+Status compare_file(const fs::path& part, const File& file, Durable durable) {
+  YADO_TAKE(const FileSum sum, measure(part / file.path, durable));
+  if (sum.bytes != file.bytes)
+    return fail(Errc::corrupt, "{}: {} bytes instead of {}", file.path, sum.bytes, file.bytes);
+  if (sum.xxh128 != file.xxh128) return fail(Errc::corrupt, "{}: checksum differs", file.path);
+  return {};
+}
+
+Status compare_log(const fs::path& part, Durable durable, const OnCompared& on_compared) {
+  YADO_TAKE(const PagePart pages, PagePart::open(part));
+  YADO_PASS(pages.scan(pages.in_file_order(), [&](PageNumber, std::optional<PageContents> contents) {
+    if (contents && on_compared) on_compared(page_bytes);
+    return Status();
+  }));
+  return durable == Durable::yes ? sync_file(pages.log(), log_file) : Status();
+}
+
+Status compare_part(const fs::path& directory, const Part& part, Durable durable, const OnCompared& on_compared) {
   std::error_code error;
   if (!fs::is_directory(fs::symlink_status(directory, error))) return fail(Errc::corrupt, "its directory is missing");
   YADO_TAKE(const Tree tree, tree_of(directory));
-
-  std::map<std::string_view, const File*> expected;
-  for (const File& file : part.files) expected.emplace(file.path, &file);
-  for (const std::string& path : tree.files)
-    if (!expected.contains(path)) return fail(Errc::corrupt, "{}: not in the manifest", path);
-  for (const auto& [path, file] : expected)
-    if (!std::ranges::binary_search(tree.files, path)) return fail(Errc::corrupt, "{}: is missing", path);
-
+  YADO_PASS(compare_tree(tree, part));
   // Lengths first: they cost nothing, and most damage shows there.
-  for (const auto& [path, file] : expected) {
-    const auto bytes = fs::file_size(directory / path, error);
-    if (error) return fail_errno(error.value(), fmt::format("stat {}", path));
-    if (bytes != file->bytes) return fail(Errc::corrupt, "{}: {} bytes instead of {}", path, bytes, file->bytes);
+  for (const File& file : part.files) {
+    const auto bytes = fs::file_size(directory / file.path, error);
+    if (error) return fail_errno(error.value(), fmt::format("stat {}", file.path));
+    if (bytes != file.bytes)
+      return fail(Errc::corrupt, "{}: {} bytes instead of {}", file.path, bytes, file.bytes);
   }
-  for (const auto& [path, file] : expected) {
-    YADO_TAKE(const FileSum sum, measure(directory / path, durable));
-    if (sum.bytes != file->bytes)
-      return fail(Errc::corrupt, "{}: {} bytes instead of {}", path, sum.bytes, file->bytes);
-    if (sum.xxh128 != file->xxh128) return fail(Errc::corrupt, "{}: checksum differs", path);
+  for (const File& file : part.files) {
+    if (!file.proved_by.empty()) continue;
+    YADO_PASS(compare_file(directory, file, durable));
+    if (on_compared) on_compared(file.data_bytes.value_or(file.bytes));
+  }
+  // After its index, which proves it.
+  for (const File& file : part.files) {
+    if (file.proved_by.empty()) continue;  // only a log is
+    YADO_PASS(compare_log(directory, durable, on_compared));
   }
   if (durable == Durable::yes) return sync_tree(directory, tree);
   return {};
@@ -98,22 +144,29 @@ Status compare_part(const fs::path& directory, const Part& part, Durable durable
 
 }  // namespace
 
-Result<std::vector<File>> measure_part(const fs::path& part, Durable durable) {
+Result<std::vector<File>> measure_part(const fs::path& part, PartType type, Durable durable) {
   YADO_TAKE(const Tree tree, tree_of(part));
   std::vector<File> files;
   for (const std::string& path : tree.files) {
+    if (is_log(type, tree, path)) {
+      YADO_TAKE(File log, measure_log(part, durable));
+      files.push_back(std::move(log));
+      continue;
+    }
     YADO_TAKE(FileSum sum, measure(part / path, durable));
-    files.push_back({path, sum.bytes, std::move(sum.xxh128)});
+    File file{path, sum.bytes, std::move(sum.xxh128)};
+    if (sum.data_bytes < sum.bytes) file.data_bytes = sum.data_bytes;
+    files.push_back(std::move(file));
   }
   if (durable == Durable::yes) YADO_PASS(sync_tree(part, tree));
   return files;
 }
 
-Status compare(const fs::path& image, const Manifest& manifest, Durable durable) {
+Status compare(const fs::path& image, const Manifest& manifest, Durable durable, const OnCompared& on_compared) {
   std::set<std::string> parts;
   for (const Part& part : manifest.parts) {
     parts.insert(part.name);
-    YADO_TRY(compare_part(image / part.name, part, durable), fmt::format("part {}", part.name));
+    YADO_TRY(compare_part(image / part.name, part, durable, on_compared), fmt::format("part {}", part.name));
   }
   std::error_code error;
   fs::directory_iterator entry(image, error);

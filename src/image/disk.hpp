@@ -1,7 +1,9 @@
 #pragma once
 // What the store does to directories: looking, comparing, making durable. Internal to src/image.
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,13 +19,18 @@ inline constexpr std::string_view removed_prefix = ".removed-";
 enum class Durable { no, yes };
 
 /// The files of one part directory with lengths and checksums, sorted by path. Anything that is neither a regular file
-/// nor a directory is `corrupt`, as is a name that no manifest may carry. With `Durable::yes`, files and directories
-/// are on the disk when it returns.
-Result<std::vector<File>> measure_part(const std::filesystem::path& part, Durable durable);
+/// nor a directory is `corrupt`, as is a name that no manifest may carry. The log of a part of pages is not read: its
+/// index has the checksums, made when the pages were written. With `Durable::yes`, files and directories are on the
+/// disk when it returns.
+Result<std::vector<File>> measure_part(const std::filesystem::path& part, PartType type, Durable durable);
 
-/// The whole directory of an image against its manifest: parts and files missing or too many, lengths, checksums.
-/// `corrupt` names the first difference.
-Status compare(const std::filesystem::path& image, const Manifest& manifest, Durable durable);
+/// Called now and then with how many bytes more are compared; their sum is about Manifest::data_bytes().
+using OnCompared = std::function<void(std::uint64_t bytes)>;
+
+/// The whole directory of an image against its manifest: parts and files missing or too many, lengths, checksums; of a
+/// log that its index proves, every live record. `corrupt` names the first difference.
+Status compare(const std::filesystem::path& image, const Manifest& manifest, Durable durable,
+               const OnCompared& on_compared = {});
 
 /// The manifest of a directory; `not_found` when it has none.
 Result<Manifest> read_manifest_file(const std::filesystem::path& image, const ImageId& id);

@@ -50,7 +50,7 @@ Result<Manifest> Draft::commit(Manifest manifest) {
   YADO_CHECK(manifest.id == id_, "manifest of {} committed as {}", manifest.id, id_);
   for (Part& part : manifest.parts) {
     YADO_TAKE(const fs::path directory, part_directory(part.name));
-    YADO_ASSIGN(part.files, measure_part(directory, Durable::yes), fmt::format("part {}", part.name));
+    YADO_ASSIGN(part.files, measure_part(directory, part.type, Durable::yes), fmt::format("part {}", part.name));
   }
   YADO_TRY(publish(manifest), fmt::format("image {}", id_));
   return manifest;

@@ -5,11 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <memory>
 
 #include "base/units.hpp"
+#include "image/extents.hpp"
 #include "image/file_io.hpp"
 #include "image/pass.hpp"
 #include "os/file.hpp"
@@ -52,14 +52,6 @@ Status export_to(const PageChain& chain, const os::Fd& file) {
   return {};
 }
 
-// lseek(2) SEEK_DATA or SEEK_HOLE; `end` when there is no more.
-Result<std::uint64_t> seek(const os::Fd& file, std::uint64_t from, int what, std::uint64_t end) {
-  const off_t found = ::lseek(file.get(), static_cast<off_t>(from), what);
-  if (found < 0 && errno == ENXIO) return end;
-  if (found < 0) return fail_errno("seek");
-  return std::min(static_cast<std::uint64_t>(found), end);
-}
-
 Status import_data(const os::Fd& file, std::uint64_t from, std::uint64_t to, PageAppender& appender) {
   const auto buffer = std::make_unique_for_overwrite<std::byte[]>(piece_bytes);
   while (from < to) {
@@ -76,12 +68,10 @@ Status import_data(const os::Fd& file, std::uint64_t from, std::uint64_t to, Pag
 
 Status import_from(const os::Fd& file, std::uint64_t bytes, PageAppender& appender) {
   for (std::uint64_t at = 0; at < bytes;) {
-    YADO_TAKE(std::uint64_t data, seek(file, at, SEEK_DATA, bytes));
-    data = data / page_bytes * page_bytes;
-    for (; at < data; at += page_bytes) YADO_PASS(appender.put_zeros(PageNumber{at / page_bytes}, Round{0}));
-    if (at == bytes) break;
-    YADO_TAKE(const std::uint64_t hole, seek(file, at, SEEK_HOLE, bytes));
-    const std::uint64_t to = (hole + page_bytes - 1) / page_bytes * page_bytes;
+    YADO_TAKE(const Extent data, next_data(file, at, bytes));
+    const std::uint64_t from = data.first / page_bytes * page_bytes;
+    for (; at < from; at += page_bytes) YADO_PASS(appender.put_zeros(PageNumber{at / page_bytes}, Round{0}));
+    const std::uint64_t to = (data.end + page_bytes - 1) / page_bytes * page_bytes;
     YADO_PASS(import_data(file, at, to, appender));
     at = to;
   }

@@ -28,9 +28,32 @@ Manifest golden_manifest() {
           .properties = {{"pipe", "pipe:[42]"}}};
 }
 
-// The golden manifest with a change and the checksum that belongs to it: what a peer could send.
-std::string forged(const std::function<void(nlohmann::json&)>& change) {
-  auto json = nlohmann::json::parse(golden);
+// The main image of a guest on two hosts: what version 2 brought.
+constexpr std::string_view golden_main =
+    R"({"base":"vm-img.2","checksum":"f3fb380c1f84d51f4258cc36139f1dd4","created_wall_ms":1700000000000,)"
+    R"("format":"yado-image","id":"vm-img.3","members":[{"host":"h2","id":"vm-img.3.h2",)"
+    R"("xxh128":"99aa06d3014798d86001c324468d497f"}],"parts":[{"files":[{"bytes":120,"path":"pages.index",)"
+    R"("xxh128":"b5e9c1ad071b3e7fc779cfaa5e523818"},{"bytes":1048576,"data_bytes":8192,"path":"pages.log",)"
+    R"("proved_by":"pages.index"}],"name":"memory","type":"pages"}],"properties":{},"spec_hash":"abc",)"
+    R"("stands_for":"94878ac3e5c676708d0f750646474cc3","version":2,"workload":"vm"})";
+
+Manifest golden_main_manifest() {
+  return {.id = ImageId("vm-img.3"),
+          .workload = WorkloadId("vm"),
+          .spec_hash = "abc",
+          .created_wall_ms = 1'700'000'000'000,
+          .base = ImageId("vm-img.2"),
+          .parts = {{PartType::pages,
+                     "memory",
+                     {{"pages.index", 120, "b5e9c1ad071b3e7fc779cfaa5e523818", "", std::nullopt},
+                      {"pages.log", 1'048'576, "", "pages.index", 8192}}}},
+          .members = {{ImageId("vm-img.3.h2"), HostId("h2"), "99aa06d3014798d86001c324468d497f"}},
+          .stands_for = "94878ac3e5c676708d0f750646474cc3"};
+}
+
+// A golden manifest with a change and the checksum that belongs to it: what a peer could send.
+std::string forged(const std::function<void(nlohmann::json&)>& change, std::string_view from = golden) {
+  auto json = nlohmann::json::parse(from);
   json.erase("checksum");
   change(json);
   json["checksum"] = checksum_of(json.dump());
@@ -45,6 +68,9 @@ std::string refusal(std::string_view text) {
 }
 
 std::string refusal_of(const std::function<void(nlohmann::json&)>& change) { return refusal(forged(change)); }
+std::string refusal_of_main(const std::function<void(nlohmann::json&)>& change) {
+  return refusal(forged(change, golden_main));
+}
 
 TEST(ImageChecksumTest, IsXxh3OfThatSpelling) {
   // From the reference implementation's command: printf '' | xxh128sum; printf hello | xxh128sum
@@ -60,18 +86,71 @@ TEST(ImageManifestTest, TheGoldenExampleIsWrittenAndRead) {
   EXPECT_EQ(manifest->bytes(), 5U);
 }
 
+TEST(ImageManifestTest, TheGoldenMainImageIsWrittenAndRead) {
+  EXPECT_EQ(to_json(golden_main_manifest()), golden_main);
+  auto manifest = manifest_from_json(golden_main);
+  ASSERT_TRUE(manifest) << manifest.error().message;
+  EXPECT_EQ(*manifest, golden_main_manifest());
+  EXPECT_EQ(manifest->bytes(), 1'048'696U);
+  EXPECT_EQ(manifest->data_bytes(), 8312U);
+}
+
+TEST(ImageManifestTest, AManifestSaysTheLowestVersionThatItNeeds) {
+  const auto version_of = [](const Manifest& manifest) { return nlohmann::json::parse(to_json(manifest))["version"]; };
+  EXPECT_EQ(version_of(golden_manifest()), 1);
+  Manifest member = golden_manifest();
+  member.member_of = ImageId("site-img.1");
+  EXPECT_EQ(version_of(member), 2);
+  EXPECT_EQ(manifest_from_json(to_json(member)), member);
+}
+
+TEST(ImageManifestTest, AMainImageNamesItsMembersOnce) {
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["members"] = "h2"; }), "manifest: members: is not an array");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["members"].push_back(m["members"][0]); }),
+            "manifest: members[1].id: is there twice, or the image itself");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["members"][0]["id"] = m["id"]; }),
+            "manifest: members[0].id: is there twice, or the image itself");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["members"][0]["host"] = "../h2"; }),
+            "manifest: members[0].host: is not a valid name");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["members"][0].erase("xxh128"); }),
+            "manifest: members[0].xxh128: is missing");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["member_of"] = "vm-img.1"; }),
+            "manifest: member_of: a member has no members");
+  EXPECT_EQ(refusal_of([](auto& m) { m["member_of"] = m["id"]; }), "manifest: member_of: is the image itself");
+  EXPECT_EQ(refusal_of([](auto& m) { m["base"] = m["id"]; }), "manifest: base: is the image itself");
+  EXPECT_EQ(refusal_of([](auto& m) { m["stands_for"] = "x"; }), "manifest: stands_for: is not 32 hex digits");
+}
+
+TEST(ImageManifestTest, OnlyALogIsProvedByItsIndex) {
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["parts"][0]["type"] = "disk"; }),
+            "manifest: parts[0].files: proved_by in a part that is not of type pages");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["parts"][0]["files"].erase(0); }),
+            "manifest: parts[0].files: pages.log is proved by pages.index, which is not there");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["parts"][0]["files"][1]["path"] = "memory"; }),
+            "manifest: parts[0].files[1].proved_by: is not pages.index for pages.log");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["parts"][0]["files"][0] = m["parts"][0]["files"][1]; }),
+            "manifest: parts[0].files[1].path: is there twice");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["parts"][0]["files"][1]["xxh128"] = std::string(32, '0'); }),
+            "manifest: parts[0].files[1]: has xxh128 and proved_by");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["parts"][0]["files"][1].erase("proved_by"); }),
+            "manifest: parts[0].files[1].xxh128: is missing");
+  EXPECT_EQ(refusal_of_main([](auto& m) { m["parts"][0]["files"][0]["data_bytes"] = 121; }),
+            "manifest: parts[0].files[0].data_bytes: is more than bytes");
+}
+
 TEST(ImageManifestTest, AManifestWithoutBaseAndPartsComesBackToo) {
   const Manifest empty{.id = ImageId("a"), .workload = WorkloadId("b")};
   EXPECT_EQ(manifest_from_json(to_json(empty)), empty);
 }
 
 TEST(ImageManifestTest, EveryFlippedBitIsSeen) {
-  for (std::size_t byte = 0; byte < golden.size(); ++byte)
-    for (int bit = 0; bit < 8; ++bit) {
-      std::string damaged(golden);
-      damaged[byte] = static_cast<char>(damaged[byte] ^ (1 << bit));
-      EXPECT_FALSE(manifest_from_json(damaged)) << "byte " << byte << " bit " << bit << ": " << damaged;
-    }
+  for (const std::string_view whole : {golden, golden_main})
+    for (std::size_t byte = 0; byte < whole.size(); ++byte)
+      for (int bit = 0; bit < 8; ++bit) {
+        std::string damaged(whole);
+        damaged[byte] = static_cast<char>(damaged[byte] ^ (1 << bit));
+        EXPECT_FALSE(manifest_from_json(damaged)) << "byte " << byte << " bit " << bit << ": " << damaged;
+      }
 }
 
 TEST(ImageManifestTest, EveryTruncationIsSeen) {
@@ -80,10 +159,10 @@ TEST(ImageManifestTest, EveryTruncationIsSeen) {
 }
 
 TEST(ImageManifestTest, AnotherVersionIsRefusedByName) {
-  auto newer = manifest_from_json(forged([](auto& m) { m["version"] = 2; }));
+  auto newer = manifest_from_json(forged([](auto& m) { m["version"] = 3; }));
   ASSERT_FALSE(newer);
   EXPECT_EQ(newer.error().code, Errc::unsupported);
-  EXPECT_EQ(newer.error().message, "manifest: version 2 is not one this yado reads (1)");
+  EXPECT_EQ(newer.error().message, "manifest: version 3 is not one this yado reads (1 to 2)");
   EXPECT_EQ(refusal_of([](auto& m) { m["format"] = "tar"; }), "manifest: format: is not yado-image");
 }
 

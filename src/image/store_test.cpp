@@ -11,6 +11,8 @@
 #include <functional>
 
 #include "image/checksum.hpp"
+#include "image/page_testing.hpp"
+#include "image/sealed.hpp"
 #include "image/temporary_directory.hpp"
 
 namespace yado::image {
@@ -247,6 +249,113 @@ TEST_F(ImageStoreTest, RemovingLeavesNothingAndCanBeRepeated) {
   EXPECT_TRUE(store_->remove(id));
   EXPECT_TRUE(store_->remove(id));
   EXPECT_EQ(entries(), std::vector<std::string>{".lock"});
+}
+
+// Sparse files, and parts of pages whose index proves the log.
+
+TEST_F(ImageStoreTest, HolesCountAsTheZerosThatTheyAre) {
+  auto draft = store_->begin(id);
+  ASSERT_TRUE(draft);
+  const fs::path disk = *draft->part_directory("criu") / "disk";
+  std::string content(5 << 20, '\0');
+  content[(3 << 20) + 5] = 'x';
+  put_file(disk, "");
+  fs::resize_file(disk, content.size());
+  std::fstream(disk, std::ios::binary | std::ios::in | std::ios::out).seekp((3 << 20) + 5).put('x');
+  auto manifest = draft->commit({.id = id, .workload = WorkloadId("site"), .parts = {{PartType::criu, "criu", {}}}});
+  ASSERT_TRUE(manifest) << manifest.error().text();
+  const File& file = manifest->parts[0].files.at(0);
+  EXPECT_EQ(file.xxh128, checksum_of(content)) << "as if it had been read";
+  EXPECT_EQ(file.bytes, content.size());
+  EXPECT_LE(file.data_bytes.value_or(file.bytes), 1U << 16);
+  EXPECT_EQ(verify_error(), "(verified)");
+  // Data where there was a hole is a difference, a hole written out as zeros is none.
+  std::fstream(image() / "criu/disk", std::ios::binary | std::ios::in | std::ios::out).write(content.data(), 1 << 20);
+  EXPECT_EQ(verify_error(), "(verified)");
+  std::fstream(image() / "criu/disk", std::ios::binary | std::ios::in | std::ios::out).seekp(77).put('y');
+  EXPECT_EQ(verify_error(), "image site-img.3: part criu: disk: checksum differs");
+}
+
+class ImagePagesInStoreTest : public ImageStoreTest {
+ protected:
+  /// Pages 0 to 9; page 1 is zeros. Slot 3 of the log is dead.
+  void make_pages() {
+    auto draft = store_->begin(id);
+    ASSERT_TRUE(draft);
+    auto writer = PageWriter::create(*draft->part_directory("memory"), {.guest_pages = 10, .cut = cut_number(1)});
+    ASSERT_TRUE(writer) << writer.error().text();
+    PageAppender appender = writer->appender();
+    for (std::uint64_t page = 0; page < 10; ++page)
+      ASSERT_OK(appender.put(PageNumber{page}, page_of(page == 1 ? 0 : page + 1), 0_round));
+    ASSERT_OK(appender.put(4_page, page_of(100), 1_round));
+    ASSERT_OK(appender.flush());
+    ASSERT_OK(writer->finish(all_pages(10)));
+    ASSERT_OK(draft->commit({.id = id, .workload = WorkloadId("vm"), .parts = {{PartType::pages, "memory", {}}}}));
+  }
+  fs::path log() const { return image() / "memory/pages.log"; }
+};
+
+TEST_F(ImagePagesInStoreTest, ALogIsProvedByItsIndex) {
+  make_pages();
+  auto manifest = store_->read(id);
+  ASSERT_TRUE(manifest) << manifest.error().text();
+  const File* file = &manifest->parts[0].files.at(1);
+  EXPECT_EQ(file->path, "pages.log");
+  EXPECT_EQ(file->proved_by, "pages.index");
+  EXPECT_EQ(file->xxh128, "");
+  EXPECT_EQ(file->bytes, fs::file_size(log()));
+  EXPECT_EQ(verify_error(), "(verified)");
+}
+
+TEST_F(ImagePagesInStoreTest, EveryLiveRecordIsVerified) {
+  make_pages();
+  const auto part = PagePart::open(image() / "memory");
+  ASSERT_TRUE(part);
+  for (const PlacedPage& page : part->in_file_order()) {
+    if (page.record.zero()) continue;
+    flip_bit(log(), page.record.log_offset() + 4095, 7);
+    EXPECT_EQ(verify_error(), fmt::format("image site-img.3: part memory: part memory: page {} (pages.log offset {}): "
+                                          "checksum differs", page.page, page.record.log_offset()));
+    flip_bit(log(), page.record.log_offset() + 4095, 7);
+  }
+  EXPECT_EQ(verify_error(), "(verified)");
+}
+
+TEST_F(ImagePagesInStoreTest, WhatNoRecordRefersToMeansNothing) {
+  make_pages();
+  flip_bit(log(), 3 * page_bytes, 0);
+  EXPECT_EQ(verify_error(), "(verified)");
+}
+
+TEST_F(ImagePagesInStoreTest, AnIndexThatWasReplacedByAnotherIsSeen) {
+  make_pages();
+  // Sealed and of the same length, but not the one that the manifest names.
+  std::string bytes = read_file(image() / "memory/pages.index");
+  bytes.resize(bytes.size() - sizeof(Seal));
+  bytes[16] = static_cast<char>(bytes[16] ^ 1);  // another cut
+  append_seal(bytes);
+  ASSERT_TRUE(PageIndex::from_bytes(bytes));
+  put_file(image() / "memory/pages.index", bytes);
+  EXPECT_EQ(verify_error(), "image site-img.3: part memory: pages.index: checksum differs");
+}
+
+TEST_F(ImagePagesInStoreTest, AShortLogIsSeen) {
+  make_pages();
+  fs::resize_file(log(), fs::file_size(log()) - 1);
+  EXPECT_EQ(verify_error(), "image site-img.3: part memory: pages.log: 40959 bytes instead of 40960");
+}
+
+TEST_F(ImagePagesInStoreTest, ALogWithAChecksumOfItsOwnIsStillVerifiedByIt) {
+  make_pages();
+  // As version 1 wrote it.
+  Manifest old = *store_->read(id);
+  for (File& file : old.parts[0].files)
+    if (!std::exchange(file.proved_by, "").empty()) file.xxh128 = checksum_of(read_file(log()));
+  EXPECT_NE(to_json(old).find("\"version\":1,"), std::string::npos);
+  put_file(image() / "manifest.json", to_json(old));
+  EXPECT_EQ(verify_error(), "(verified)");
+  flip_bit(log(), 3 * page_bytes, 0);
+  EXPECT_EQ(verify_error(), "image site-img.3: part memory: pages.log: checksum differs");
 }
 
 // A copy must be what the manifest that came with it says.

@@ -14,8 +14,8 @@ constexpr std::size_t most_write_bytes = 512 * 1024;
 constexpr auto never = asio::steady_timer::time_point::max();
 }  // namespace
 
-Channel::Channel(wire::Stream& stream, asio::any_io_executor executor, BlockPool& blocks)
-    : stream_(stream), blocks_(blocks), block_(blocks.take()), something_to_send_(executor, never),
+Channel::Channel(std::shared_ptr<wire::Stream> stream, asio::any_io_executor executor, BlockPool& blocks)
+    : stream_(std::move(stream)), blocks_(blocks), block_(blocks.take()), something_to_send_(executor, never),
       less_to_send_(executor, never) {
   YADO_CHECK(blocks.block_bytes() >= channel_block_bytes, "blocks of {} bytes", blocks.block_bytes());
 }
@@ -30,12 +30,6 @@ Result<std::optional<Frame>> Channel::next_in_block() {
   if (auto good = check_frame(bytes, body); !good) return std::unexpected(good.error());
   begin_ += header_bytes + body.size();
   return Frame{*header, body, block_};
-}
-
-bool Channel::has_frame() const {
-  if (end_ - begin_ < header_bytes) return false;
-  const auto header = parse_header(std::span<const std::byte, header_bytes>(block_.get() + begin_, header_bytes));
-  return !header || end_ - begin_ >= header_bytes + header->body_bytes;
 }
 
 /// Frames that were handed out still lie in the block: what cannot go on behind them moves to another one.
@@ -62,8 +56,8 @@ asio::awaitable<Result<Frame>> Channel::receive(std::shared_ptr<Channel> self) {
     self->make_space(wanted);
     if (self->closed_) co_return fail(Errc::unavailable, "the connection was closed");
     const asio::mutable_buffer space(self->block_.get() + self->end_, self->blocks_.block_bytes() - self->end_);
-    const wire::IoResult got = co_await self->stream_.read_some(space);
-    if (got.error) co_return fail(Errc::unavailable, "{}", self->stream_.explain(got.error));
+    const wire::IoResult got = co_await self->stream_->read_some(space);
+    if (got.error) co_return fail(Errc::unavailable, "{}", self->stream_->explain(got.error));
     self->end_ += got.bytes;
   }
 }
@@ -101,7 +95,7 @@ asio::awaitable<void> Channel::write_loop(std::shared_ptr<Channel> self) {
       bytes += frame.bytes;
       ++frames;
     }
-    const auto error = co_await self->stream_.write(buffers);
+    const auto error = co_await self->stream_->write(buffers);
     if (error) {
       self->close();
       break;
@@ -119,7 +113,7 @@ asio::awaitable<void> Channel::drained(std::shared_ptr<Channel> self, std::size_
 
 void Channel::close() {
   closed_ = true;
-  stream_.close();
+  stream_->close();
   something_to_send_.cancel();
   less_to_send_.cancel();
 }

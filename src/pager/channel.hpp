@@ -25,18 +25,16 @@ constexpr std::size_t channel_block_bytes = most_frame_bytes + 256 * 1024;
 
 class Channel : public std::enable_shared_from_this<Channel> {
  public:
-  /// `stream` and its executor must outlive the channel; `blocks` of channel_block_bytes.
-  Channel(wire::Stream& stream, boost::asio::any_io_executor executor, BlockPool& blocks);
+  /// `blocks` of channel_block_bytes; they outlive the executor's context.
+  Channel(std::shared_ptr<wire::Stream> stream, boost::asio::any_io_executor executor, BlockPool& blocks);
 
   /// The next frame, checked. Errors: corrupt, unsupported (its bytes are no frame: say so and close), unavailable.
   static boost::asio::awaitable<Result<Frame>> receive(std::shared_ptr<Channel> self);
-  /// A frame is here in full: receive() would not wait.
-  bool has_frame() const;
 
   /// Queues a frame whose body is `head` followed by `data`, which `hold` keeps alive. Ignored once closed.
   void send(Operation operation, std::uint64_t id, std::vector<std::byte> head, std::vector<Bytes> data = {},
             std::shared_ptr<const void> hold = nullptr, std::uint16_t flags = 0);
-  /// Sends what is queued until close(). Spawn it once.
+  /// Sends what is queued, until it is closed. Spawn it once.
   static boost::asio::awaitable<void> write_loop(std::shared_ptr<Channel> self);
   std::size_t unsent_bytes() const { return unsent_bytes_; }
   /// Waits until at most so many bytes are unsent, or it is closed.
@@ -56,7 +54,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
   Result<std::optional<Frame>> next_in_block();
   void make_space(std::size_t bytes);
 
-  wire::Stream& stream_;
+  std::shared_ptr<wire::Stream> stream_;  ///< kept while anything of it is under way
   BlockPool& blocks_;
   std::shared_ptr<std::byte[]> block_;
   std::size_t begin_ = 0, end_ = 0;  ///< what was read and not taken, in block_

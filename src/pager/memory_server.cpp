@@ -20,12 +20,15 @@
 #include "base/id.hpp"
 #include "base/log.hpp"
 #include "pager/channel.hpp"
+#include "wire/link.hpp"
 #include "wire/listen.hpp"
 
 namespace yado::pager {
 namespace asio = boost::asio;
 namespace {
 
+/// A peer that connects and says nothing holds a descriptor and a buffer; a handshake and HELLO take three round trips.
+constexpr auto hello_limit = std::chrono::seconds(10);
 /// Answers of a connection that wait to be sent; above it, its requests wait.
 constexpr std::size_t most_unsent_bytes = 4_MiB;
 
@@ -130,29 +133,28 @@ class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(wire::Stream stream, Worker& worker, Worker& archiver, Sessions& sessions,
              const MemoryServer::Options& options, BlockPool& blocks)
-      : stream_(std::move(stream)), worker_(worker), archiver_(archiver), sessions_(sessions), options_(options),
-        blocks_(blocks), channel_(std::make_shared<Channel>(stream_, worker.io.get_executor(), blocks)) {}
+      : stream_(std::make_shared<wire::Stream>(std::move(stream))), worker_(worker), archiver_(archiver), sessions_(sessions),
+        options_(options), blocks_(blocks) {}
 
   static asio::awaitable<void> serve(std::shared_ptr<Connection> self, bool tls) {
-    if (const auto error = co_await self->stream_.handshake(asio::ssl::stream_base::server)) {
-      log::warn("memory server: a peer was refused: {}", self->stream_.explain(error));
-      co_return self->stream_.close();
+    self->hello_deadline_.set(hello_limit);
+    self->hello_deadline_.guard(self->stream_.get());
+    if (const auto error = co_await self->stream_->handshake(asio::ssl::stream_base::server)) {
+      if (!self->hello_deadline_.passed()) log::warn("memory server: a peer was refused: {}", self->stream_->explain(error));
+      co_return self->stream_->close();
     }
-    self->peer_ = tls ? self->stream_.peer_name() : "local";
-    asio::co_spawn(self->worker_.io, Channel::write_loop(self->channel_), Hold{self});
+    self->peer_ = tls ? self->stream_->peer_name() : "local";
+    self->channel_ = std::make_shared<Channel>(self->stream_, self->worker_.io.get_executor(), self->blocks_);
+    asio::co_spawn(self->worker_.io, Channel::write_loop(self->channel_), asio::detached);
     co_await answer_requests(self);
-    // What was said last should arrive; a peer that does not take it is not waited for once it closes.
+    // What was said last should arrive, but it is not waited for longer than for a HELLO.
+    self->hello_deadline_.set(hello_limit);
+    self->hello_deadline_.guard(self->stream_.get());
     co_await Channel::drained(self->channel_, 0);
     self->channel_->close();
   }
 
  private:
-  /// Keeps the stream while its write loop runs.
-  struct Hold {
-    std::shared_ptr<Connection> connection;
-    void operator()(const std::exception_ptr&) const {}
-  };
-
   static asio::awaitable<void> answer_requests(std::shared_ptr<Connection> self) {
     std::uint64_t last_id = 0;
     for (;;) {
@@ -188,6 +190,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     YADO_ASSIGN(auto held, sessions_.open(hello_, peer_), "HELLO");
     if (hello_.owner) YADO_TRY(held->store.take_over(owner()), "HELLO");
     held_ = std::move(held);
+    hello_deadline_.guard(nullptr);
     const SessionStats stats = held_->store.stats();
     channel_->send(Operation::welcome, frame.header.id,
                    make_welcome({held_->instance, stats.data_pages + stats.zero_pages}));
@@ -214,8 +217,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   Status get(const Frame& frame) {
     YADO_ASSIGN(const Batch wanted, parse_batch(frame.body, BatchUse::get), "GET");
-    auto block = blocks_.take();
-    YADO_ASSIGN(PageStore::Found found, held_->store.get(owner(), wanted, {block.get(), blocks_.block_bytes()}), "GET");
+    // Answers wait in their blocks: many small ones must not hold many large blocks.
+    const std::size_t bytes = wanted.pages() * page_bytes;
+    auto block = bytes <= 64_KiB ? std::make_shared_for_overwrite<std::byte[]>(bytes) : blocks_.take();
+    YADO_ASSIGN(PageStore::Found found, held_->store.get(owner(), wanted, {block.get(), bytes}), "GET");
     channel_->send(Operation::pages, frame.header.id, make_batch(found.runs), {found.data}, std::move(block));
     return {};
   }
@@ -283,13 +288,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   PageStore::Owner owner() const { return {hello_.epoch, hello_.generation}; }
 
-  wire::Stream stream_;
+  std::shared_ptr<wire::Stream> stream_;
   Worker& worker_;
   Worker& archiver_;
   Sessions& sessions_;
   const MemoryServer::Options& options_;
   BlockPool& blocks_;
-  std::shared_ptr<Channel> channel_;
+  wire::Deadline hello_deadline_{worker_.io.get_executor()};
+  std::shared_ptr<Channel> channel_;  ///< after the handshake
   std::string peer_ = "a peer before its handshake";
   Hello hello_;
   std::shared_ptr<Held> held_;  ///< after HELLO

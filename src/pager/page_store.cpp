@@ -198,29 +198,34 @@ Status PageStore::drop(const Owner& owner, const Batch& batch) {
   const std::lock_guard lock(writer_);
   if (auto may = check(owner); !may) return may;
   if (auto inside = check_inside(batch.runs); !inside) return inside;
-  for (const KindRun& run : batch.runs)
-    for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
+  for (const KindRun& run : batch.runs) {
+    PageNumber page = run.first;
+    while (page < run.first + run.pages) {
+      const PageNumber end = std::min<PageNumber>((page / leaf_pages + 1) * leaf_pages, run.first + run.pages);
       const std::lock_guard shard(mutex_of(page));
-      set(page, absent);
+      if (leaves_[page / leaf_pages])
+        for (; page < end; ++page) set(page, absent);
+      page = end;
     }
+  }
   return {};
 }
 
 std::vector<KindRun> PageStore::list(PageNumber from) const {
   std::vector<KindRun> runs;
-  for (PageNumber page = from; page < pages_; ++page) {
+  for (PageNumber page = from; page < pages_;) {
+    const PageNumber end = std::min<PageNumber>((page / leaf_pages + 1) * leaf_pages, pages_);
     const std::lock_guard lock(mutex_of(page));
-    if (!leaves_[page / leaf_pages]) {
-      page = page / leaf_pages * leaf_pages + leaf_pages - 1;
-      continue;
-    }
-    const std::uint32_t at = slot(page);
-    if (at == absent) continue;
-    append(runs, page, at == zero ? PageKind::zero : PageKind::data);
-    if (runs.size() > most_runs) {
-      runs.pop_back();
-      break;
-    }
+    if (leaves_[page / leaf_pages])
+      for (; page < end; ++page) {
+        const std::uint32_t at = slot(page);
+        if (at == absent) continue;
+        append(runs, page, at == zero ? PageKind::zero : PageKind::data);
+        if (runs.size() <= most_runs) continue;
+        runs.pop_back();
+        return runs;
+      }
+    page = end;
   }
   return runs;
 }

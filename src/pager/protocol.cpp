@@ -261,7 +261,7 @@ Result<Hello> parse_hello(Bytes body) {
   hello.session = in.take_text(most_name_bytes);
   if (!in.done() || flags > 1) return wrong("HELLO is malformed");
   if (size != page_bytes) return fail(Errc::unsupported, "HELLO: pages of {} bytes, this program knows {}", size, page_bytes);
-  if (hello.pages > most_page_number || hello.quota_pages > most_page_number) return wrong("HELLO: a size beyond every memory");
+  if (hello.pages > most_pages || hello.quota_pages > most_pages) return wrong("HELLO: a size beyond every memory");
   return hello;
 }
 

@@ -31,6 +31,7 @@ constexpr std::size_t most_data_pages = 256;  ///< of one batch with data, asked
 constexpr std::size_t most_runs = 4096;
 constexpr std::size_t most_name_bytes = 1024;
 constexpr PageNumber most_page_number = PageNumber{1} << 52;
+constexpr std::uint64_t most_pages = std::uint64_t{1} << 34;  ///< of a workload, as in image/page.hpp: 64 TiB
 
 struct Header {
   Operation operation = Operation::error;

@@ -1,5 +1,6 @@
 #include "pager/server_link.hpp"
 
+#include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -37,6 +38,17 @@ Result<wire::Target> target_of(const ServerAddress& address, const wire::Identit
     YADO_ASSIGN(target.tls, wire::client_context(*identity), "memory server");
   }
   return target;
+}
+
+/// By waiting. Not so when nobody listens there, it is another instance, or it does not want us.
+bool may_become_better(Errc code) {
+  return code == Errc::unavailable || code == Errc::timed_out || code == Errc::corrupt || code == Errc::io ||
+         code == Errc::rate_limited;
+}
+
+/// What its server works at for long: answered when it is done, however many others were asked and answered meanwhile.
+bool takes_long(Operation operation) {
+  return operation == Operation::save || operation == Operation::load || operation == Operation::move;
 }
 
 /// A PAGES answer must speak of exactly the pages that were asked for.
@@ -89,11 +101,11 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
     deadline.guard(nullptr);
     co_return std::unexpected(opened.error());
   }
-  std::shared_ptr<wire::Link> link(std::move(*opened));
+  const std::shared_ptr<wire::Link> link(std::move(*opened));
   deadline.guard(&link->stream());
-  auto channel = std::make_shared<Channel>(link->stream(), self->executor_, self->blocks_);
-  // The loop keeps both, however long the last write takes.
-  asio::co_spawn(self->executor_, Channel::write_loop(channel), [channel, link](const std::exception_ptr&) {});
+  const std::shared_ptr<wire::Stream> stream(link, &link->stream());
+  auto channel = std::make_shared<Channel>(stream, self->executor_, self->blocks_);
+  asio::co_spawn(self->executor_, Channel::write_loop(channel), asio::detached);
   ++self->hello_.generation;
   channel->send(Operation::hello, hello_id, make_hello(self->hello_));
   auto frame = co_await Channel::receive(channel);
@@ -113,9 +125,8 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
   if (self->instance_ && *self->instance_ != welcome->instance)
     co_return refuse({Errc::not_owner, "it was started anew, its pages are gone"});
   self->instance_ = welcome->instance;
-  self->link_ = std::move(link);
   self->channel_ = std::move(channel);
-  const Instant now = os::now();
+  const Instant now = self->heard_at_ = os::now();
   for (auto& [id, request] : self->under_way_) {
     request.sent_at = now;
     self->send(id, request);
@@ -132,17 +143,13 @@ asio::awaitable<void> ServerLink::live(std::shared_ptr<ServerLink> self) {
     const Instant give_up = *self->silent_since_ + self->patience_;
     auto pause = first_pause;
     while (!self->closed_) {
-      if (++self->failures_in_a_row_ > most_failures_in_a_row && why.code != Errc::unavailable && why.code != Errc::timed_out)
-        co_return self->die(why);
       const nanoseconds left = give_up - os::now();
-      if (left <= nanoseconds(0)) co_return self->die(why);
+      const bool silence = why.code == Errc::unavailable || why.code == Errc::timed_out;
+      if ((++self->failures_in_a_row_ > most_failures_in_a_row && !silence) || left <= nanoseconds(0)) co_return self->die(why);
       auto again = co_await connect(self, left);
       if (again) break;
       why = again.error();
-      // These will not become better by waiting: nobody listens, it is another instance, or it does not want us.
-      if (why.code == Errc::refused || why.code == Errc::not_owner || why.code == Errc::permission ||
-          why.code == Errc::stale_epoch || why.code == Errc::not_found || why.code == Errc::no_space)
-        co_return self->die(why);
+      if (!may_become_better(why.code)) co_return self->die(why);
       asio::steady_timer timer(self->executor_, pause);
       co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
       pause = std::min<decltype(pause)>(pause * 2, std::chrono::milliseconds(500));
@@ -172,7 +179,10 @@ Status ServerLink::take(const Frame& frame) {
   const auto found = under_way_.find(id);
   if (found == under_way_.end())
     return fail(Errc::corrupt, "{} answers request {}, which is not under way", name_of(frame.header.operation), id);
-  failures_in_a_row_ = 0;
+  if (const auto first = oldest_in_order(); !takes_long(found->second.operation) && first != found)
+    return fail(Errc::corrupt, "request {} is answered before request {}", id, first->first);
+  const int failures = std::exchange(failures_in_a_row_, 0);
+  heard_at_ = os::now();
   silent_since_.reset();
   const Answer answer = std::move(found->second.answer);
   under_way_.erase(found);
@@ -180,35 +190,44 @@ Status ServerLink::take(const Frame& frame) {
     answer(std::unexpected(parse_error(frame.body)));
   else
     answer(frame);
+  if (distrusted_) failures_in_a_row_ = failures;  // that was none
   return {};
 }
 
-/// Breaks the connection when the oldest request is older than the patience.
+std::map<std::uint64_t, ServerLink::Request>::const_iterator ServerLink::oldest_in_order() const {
+  return std::ranges::find_if(under_way_, [](const auto& entry) { return !takes_long(entry.second.operation); });
+}
+
+/// Breaks the connection when nothing was heard for `patience` although something is waited for.
 asio::awaitable<void> ServerLink::watch(std::shared_ptr<ServerLink> self) {
   while (!self->under_way_.empty() && !self->dead_) {
-    Instant oldest = Instant::max();
-    for (const auto& [id, request] : self->under_way_) oldest = std::min(oldest, request.sent_at);
-    const nanoseconds left = oldest + self->patience_ - os::now();
-    if (left <= nanoseconds(0)) {
-      if (self->channel_) self->distrust({Errc::timed_out, "it does not answer"});
-      for (auto& [id, request] : self->under_way_) request.sent_at = os::now();
-      continue;
+    nanoseconds left = self->patience_ / 2;
+    if (const auto oldest = self->oldest_in_order(); oldest != self->under_way_.end()) {
+      left = std::max(oldest->second.sent_at, self->heard_at_) + self->patience_ - os::now();
+      if (left <= nanoseconds(0)) {
+        self->distrust({Errc::timed_out, "it does not answer"});
+        self->heard_at_ = os::now();
+        continue;
+      }
     }
     self->watch_timer_.expires_after(left);
     co_await self->watch_timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+    // Long work says nothing meanwhile: whether its server lives, a small question tells.
+    if (!self->dead_ && !self->under_way_.empty() && self->oldest_in_order() == self->under_way_.end())
+      self->request(Operation::stat, {}, [](const Result<Frame>&) {});
   }
   self->watching_ = false;
 }
 
 void ServerLink::distrust(const Error& why) {
+  if (!channel_) return;
   distrusted_ = why;
-  if (channel_) channel_->close();
+  channel_->close();
 }
 
 void ServerLink::disconnect() {
   if (channel_) channel_->close();
   channel_.reset();
-  link_.reset();
 }
 
 void ServerLink::die(const Error& why) {

@@ -27,12 +27,13 @@ struct ServerAddress {
 
 struct LinkOptions {
   Hello hello;                      ///< its generation counts up with every connection
-  nanoseconds patience = 5s;        ///< for an answer, and then once more for a new connection and an answer there
+  nanoseconds patience = 5s;        ///< with silence while something is waited for; then once more to be connected again
   const wire::Identity* identity = nullptr;  ///< for TLS; only used by make()
 };
 
 /// One thread: that of `executor`. Dead, for good, when nobody listens there any more (proof), when it has lost the pages
-/// (another instance), when it cannot be reached for `patience`, or when it breaks the protocol five times without an answer in between.
+/// (another instance) or wants us no more, when it cannot be reached for `patience`, or when it breaks the protocol five
+/// times without a good answer in between. `blocks` must outlive the executor's context.
 class ServerLink : public PageServer, public std::enable_shared_from_this<ServerLink> {
  public:
   static Result<std::shared_ptr<ServerLink>> make(boost::asio::any_io_executor executor, BlockPool& blocks,
@@ -79,6 +80,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   static boost::asio::awaitable<Error> read_answers(std::shared_ptr<ServerLink> self);
   static boost::asio::awaitable<void> watch(std::shared_ptr<ServerLink> self);
   Status take(const Frame& frame);
+  std::map<std::uint64_t, Request>::const_iterator oldest_in_order() const;
   void add(Request request);
   void send(std::uint64_t id, const Request& request);
   void die(const Error& why);
@@ -89,13 +91,13 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   std::shared_ptr<const wire::Target> target_;
   Hello hello_;
   nanoseconds patience_;
-  std::shared_ptr<wire::Link> link_;
   std::shared_ptr<Channel> channel_;      ///< while connected
   std::optional<std::uint64_t> instance_;
   std::uint64_t last_id_ = 1;             ///< 1 is HELLO's, on every connection
   std::map<std::uint64_t, Request> under_way_;
   boost::asio::steady_timer watch_timer_;
   int failures_in_a_row_ = 0;
+  Instant heard_at_{};                    ///< the last answer, or connection
   std::optional<Instant> silent_since_;   ///< when it first broke after its last answer
   bool dead_ = false, closed_ = false, watching_ = false;
   std::optional<Error> distrusted_;
