@@ -73,11 +73,7 @@ GuestMemory::GuestMemory(std::unique_ptr<State> state) : state_(std::move(state)
 GuestMemory::GuestMemory(GuestMemory&&) noexcept = default;
 GuestMemory::~GuestMemory() = default;
 
-Result<GuestMemory> GuestMemory::take(os::Fd socket, nanoseconds limit) {
-  pollfd readable{socket.get(), POLLIN, 0};
-  const int ready = ::poll(&readable, 1, static_cast<int>(limit / 1ms));
-  if (ready < 0) return fail_errno("wait for the paged process");
-  if (ready == 0) return fail(Errc::timed_out, "the paged process has not handed its memory over within {} ms", limit / 1ms);
+Result<GuestMemory> GuestMemory::take(os::Fd socket) {
   yado_pages_hello hello{};
   constexpr std::size_t descriptors = 3;
   alignas(cmsghdr) char control[CMSG_SPACE(descriptors * sizeof(int))];
@@ -118,6 +114,7 @@ Status GuestMemory::go() const {
 
 std::uint64_t GuestMemory::pages() const { return state_->pages; }
 int GuestMemory::process() const { return state_->process; }
+int GuestMemory::process_fd() const { return state_->socket.get(); }
 const os::Fd& GuestMemory::file() const { return state_->file; }
 int GuestMemory::fault_fd() const { return state_->faults.get(); }
 

@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "base/error.hpp"
-#include "base/time.hpp"
 #include "os/fd.hpp"
 #include "pager/page.hpp"
 
@@ -26,9 +25,9 @@ enum class Writes : bool { unnoticed, noticed };
 /// Thread-safe for different pages; unmap() also for the same ones. After the process has ended most calls are `not_found`.
 class GuestMemory {
  public:
-  /// Takes what the hook on the other end of `socket` (SOCK_SEQPACKET) hands over; the process waits until go().
-  /// Errors: timed_out, unsupported (another version), corrupt.
-  static Result<GuestMemory> take(os::Fd socket, nanoseconds limit);
+  /// Waits for the hook on the other end of `socket` (SOCK_SEQPACKET) and takes what it hands over; the process waits until go().
+  /// Errors: unavailable (it has ended), unsupported (another version), corrupt.
+  static Result<GuestMemory> take(os::Fd socket);
   GuestMemory(GuestMemory&&) noexcept;
   GuestMemory& operator=(GuestMemory&&) = delete;
   /// The process ends: its memory is no longer whole.
@@ -37,6 +36,8 @@ class GuestMemory {
   Status go() const;
   std::uint64_t pages() const;
   int process() const;
+  /// POLLHUP: the process has ended.
+  int process_fd() const;
   const os::Fd& file() const;  ///< offset = 4096 * page
 
   /// Readable when there are faults.

@@ -165,6 +165,30 @@ void PageTable::set_local_limit(std::uint64_t pages, Actions& out) {
   balance(out);
 }
 
+std::size_t PageTable::prefetch(std::span<const PageNumber> pages, Actions& out) {
+  std::vector<PageNumber> wanted;
+  std::size_t seen = 0;
+  for (; seen < pages.size() && room() > reserve() && fetching_ < limits_.fetching_most; ++seen) {
+    const PageNumber page = pages[seen];
+    if (entries_[page].state != PageState::remote || entries_[page].waited) continue;
+    entries_[page].state = PageState::fetching;
+    ++in_file_;
+    ++fetching_;
+    wanted.push_back(page);
+  }
+  std::ranges::sort(wanted);
+  if (!wanted.empty()) out.push_back(Fetch{std::move(wanted), false});
+  return seen;
+}
+
+std::vector<PageNumber> PageTable::by_recency() const {
+  std::vector<PageNumber> pages;
+  pages.reserve(active_.size + inactive_.size);
+  for (const List* list : {&active_, &inactive_})
+    for (std::uint32_t page = list->newest; page != none; page = entries_[page].older) pages.push_back(page);
+  return pages;
+}
+
 void PageTable::adopt_local(const PageRun& run) {
   for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
     YADO_CHECK(entries_[page].state == PageState::remote, "page {} is there already", page);

@@ -22,6 +22,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <span>
 #include <unordered_map>
 #include <variant>
 #include <vector>
@@ -69,8 +70,13 @@ class PageTable {
   void punched(std::uint64_t ticket, Actions& out);
   void resume(Actions& out);
   void set_local_limit(std::uint64_t pages, Actions& out);
+  /// Nobody waits for these yet: fetches them, in this order, as far as there is room. Returns how many were looked at.
+  std::size_t prefetch(std::span<const PageNumber> pages, Actions& out);
   /// At the start: these are in the file already (a restored image).
   void adopt_local(const PageRun& run);
+
+  /// Pages that are here, the last one seen in use first: what an image remembers of it is in use after a restore, too.
+  std::vector<PageNumber> by_recency() const;
 
   PageState state(PageNumber page) const { return entries_[page].state; }
   std::uint64_t pages() const { return entries_.size(); }

@@ -123,7 +123,7 @@ class Paged {
     spawn.standard_error = STDERR_FILENO;
     spawn.descriptors = {{made.file_.get(), 6}, {hook.get(), 7}, {theirs.get(), 8}};
     YADO_ASSIGN(made.process_, os::spawn(spawn), "paged program");
-    YADO_ASSIGN(GuestMemory memory, GuestMemory::take(std::move(ours), hang), "paged program");
+    YADO_ASSIGN(GuestMemory memory, GuestMemory::take(std::move(ours)), "paged program");
     made.memory_ = std::make_unique<GuestMemory>(std::move(memory));
     return made;
   }

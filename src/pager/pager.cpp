@@ -156,8 +156,20 @@ Status Pager::place(const Piece& piece) {
       }
     }
     table_.fetched(pages, actions);
+    prefetch_more(actions);
   });
   return {};
+}
+
+/// A window at a time, so that a page somebody waits for is never far behind.
+void Pager::prefetch_more(Actions& actions) {
+  constexpr std::size_t window = 64, most_under_way = 4 * window;
+  while (prefetched_ < to_prefetch_.size() && table_.counts().fetching < most_under_way) {
+    const std::span rest = std::span<const PageNumber>(to_prefetch_).subspan(prefetched_);
+    const std::size_t seen = table_.prefetch(rest.first(std::min(window, rest.size())), actions);
+    if (seen == 0) break;  // no room
+    prefetched_ += seen;
+  }
 }
 
 // ---- evict thread --------------------------------------------------------------------------------------------------
@@ -243,6 +255,19 @@ void Pager::adopt_local(const PageRun& run) {
 
 void Pager::set_local_limit(std::uint64_t pages) {
   tell_table([&](Actions& actions) { table_.set_local_limit(pages, actions); });
+}
+
+void Pager::prefetch(std::vector<PageNumber> pages) {
+  tell_table([&](Actions& actions) {
+    to_prefetch_ = std::move(pages);
+    prefetched_ = 0;
+    prefetch_more(actions);
+  });
+}
+
+std::vector<PageNumber> Pager::by_recency() const {
+  const std::lock_guard lock(table_mutex_);
+  return table_.by_recency();
 }
 
 void Pager::resume_eviction() {

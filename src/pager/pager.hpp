@@ -50,6 +50,10 @@ class Pager {
   /// Before the process is let go: these pages are in the file, out of view.
   void adopt_local(const PageRun& run);
   void set_local_limit(std::uint64_t pages);
+  /// Fetches these in the background, in this order, as long as there is room. Once.
+  void prefetch(std::vector<PageNumber> pages);
+  /// Pages that are here, the last one seen in use first.
+  std::vector<PageNumber> by_recency() const;
   /// After a store failed: there may be room again.
   void resume_eviction();
 
@@ -80,6 +84,7 @@ class Pager {
   void stop();
 
   PagerFigures figures() const;
+  std::uint64_t pages() const { return memory_.pages(); }
 
  private:
   void serve_faults();
@@ -93,6 +98,7 @@ class Pager {
   Status unmap(std::span<const PageNumber> pages);
   Status note_written_pages();
   Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
+  void prefetch_more(Actions& actions);              // table_mutex_ is held
   template <class Event>
   void tell_table(Event event);
   void give_up(const Error& why);
@@ -107,6 +113,8 @@ class Pager {
   mutable std::mutex table_mutex_;
   PageTable table_;                                       // guarded by table_mutex_
   std::unordered_map<PageNumber, Instant> waiting_since_; // guarded by table_mutex_
+  std::vector<PageNumber> to_prefetch_;                   // guarded by table_mutex_
+  std::size_t prefetched_ = 0;                            // guarded by table_mutex_
   Histogram fault_times_;                                 // guarded by table_mutex_
   bool gave_up_ = false;                                  // guarded by table_mutex_
   Writes writes_ = Writes::unnoticed;                     // guarded by table_mutex_

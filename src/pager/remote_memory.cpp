@@ -339,6 +339,20 @@ void Copies::rebuild(std::vector<PageNumber> pages, Servers from, Servers to) {
       });
 }
 
+/// One that can be written rather than an image: what changed is there.
+std::optional<std::size_t> Copies::owner(PageNumber page) const {
+  if (entries_[page].zero) return std::nullopt;
+  const Servers holders = entries_[page].holders & alive();
+  std::optional<std::size_t> found;
+  for (std::size_t i = 0; i < servers_.size(); ++i)
+    if ((holders & bit(i)) != 0 && (!found || (servers_[i]->writable() && !servers_[*found]->writable()))) found = i;
+  return found;
+}
+
+std::uint64_t Copies::held_by(std::size_t server) const {
+  return static_cast<std::uint64_t>(std::ranges::count_if(entries_, [&](const Entry& entry) { return (entry.holders & bit(server)) != 0; }));
+}
+
 std::uint64_t Copies::pages_without_redundancy() const {
   if (options_.copies < 2) return 0;
   return static_cast<std::uint64_t>(std::ranges::count_if(entries_, [](const Entry& entry) {

@@ -10,6 +10,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -45,6 +46,8 @@ class RemoteMemory {
   virtual void store(Evicted evicted, Stored stored) = 0;
   /// Nobody has the page: its content is lost, unless it is in the memory file.
   virtual bool lost(PageNumber page) const = 0;
+  /// The server that answers for a page in an image; none: it is zero, or nobody has it.
+  virtual std::optional<std::size_t> owner(PageNumber page) const = 0;
   /// Pages whose only content would be remote, but which have too few copies.
   virtual std::uint64_t pages_without_redundancy() const = 0;
 };
@@ -67,6 +70,7 @@ class Copies : public RemoteMemory {
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
   bool lost(PageNumber page) const override { return !entries_[page].zero && entries_[page].holders == 0 && entries_[page].storing == 0; }
+  std::optional<std::size_t> owner(PageNumber page) const override;
   std::uint64_t pages_without_redundancy() const override;
 
   struct Counts {
@@ -77,6 +81,8 @@ class Copies : public RemoteMemory {
     std::uint64_t wrong_contents = 0;   ///< a server gave something else than it was given
   };
   const Counts& counts() const { return counts_; }
+  /// Pages whose newest content this server has.
+  std::uint64_t held_by(std::size_t server) const;
   std::uint64_t seed() const { return options_.seed; }
   bool rebuilding() const { return !to_rebuild_.empty() || rebuilds_under_way_ > 0; }
 

@@ -17,6 +17,8 @@ inline constexpr int control_descriptor = 4;  ///< a second monitor: a listening
 inline constexpr int console_descriptor = 5;  ///< the serial port: a connected socket
 inline constexpr int memory_descriptor = 6;   ///< the guest's memory: a shared file, by which a preloaded hook knows its mmap(2)
 inline constexpr int tap_descriptor = 7;
+inline constexpr int pager_descriptor = 8;    ///< of the hook: to the pager
+inline constexpr int hook_descriptor = 9;     ///< the hook's library, preloaded
 
 struct CommandLine {
   const VmSpec& spec;

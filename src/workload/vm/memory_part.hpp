@@ -13,9 +13,13 @@ namespace yado::vm {
 class MemoryPart {
  public:
   virtual ~MemoryPart() = default;
+  /// Called while the guest still runs: whatever can be done before the cut.
+  virtual Status before_pause() { return {}; }
   /// Called while the guest stands still, and only what is done here lengthens its pause by memory. `memory` is the
   /// shared file, offset = RAM offset; only to be read.
   virtual Status save(const os::Fd& memory, std::uint64_t bytes) = 0;
+  /// Called when the guest runs again, only after a successful save: what could wait.
+  virtual Status after_pause() { return {}; }
   /// Fills a fresh file of that length, all holes, before QEMU maps it.
   virtual Status load(const os::Fd& memory, std::uint64_t bytes) = 0;
 };

@@ -10,6 +10,7 @@
 #include "base/time.hpp"
 #include "net/address.hpp"
 #include "workload/vm/accelerator.hpp"
+#include "workload/vm/paging.hpp"
 
 namespace yado::vm {
 
@@ -31,6 +32,7 @@ struct Place {
   std::string cgroup;               ///< relative name, "yado/bigvm.4"
   int network_namespace = -1;       ///< where the bridge is; stays the caller's; -1: the caller's own
   std::string bridge;               ///< empty: the network card is connected to nothing yet
+  std::optional<Paging> paging;     ///< the guest's memory is paged: a share here, the rest on other hosts
 };
 
 /// The programs, and their bound.
@@ -39,7 +41,6 @@ struct Qemu {
   std::filesystem::path image_tool = "/usr/bin/qemu-img";
   AcceleratorChoice accelerator;         ///< choose_accelerator()
   nanoseconds limit = 30s;               ///< the longest that one answer of QEMU may take
-  std::vector<std::string> environment;  ///< "KEY=value" for QEMU itself, such as LD_PRELOAD of a pager's hook
 };
 
 }  // namespace yado::vm

@@ -88,6 +88,7 @@ struct Vm::State {
   Console console;
   os::Fd words;  ///< QEMU's standard error
   os::Cgroup cgroup;
+  std::optional<PagerProcess> pager;
   os::Process process;
   os::Pidfd pidfd;
   std::string guest_end;  ///< what the guest did to end, as QEMU said
@@ -138,17 +139,25 @@ struct Vm::State {
       tap = card.name;
     }
 
-    os::Spawn spawn{.arguments = build(call), .environment = qemu.environment};
+    os::Spawn spawn{.arguments = build(call)};
     spawn.standard_error = error.write.get();
     spawn.descriptors = {{monitor_ends.theirs.get(), monitor_descriptor},
                          {control.get(), control_descriptor},
                          {console_ends.theirs.get(), console_descriptor},
                          {memory.get(), memory_descriptor}};
+    if (place.paging) {
+      YADO_ASSIGN(pager, PagerProcess::start(*place.paging, place.directory, spec.memory_bytes), "VM");
+      spawn.environment = {fmt::format("LD_PRELOAD=/proc/self/fd/{}", hook_descriptor), fmt::format("YADO_PAGES_MEMORY=/proc/self/fd/{}", memory_descriptor),
+                           fmt::format("YADO_PAGES_PAGER=fd:{}", pager_descriptor)};
+      spawn.descriptors.emplace_back(pager->hook().get(), pager_descriptor);
+      spawn.descriptors.emplace_back(pager->library().get(), hook_descriptor);
+    }
     if (card.fd.valid()) spawn.descriptors.emplace_back(card.fd.get(), tap_descriptor);
     spawn.death_signal = SIGKILL;
     spawn.in_child = [this] { return cgroup.add(::getpid()); };
     YADO_ASSIGN(process, os::spawn(spawn), "VM");
     YADO_ASSIGN(pidfd, os::Pidfd::open(process.pidfd().pid()), "VM");
+    if (pager) pager->let_go();
     monitor_ends.theirs.reset();
     console_ends.theirs.reset();
     error.write.reset();
@@ -308,6 +317,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   const bool runs = before == "running";
   if (before == "postmigrate") return fail(Errc::conflict, "save: the guest has stood still since it was last saved; resume it first");
 
+  YADO_TRY(memory.before_pause(), "save");
   Saved saved{.properties = state_->properties()};
   std::chrono::microseconds stopped_at{0};
   // What is done while the guest stands still.
@@ -333,6 +343,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   Status done = cut();
   if (Status goes_on = go_on(); !goes_on)
     return fail(goes_on.error().code, "save: {}{}", done ? "" : done.error().message + "; and ", goes_on.error().message);
+  if (done) done = memory.after_pause();
   if (done) done = copy_sealed(directory, disks, disk);
   // Also after a failure, or every one would add a layer. What cannot be merged now is with the next save: QEMU keeps
   // its hands off the disks of a guest that stands still after a migration.
@@ -399,5 +410,6 @@ const os::Cgroup& Vm::cgroup() const { return state_->cgroup; }
 const Qemu& Vm::qemu() const { return state_->qemu; }
 QemuVersion Vm::version() const { return state_->monitor->version(); }
 const std::string& Vm::tap() const { return state_->tap; }
+std::filesystem::path Vm::pager() const { return state_->pager ? state_->pager->control() : fs::path(); }
 
 }  // namespace yado::vm

@@ -105,6 +105,8 @@ class Vm {
   QemuVersion version() const;
   /// The tap in the place's network namespace; empty: no network card.
   const std::string& tap() const;
+  /// Where its pager answers (paging.hpp); empty: its memory is not paged.
+  std::filesystem::path pager() const;
 
  private:
   struct State;

@@ -1,0 +1,463 @@
+#include "pager/service.hpp"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_future.hpp>
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <nlohmann/json.hpp>
+#include <poll.h>
+#include <random>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <thread>
+#include <unistd.h>
+
+#include "base/log.hpp"
+#include "image/working_set.hpp"
+#include "os/clock.hpp"
+#include "os/file.hpp"
+#include "pager/image_server.hpp"
+#include "pager/split_save.hpp"
+#include "wire/listen.hpp"
+
+namespace yado::pager {
+namespace asio = boost::asio;
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int hook_descriptor = 3, ready_descriptor = 4;
+
+json to_json(const ServiceConfig::Server& server) {
+  return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
+          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"load", server.load}};
+}
+
+image::CutId cut_of(const std::string& hex) {
+  image::CutId cut;
+  for (std::size_t i = 0; i < cut.bytes.size() && 2 * i + 2 <= hex.size(); ++i)
+    cut.bytes[i] = static_cast<std::uint8_t>(std::stoul(hex.substr(2 * i, 2), nullptr, 16));
+  return cut;
+}
+
+json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
+
+/// One remote memory with everything that hangs on it. Of the network's thread, except for what says otherwise.
+class Network {
+ public:
+  explicit Network(const ServiceConfig& config) : config_(config) {}
+  ~Network() {
+    busy_.reset();
+    io_.stop();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  /// Connects to every server, has it load its share, and finds out who has what. On the caller's thread.
+  Status open(std::uint64_t seed, std::function<void(const Error&)> lost) {
+    if (!config_.identity.empty()) {
+      YADO_ASSIGN(identity_, wire::Identity::load(config_.identity), "pager");
+    }
+    thread_ = std::thread([this] { io_.run(); });
+    std::vector<PageServer*> servers;
+    for (const ServiceConfig::Server& one : config_.servers) {
+      YADO_ASSIGN(auto link, connect(one), fmt::format("memory on {}", one.host));
+      servers.push_back(link.get());
+      links_.push_back({std::move(link), one.host});
+    }
+    if (!config_.image.empty()) {
+      YADO_ASSIGN(chain_, open_chain(), "image");
+      image_ = std::make_unique<ImageServer>(io_.get_executor(), chain_, "the image on this host");
+      servers.push_back(image_.get());
+    }
+    memory_ = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, servers);
+    for (std::size_t i = 0; i < links_.size(); ++i)
+      links_[i].link->on_dead([this, i, lost](const Error& why) {
+        log::error("pager: {}", why.text());
+        memory_->server_died(i);
+      });
+    if (chain_) YADO_TRY(adopt(), "image");
+    return {};
+  }
+
+  /// Ends the sessions: nobody needs the pages any more. On the caller's thread; waits a moment at most for each.
+  void end() {
+    for (SplitSave::Server& one : links_) {
+      std::promise<void> answered;
+      auto done = answered.get_future();
+      asio::post(io_, [&] { one.link->request(Operation::end, {}, [&](const Result<Frame>&) { answered.set_value(); }); });
+      done.wait();
+    }
+  }
+
+  Copies& memory() { return *memory_; }
+  asio::any_io_executor executor() { return io_.get_executor(); }
+  const std::vector<SplitSave::Server>& links() const { return links_; }
+  const std::shared_ptr<const image::PageChain>& chain() const { return chain_; }
+  std::uint64_t pages() const { return config_.memory_bytes / page_bytes; }
+
+  /// For SplitSave.
+  Result<SplitSave::Holder> holder(PageNumber page) const {
+    const auto owner = memory_->owner(page);
+    if (owner) return *owner < links_.size() ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
+    if (memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
+    return SplitSave::Holder::nobody;
+  }
+
+  /// Runs it on the network's thread and waits.
+  template <class Body>
+  auto run(Body body) {
+    std::promise<decltype(body())> result;
+    asio::post(io_, [&] { result.set_value(body()); });
+    return result.get_future().get();
+  }
+
+ private:
+  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server) {
+    LinkOptions options;
+    options.hello = {config_.epoch, 0, pages(), server.quota_bytes / page_bytes, true, config_.session};
+    if (!config_.identity.empty()) options.identity = &identity_;
+    YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
+    auto opened = asio::co_spawn(io_, ServerLink::open(link), asio::use_future).get();
+    if (!opened) return std::unexpected(opened.error());
+    return link;
+  }
+
+  Result<std::shared_ptr<const image::PageChain>> open_chain() const {
+    std::vector<std::vector<image::PagePart>> images;
+    for (const auto& directories : config_.image) {
+      auto& parts = images.emplace_back();
+      for (const fs::path& directory : directories) {
+        const bool here = fs::exists(directory / "pages.log");
+        YADO_ASSIGN(auto part, image::PagePart::open(directory, here ? image::PagePart::Log::here : image::PagePart::Log::elsewhere), directory.native());
+        parts.push_back(std::move(part));
+      }
+    }
+    YADO_ASSIGN(auto chain, image::PageChain::make(std::move(images)), "chain");
+    if (chain.guest_pages() != pages())
+      return fail(Errc::conflict, "it is of a memory of {} pages, this one has {}", chain.guest_pages(), pages());
+    return std::make_shared<const image::PageChain>(std::move(chain));
+  }
+
+  /// Every page must be had from somebody.
+  Status adopt() {
+    PageBits had(pages());
+    const auto runs = image_->held();
+    for (const KindRun& run : runs) had.set({run.first, run.pages});
+    run([&] {
+      memory_->adopt(runs, links_.size());
+      return true;
+    });
+    for (std::size_t i = 0; i < links_.size(); ++i) {
+      const auto& load = config_.servers[i].load;
+      if (load.empty()) continue;
+      YADO_TRY(load_at(i, had), fmt::format("memory on {}", links_[i].host));
+    }
+    if (const PageNumber missing = PageBits(had).next(0); had.count() != pages()) {
+      PageNumber page = missing == 0 ? 0 : 0;
+      while (had.test(page)) ++page;
+      return fail(Errc::not_found, "{} pages of it, from page {} on, are on none of these hosts", pages() - had.count(), page);
+    }
+    return {};
+  }
+
+  /// What is not here is asked of the server's images.
+  Status load_at(std::size_t server, PageBits& had) {
+    const ServiceConfig::Server& config = config_.servers[server];
+    std::vector<PageRun> wanted;
+    for (PageNumber page = 0; page < pages(); ++page) {
+      if (had.test(page)) continue;
+      if (!wanted.empty() && wanted.back().first + wanted.back().pages == page) ++wanted.back().pages;
+      else wanted.push_back({page, 1});
+    }
+    for (std::size_t at = 0; at < wanted.size(); at += most_runs) {
+      const auto some = std::span(wanted).subspan(at, std::min(most_runs, wanted.size() - at));
+      const bool more = at + some.size() < wanted.size();
+      std::vector<std::byte> body;
+      const auto number = static_cast<std::uint32_t>(config.load.size());
+      for (int i = 0; i < 4; ++i) body.push_back(static_cast<std::byte>(number >> 8 * i & 0xff));
+      for (const std::string& name : config.load) {
+        const auto text = make_name(name);
+        body.insert(body.end(), text.begin(), text.end());
+      }
+      const auto batch = make_batch(with_kind(some, PageKind::wanted));
+      body.insert(body.end(), batch.begin(), batch.end());
+      YADO_TRY(ask(server, Operation::load, std::move(body), more ? 1 : 0), "load");
+    }
+    // What it has of these it says in its list.
+    for (PageNumber from = 0; from < pages();) {
+      YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
+      YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::listing), "list");
+      if (batch.runs.empty()) break;
+      for (const KindRun& one : batch.runs) had.set({one.first, one.pages});
+      run([&] {
+        memory_->adopt(batch.runs, server);
+        return true;
+      });
+      from = batch.runs.back().first + batch.runs.back().pages;
+    }
+    return {};
+  }
+
+  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0) {
+    std::promise<Result<Frame>> answer;
+    asio::post(io_, [&] {
+      links_[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); }, flags);
+    });
+    return answer.get_future().get();
+  }
+
+  const ServiceConfig& config_;
+  wire::Identity identity_;
+  BlockPool blocks_{channel_block_bytes};  // outlives the context
+  asio::io_context io_{1};
+  asio::executor_work_guard<asio::io_context::executor_type> busy_ = asio::make_work_guard(io_);
+  std::thread thread_;
+  std::vector<SplitSave::Server> links_;
+  std::shared_ptr<const image::PageChain> chain_;
+  std::unique_ptr<ImageServer> image_;
+  std::unique_ptr<Copies> memory_;
+};
+
+/// One client of the control socket.
+class Client {
+ public:
+  Client(os::Fd socket, Pager& pager, Network& network, const ServiceConfig& config)
+      : socket_(std::move(socket)), pager_(pager), network_(network), config_(config) {}
+
+  /// Until it hangs up.
+  void serve() {
+    std::string heard;
+    char text[4096];
+    for (;;) {
+      const ssize_t n = ::read(socket_.get(), text, sizeof text);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return;
+      heard.append(text, static_cast<std::size_t>(n));
+      for (std::size_t end; (end = heard.find('\n')) != std::string::npos; heard.erase(0, end + 1)) {
+        const auto done = answer(json::parse(heard.substr(0, end), nullptr, false));
+        json said = done ? *done : error_of(done.error());
+        if (done) said["ok"] = true;
+        if (!os::write_all(socket_, said.dump() + "\n")) return;
+      }
+    }
+  }
+
+ private:
+  Result<json> answer(const json& call) {
+    if (!call.is_object()) return fail(Errc::invalid_argument, "a call is a JSON object on one line");
+    const std::string what = call.value("do", "");
+    if (what == "figures") return figures();
+    if (what == "limit") {
+      pager_.set_local_limit(call.value("bytes", std::uint64_t{0}) / page_bytes);
+      return json::object();
+    }
+    if (what == "save") return save(call);
+    if (!save_) return fail(Errc::conflict, "\"{}\": no checkpoint is under way on this connection", what);
+    if (what == "round") return round();
+    Result<json> done = json::object();
+    if (what == "fix") {
+      if (const Status fixed = save_->fix(); !fixed) done = std::unexpected(fixed.error());
+    } else if (what == "finish") {
+      done = finish();
+    } else if (what == "keep") {
+      if (const Status kept = save_->keep(); !kept) done = std::unexpected(kept.error());
+      save_.reset();
+    } else {
+      return fail(Errc::invalid_argument, "there is no call \"{}\"", what);
+    }
+    if (!done) save_.reset();
+    return done;
+  }
+
+  Result<json> save(const json& call) {
+    if (save_) return fail(Errc::conflict, "a checkpoint is under way");
+    SplitSave::Options options{call.value("name", ""), call.value("part", ""), cut_of(call.value("cut", "")), cut_of(call.value("base_cut", "")), network_.chain()};
+    part_ = options.part;
+    save_.emplace(pager_, network_.executor(), network_.links(), [this](PageNumber page) { return network_.holder(page); }, std::move(options));
+    if (const Status begun = save_->begin(); !begun) {
+      save_.reset();
+      return std::unexpected(begun.error());
+    }
+    return round();
+  }
+
+  Result<json> round() {
+    const auto done = save_->round();
+    if (!done) {
+      save_.reset();
+      return std::unexpected(done.error());
+    }
+    return json{{"pages", done->pages}, {"left", done->left}};
+  }
+
+  Result<json> finish() {
+    const auto recency = pager_.by_recency();
+    const auto shares = save_->finish();
+    if (!shares) return std::unexpected(shares.error());
+    image::WorkingSet used{.guest_pages = pager_.pages(), .pages = {}};
+    for (const PageNumber page : recency) used.pages.push_back(image::PageNumber{page});
+    YADO_TRY(image::write_working_set(part_, used), "checkpoint");
+    json all = json::array();
+    for (const SplitSave::Share& share : *shares) all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}});
+    return json{{"shares", std::move(all)}};
+  }
+
+  Result<json> figures() const {
+    const PagerFigures now = pager_.figures();
+    json servers = json::array();
+    const auto [counts, redundancy] = network_.run([&] {
+      for (const SplitSave::Server& one : network_.links()) {
+        const auto& traffic = one.link->traffic();
+        servers.push_back({{"host", one.host}, {"alive", one.link->alive()}, {"bytes_sent", traffic.bytes_sent},
+                           {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().held_by(servers.size())}});
+      }
+      return std::pair(network_.memory().counts(), network_.memory().pages_without_redundancy());
+    });
+    return json{{"memory_bytes", config_.memory_bytes},
+                {"local_bytes", now.table.in_file * page_bytes},
+                {"hot_bytes", now.table.mapped * page_bytes},
+                {"faults", now.table.faults},
+                {"minor_faults", now.table.minor_faults},
+                {"paged_in", now.table.paged_in},
+                {"paged_out", now.table.paged_out},
+                {"waiting", now.table.waiting},
+                {"over_limit", now.table.over_limit},
+                {"remote_faults", now.remote_faults},
+                {"fault_p50_us", now.fault_p50 / std::chrono::microseconds(1)},
+                {"fault_p99_us", now.fault_p99 / std::chrono::microseconds(1)},
+                {"pages_sent", counts.pages_sent},
+                {"pages_clean", counts.pages_clean},
+                {"pages_zero", counts.pages_zero},
+                {"pages_rebuilt", counts.pages_rebuilt},
+                {"pages_without_redundancy", redundancy},
+                {"servers", std::move(servers)}};
+  }
+
+  os::Fd socket_;
+  Pager& pager_;
+  Network& network_;
+  const ServiceConfig& config_;
+  fs::path part_;
+  std::optional<SplitSave> save_;
+};
+
+/// The pages that were in use when the image was taken, then all others as they lie in it.
+std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain& chain) {
+  std::vector<PageNumber> order;
+  for (const fs::path& part : config.image.back())
+    if (const auto used = image::read_working_set(part))
+      for (const image::PageNumber page : used->pages) order.push_back(image::value_of(page));
+  for (const image::PagePart* part : chain.parts())
+    for (const image::PlacedPage& placed : chain.live(*part))
+      if (!placed.record.zero()) order.push_back(image::value_of(placed.page));
+  return order;
+}
+
+Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
+  std::random_device random;
+  const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
+  // Whoever waits for a page of this memory must not wait for ever, nor get another: the process ends, and the hook sees to QEMU.
+  const auto lost = [](const Error& why) {
+    log::error("pager: {}: this memory is lost", why.text());
+    ::_exit(1);
+  };
+  Network network(config);
+  YADO_TRY(network.open(seed, lost), "pager");
+  YADO_ASSIGN(const wire::UnixListener listener, wire::make_unix_listener(config.control.native(), 0600), "pager");
+  YADO_TRY(os::write_all(ready, "ok"), "pager");
+  ready.reset();
+
+  YADO_ASSIGN(GuestMemory memory, GuestMemory::take(std::move(hook)), "pager");
+  if (memory.pages() != network.pages())
+    return fail(Errc::conflict, "the process has a memory of {} pages, wanted were {}", memory.pages(), network.pages());
+  Pager pager(memory, network.memory(), network.executor(),
+              {{.pages = memory.pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
+  YADO_TRY(memory.go(), "pager");
+  if (network.chain()) pager.prefetch(prefetch_order(config, *network.chain()));
+
+  std::vector<std::jthread> clients;
+  for (;;) {
+    pollfd wanted[] = {{memory.process_fd(), POLLRDHUP, 0}, {listener.socket.get(), POLLIN, 0}};
+    if (::poll(wanted, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
+    if (wanted[0].revents != 0) break;
+    if (wanted[1].revents == 0) continue;
+    os::Fd socket(::accept4(listener.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!socket.valid()) continue;
+    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config).serve(); });
+  }
+  listener.file.remove();
+  network.end();
+  // Clients may wait for what will not come: nothing of this process is needed any more.
+  ::_exit(0);
+}
+
+}  // namespace
+
+bool ServiceConfig::operator==(const ServiceConfig& other) const { return to_text(*this) == to_text(other); }
+
+std::string to_text(const ServiceConfig& config) {
+  json servers = json::array();
+  for (const auto& server : config.servers) servers.push_back(to_json(server));
+  json images = json::array();
+  for (const auto& parts : config.image) {
+    json directories = json::array();
+    for (const fs::path& part : parts) directories.push_back(part.native());
+    images.push_back(std::move(directories));
+  }
+  return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
+              {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
+              {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)}}
+      .dump(2);
+}
+
+Result<ServiceConfig> config_from_text(std::string_view text) {
+  try {
+    const json all = json::parse(text);
+    ServiceConfig config;
+    config.control = all.at("control").get<std::string>();
+    config.identity = all.at("identity").get<std::string>();
+    all.at("memory_bytes").get_to(config.memory_bytes);
+    all.at("local_bytes").get_to(config.local_bytes);
+    all.at("prefetch_pages").get_to(config.prefetch_pages);
+    all.at("copies").get_to(config.copies);
+    all.at("session").get_to(config.session);
+    all.at("epoch").get_to(config.epoch);
+    for (const json& one : all.at("servers")) {
+      ServiceConfig::Server& server = config.servers.emplace_back();
+      one.at("host").get_to(server.host);
+      one.at("unix_path").get_to(server.unix_path);
+      one.at("address").get_to(server.address);
+      one.at("port").get_to(server.port);
+      one.at("expected_peer").get_to(server.expected_peer);
+      one.at("quota_bytes").get_to(server.quota_bytes);
+      one.at("load").get_to(server.load);
+    }
+    for (const json& one : all.at("image")) {
+      auto& parts = config.image.emplace_back();
+      for (const json& part : one) parts.emplace_back(part.get<std::string>());
+    }
+    return config;
+  } catch (const json::exception& error) {
+    return fail(Errc::corrupt, "a pager's configuration: {}", error.what());
+  }
+}
+
+int run_service(const fs::path& path) {
+  ::signal(SIGPIPE, SIG_IGN);
+  os::Fd hook(hook_descriptor), ready(ready_descriptor);
+  for (const os::Fd* fd : {&hook, &ready}) ::fcntl(fd->get(), F_SETFD, FD_CLOEXEC);
+  const auto text = os::read_text(path);
+  const auto config = text ? config_from_text(*text) : Result<ServiceConfig>(std::unexpected(text.error()));
+  Status ended = config ? serve(*config, std::move(hook), ready) : Status(std::unexpected(config.error()));
+  if (ended) return 0;
+  log::error("pager: {}", ended.error().text());
+  if (ready.valid()) (void)os::write_all(ready, fmt::format("{}:{}", static_cast<int>(ended.error().code), ended.error().message));
+  return 1;
+}
+
+}  // namespace yado::pager

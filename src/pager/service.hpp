@@ -1,0 +1,61 @@
+#pragma once
+// `yado pager`: the process beside one QEMU that pages its memory, and the calls that it answers.
+//
+//   descriptor 3  the hook's socket (hook/protocol.h)        descriptor 4  a pipe for "ok", or why it cannot begin
+//
+// Calls are JSON objects, a line each, over a unix stream socket in the instance's directory; one answer each:
+// {"ok":true,…} or {"error":{"code":…,"message":…}}. A connection that ends with a checkpoint under way abandons it.
+//
+//   do        fields                                    answer besides "ok"
+//   figures                                             see PagerService::figures
+//   limit     bytes                                     —
+//   save      part, name, cut, base_cut                 pages, left   (begins; the workload runs on)
+//   round                                               pages, left   (again)
+//   fix                                                 —             (the workload stands still before, until the answer)
+//   finish                                              shares: [{host, pages, bytes}]
+//   keep                                                —
+//
+// Errors are numbered as everywhere (base/error.hpp).
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "image/page.hpp"
+#include "os/fd.hpp"
+
+namespace yado::pager {
+
+/// What a pager is told when it is started.
+struct ServiceConfig {
+  struct Server {
+    std::string host;          ///< its name, for people
+    std::string unix_path;     ///< or:
+    std::string address;
+    std::uint16_t port = 0;
+    std::string expected_peer;
+    std::uint64_t quota_bytes = 0;
+    std::vector<std::string> load;  ///< images in its store that hold a share of this memory, the self-contained one first
+  };
+  std::filesystem::path control;   ///< the socket to make
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t local_bytes = 0;
+  std::uint32_t prefetch_pages = 64;
+  unsigned copies = 1;
+  std::string session;
+  std::uint64_t epoch = 0;
+  std::vector<Server> servers;
+  std::filesystem::path identity;  ///< directory, for TLS; empty: none
+  /// What to restore: of each image of the chain the directories of its parts of pages, as far as they are on this host.
+  std::vector<std::vector<std::filesystem::path>> image;
+  bool operator==(const ServiceConfig&) const;
+};
+std::string to_text(const ServiceConfig& config);
+Result<ServiceConfig> config_from_text(std::string_view text);
+
+/// The process: returns when the workload's process has ended (0), or when this memory cannot be kept (1).
+int run_service(const std::filesystem::path& config);
+
+}  // namespace yado::pager

@@ -1,0 +1,211 @@
+#include "pager/split_save.hpp"
+
+#include <boost/asio/post.hpp>
+#include <cstring>
+#include <future>
+
+#include "base/log.hpp"
+
+namespace yado::pager {
+namespace asio = boost::asio;
+namespace {
+
+void add_number(std::vector<std::byte>& to, std::uint32_t number) {
+  for (int i = 0; i < 4; ++i) to.push_back(static_cast<std::byte>(number >> 8 * i & 0xff));
+}
+
+std::vector<std::byte> joined(std::vector<std::byte> a, const std::vector<std::byte>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+/// The two numbers of a DONE.
+Result<std::pair<std::uint64_t, std::uint64_t>> two_numbers(const std::vector<std::byte>& body) {
+  if (body.size() != 16) return fail(Errc::corrupt, "DONE with {} bytes, not 16", body.size());
+  std::uint64_t numbers[2];
+  std::memcpy(numbers, body.data(), sizeof numbers);
+  return std::pair(numbers[0], numbers[1]);
+}
+
+}  // namespace
+
+SplitSave::SplitSave(Pager& pager, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
+    : pager_(pager), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)) {}
+
+SplitSave::~SplitSave() {
+  if (!begun_ || kept_) return;
+  pager_.end_save(false);
+  for (const Server& server : servers_)
+    if (server.link->alive()) (void)ask(server, Operation::abandon, make_name(options_.name));
+}
+
+std::future<Result<std::vector<std::byte>>> SplitSave::ask(const Server& server, Operation operation, std::vector<std::byte> body, std::uint16_t flags) {
+  auto promise = std::make_shared<std::promise<Result<std::vector<std::byte>>>>();
+  auto future = promise->get_future();
+  asio::post(network_, [link = server.link, host = server.host, operation, body = std::move(body), flags, promise]() mutable {
+    link->request(operation, std::move(body), [promise, host, operation](Result<Frame> frame) {
+      if (!frame) return promise->set_value(context(frame.error(), fmt::format("{} of {}", name_of(operation), host)));
+      if (frame->header.operation != Operation::done)
+        return promise->set_value(fail(Errc::corrupt, "{} of {}: {} instead of DONE", name_of(operation), host, name_of(frame->header.operation)));
+      promise->set_value(std::vector<std::byte>(frame->body.begin(), frame->body.end()));
+    }, flags);
+  });
+  return future;
+}
+
+SplitSave::Answers SplitSave::ask_all(Operation operation, const std::vector<std::byte>& body) {
+  Answers answers;
+  for (const Server& server : servers_) answers.push_back(ask(server, operation, body));
+  return answers;
+}
+
+/// Waits for all of them, also after the first error.
+Status SplitSave::all_done(Answers& answers) {
+  Status all;
+  for (auto& answer : answers)
+    if (const auto one = answer.get(); !one && all) all = std::unexpected(one.error());
+  return all;
+}
+
+Pager::SaveSink SplitSave::sink() {
+  return [this](PageNumber page, const std::byte* content) -> Status {
+    const image::PageNumber number{page};
+    const image::Round round{rounds_};
+    if (content == nullptr) return appender_->put_zeros(number, round);
+    return appender_->put(number, image::PageContents(content, page_bytes), round);
+  };
+}
+
+std::vector<std::byte> SplitSave::save_body() const {
+  auto body = make_name(options_.name);
+  for (const image::CutId* cut : {&options_.cut, &options_.base_cut})
+    for (const std::uint8_t byte : cut->bytes) body.push_back(std::byte{byte});
+  add_number(body, rounds_);
+  add_number(body, 0);
+  return body;
+}
+
+Status SplitSave::begin() {
+  YADO_TRY(pager_.begin_save(!options_.base_cut.none()), "checkpoint");
+  begun_ = true;
+  auto writer = image::PageWriter::create(options_.part, {.guest_pages = pager_.pages(), .cut = options_.cut, .base_cut = options_.base_cut});
+  if (!writer) return context(writer.error(), "checkpoint");
+  writer_.emplace(std::move(*writer));
+  appender_.emplace(writer_->appender());
+  return {};
+}
+
+Result<SplitSave::Round> SplitSave::round() {
+  Answers answers = ask_all(Operation::save, save_body());
+  const auto here = pager_.save_round(sink());
+  Round sum;
+  Status all;
+  for (auto& answer : answers) {
+    const auto one = answer.get();
+    const auto numbers = one ? two_numbers(*one) : std::unexpected(one.error());
+    if (numbers) sum.pages += numbers->first;
+    else if (all) all = std::unexpected(numbers.error());
+  }
+  ++rounds_;
+  if (!here) return std::unexpected(here.error());
+  if (!all) return std::unexpected(all.error());
+  sum.pages += here->pages;
+  sum.left = here->left;
+  return sum;
+}
+
+Status SplitSave::fix() {
+  auto cut = pager_.fix_save();
+  if (!cut) {
+    pager_.release_save();
+    return std::unexpected(cut.error());
+  }
+  cut_.emplace(std::move(*cut));
+  // Who owns what, and that the servers hold on to it, in one go of the network's thread: nothing comes in between.
+  std::promise<Result<Answers>> fixed;
+  asio::post(network_, [&] {
+    owners_.assign(cut_->here.size(), Holder::nobody);
+    for (PageNumber page = 0; page < cut_->here.size(); ++page) {
+      if (cut_->here.test(page)) continue;
+      const auto owner = owner_(page);
+      if (!owner) return fixed.set_value(std::unexpected(owner.error()));
+      owners_[page] = *owner;
+    }
+    fixed.set_value(ask_all(Operation::fix, make_name(options_.name)));
+  });
+  auto answers = fixed.get_future().get();
+  const Status done = answers ? all_done(*answers) : Status(std::unexpected(answers.error()));
+  pager_.release_save();
+  return done;
+}
+
+/// This host answers for what is here, for what nobody has (zeros), and for what still lies in the image on its disk.
+Status SplitSave::put_rest_of_here(image::PageSet& owned) {
+  const bool whole = options_.base_cut.none();
+  std::vector<std::byte> content(page_bytes);
+  for (PageNumber page = 0; page < owners_.size(); ++page) {
+    const Holder holder = owners_[page];
+    if (holder < Holder::nobody) continue;
+    if (!owned.empty() && owned.back().end() == page) ++owned.back().count;
+    else owned.push_back({image::PageNumber{page}, 1});
+    if (cut_->here.test(page) || !(whole || cut_->changed.test(page))) continue;
+    if (holder == Holder::nobody) {
+      YADO_TRY(appender_->put_zeros(image::PageNumber{page}, image::Round{rounds_}), "checkpoint");
+      continue;
+    }
+    YADO_TRY(options_.image->read(image::PageNumber{page}, image::PageBuffer(content.data(), page_bytes)), "checkpoint");
+    YADO_TRY(appender_->put(image::PageNumber{page}, image::PageContents(content.data(), page_bytes), image::Round{rounds_}), "checkpoint");
+  }
+  return {};
+}
+
+Result<std::vector<SplitSave::Share>> SplitSave::finish() {
+  // What the servers own, in frames of as many runs as one may have.
+  const bool whole = options_.base_cut.none();
+  std::vector<Answers> answers(servers_.size());
+  for (std::size_t server = 0; server < servers_.size(); ++server) {
+    std::vector<KindRun> runs;
+    const auto send = [&](bool more) {
+      answers[server].push_back(ask(servers_[server], Operation::finish, joined(make_name(options_.name), make_batch(runs)), more ? 1 : 0));
+      runs.clear();
+    };
+    for (PageNumber page = 0; page < owners_.size(); ++page) {
+      if (owners_[page] != Holder(server)) continue;
+      append(runs, page, whole || cut_->changed.test(page) ? PageKind::data : PageKind::wanted);
+      if (runs.size() == most_runs) send(true);
+    }
+    send(false);
+  }
+  ++rounds_;
+  image::PageSet owned;
+  Status mine = pager_.finish_save(sink());
+  if (mine) mine = put_rest_of_here(owned);
+  if (mine) mine = appender_->flush();
+  std::vector<Share> shares;
+  if (mine) {
+    const auto index = writer_->finish(owned);
+    if (index) shares.push_back({"", index->records(), index->log_slots() * page_bytes});
+    else mine = std::unexpected(index.error());
+  }
+  Status theirs;
+  for (std::size_t server = 0; server < servers_.size(); ++server)
+    for (auto& answer : answers[server]) {
+      const auto one = answer.get();
+      const auto numbers = !one ? std::unexpected(one.error()) : one->empty() ? std::pair<std::uint64_t, std::uint64_t>{} : two_numbers(*one);
+      if (!numbers) theirs = std::unexpected(numbers.error());
+      else if (&answer == &answers[server].back()) shares.push_back({servers_[server].host, numbers->first, numbers->second});
+    }
+  YADO_TRY(mine, "checkpoint");
+  YADO_TRY(theirs, "checkpoint");
+  return shares;
+}
+
+Status SplitSave::keep() {
+  Answers answers = ask_all(Operation::keep, make_name(options_.name));
+  YADO_TRY(all_done(answers), "checkpoint");
+  kept_ = true;
+  pager_.end_save(true);
+  return {};
+}
+
+}  // namespace yado::pager

@@ -1,0 +1,83 @@
+#pragma once
+// One checkpoint of a memory that lies here and on servers: every host saves what it holds, at one instant (page_protocol.md, "Checkpoint").
+//
+//   SplitSave save(…);  save.begin();  save.round() …  [it stands still] save.fix()  [it goes on]  save.finish();  save.keep();
+//
+// Destruction without keep() abandons it everywhere. One thread, not the network's.
+
+#include <filesystem>
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "image/page_chain.hpp"
+#include "image/page_writer.hpp"
+#include "pager/pager.hpp"
+#include "pager/server_link.hpp"
+
+namespace yado::pager {
+
+class SplitSave {
+ public:
+  struct Options {
+    std::string name;            ///< of the archive on the servers: the image's id
+    std::filesystem::path part;  ///< a directory that exists, for what is here
+    image::CutId cut;
+    image::CutId base_cut;       ///< none: self-contained
+    std::shared_ptr<const image::PageChain> image;  ///< what the memory was restored from, as far as it lies on this host's disk
+  };
+  struct Server {
+    std::shared_ptr<ServerLink> link;
+    std::string host;
+  };
+  /// What one host saved.
+  struct Share {
+    std::string host;  ///< empty: this one
+    std::uint64_t pages = 0, bytes = 0;
+  };
+  struct Round {
+    std::uint64_t pages = 0;  ///< saved in it, on all hosts
+    std::uint64_t left = 0;   ///< here, after it
+  };
+
+  /// Who has a page that is not here.
+  enum class Holder : std::uint8_t { nobody = 254, image = 255 };  ///< below: the number of a server. Nobody: it is zero
+  /// Asked on the network's thread. An error: the page is lost.
+  using Owner = std::function<Result<Holder>(PageNumber)>;
+  SplitSave(Pager& pager, boost::asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options);
+  ~SplitSave();
+  SplitSave(const SplitSave&) = delete;
+  SplitSave& operator=(const SplitSave&) = delete;
+
+  Status begin();
+  Result<Round> round();
+  Status fix();
+  Result<std::vector<Share>> finish();
+  Status keep();
+
+ private:
+  using Answers = std::vector<std::future<Result<std::vector<std::byte>>>>;
+  std::future<Result<std::vector<std::byte>>> ask(const Server& server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0);
+  Answers ask_all(Operation operation, const std::vector<std::byte>& body);
+  Status all_done(Answers& answers);
+  Pager::SaveSink sink();
+  std::vector<std::byte> save_body() const;
+  Status put_rest_of_here(image::PageSet& owned);
+
+  Pager& pager_;
+  boost::asio::any_io_executor network_;
+  std::vector<Server> servers_;
+  Owner owner_;
+  Options options_;
+  std::optional<image::PageWriter> writer_;
+  std::optional<image::PageAppender> appender_;
+  std::uint32_t rounds_ = 0;
+  std::optional<Pager::Cut> cut_;
+  std::vector<Holder> owners_;  ///< by page, of those that are not here
+  bool begun_ = false, kept_ = false;
+};
+
+}  // namespace yado::pager

@@ -1,0 +1,80 @@
+#pragma once
+// A virtual machine whose memory is paged: the pager process beside QEMU (pager/service.hpp), and the share of a checkpoint that is its business.
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "image/page.hpp"
+#include "os/process.hpp"
+#include "pager/service.hpp"
+#include "workload/vm/memory_part.hpp"
+
+namespace yado::vm {
+
+struct Paging {
+  std::vector<std::string> program;  ///< `yado pager`: an absolute path and its arguments; the configuration's path is added
+  pager::ServiceConfig config;       ///< `control` and `memory_bytes` are filled in
+  int network_namespace = -1;        ///< where the memory servers are reached; stays the caller's; -1: the caller's own
+};
+
+/// The process. Killed and reaped at destruction; it ends by itself after QEMU.
+class PagerProcess {
+ public:
+  /// Returns when it is connected to all servers and knows where every page is. `directory`: of the instance.
+  static Result<PagerProcess> start(const Paging& paging, const std::filesystem::path& directory, std::uint64_t memory_bytes);
+  /// What QEMU inherits, and its environment.
+  const os::Fd& hook() const { return hook_; }
+  const os::Fd& library() const { return library_; }
+  /// QEMU has them.
+  void let_go();
+  const std::filesystem::path& control() const { return control_; }
+
+ private:
+  os::Process process_;
+  os::Fd hook_, library_;
+  std::filesystem::path control_;
+};
+
+/// What one host saved.
+struct MemoryShare {
+  std::string host;  ///< empty: this one
+  std::uint64_t pages = 0, bytes = 0;
+};
+
+/// The memory's part of an image when a pager keeps it: every host saves what it holds, while the guest runs; at the end the guest stands
+/// still for what was written last.
+class PagedMemory final : public MemoryPart {
+ public:
+  struct Options {
+    std::filesystem::path control;  ///< of the pager
+    std::filesystem::path part;     ///< a directory that exists, for this host's share
+    std::string name;               ///< of the shares on the servers: the image's id
+    image::CutId cut, base_cut;
+    /// Told after every round.
+    std::function<void(std::uint64_t pages_saved, std::uint64_t left)> progress;
+  };
+  explicit PagedMemory(Options options) : options_(std::move(options)) {}
+
+  Status before_pause() override;
+  Status save(const os::Fd& memory, std::uint64_t bytes) override;
+  Status after_pause() override;
+  /// Everything else of the image is complete: this cut is the one that later changes are counted from.
+  Status keep();
+  /// The pager does it, from the image that it was started with.
+  Status load(const os::Fd&, std::uint64_t) override { return {}; }
+
+  const std::vector<MemoryShare>& shares() const { return shares_; }
+
+ private:
+  Result<std::string> ask(const std::string& call);
+  Options options_;
+  os::Fd socket_;
+  std::string heard_;
+  std::vector<MemoryShare> shares_;
+};
+
+/// One call of the pager's (pager/service.hpp), on a connection of its own; the answer's JSON text. For `figures` and `limit`.
+Result<std::string> ask_pager(const std::filesystem::path& control, const std::string& call);
+
+}  // namespace yado::vm
