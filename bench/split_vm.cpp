@@ -73,12 +73,15 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
   report.machine += "; " + rig.describe();
 
   std::vector<std::unique_ptr<Variant>> variants = make_variants(wanted);
+  std::vector<std::string> names;
+  for (const auto& variant : variants) names.push_back(variant->name());
   std::erase_if(variants, [&](const auto& variant) {
     if (!options.only.empty() && std::ranges::find(options.only, variant->name()) == options.only.end()) return true;
     const std::string why = variant->why_not();
     if (!why.empty()) report.left_out.push_back(fmt::format("{}: {}", variant->name(), why)), say(report.left_out.back());
     return !why.empty();
   });
+  if (variants.empty()) return fail(Errc::not_found, "no variant is left to measure; there are: {}", fmt::join(names, ", "));
   const int rounds = options.quick ? 1 : options.repeat;
   for (int round = 1; round <= rounds; ++round)
     for (const Load& load : loads_of(options.quick))

@@ -140,6 +140,10 @@ Result<LimitedDisk::Moved> LimitedDisk::moved() const {
   return Moved{.written = field[6] * sector_bytes, .read = field[2] * sector_bytes};
 }
 
+void remove_loop_device(int number) {
+  if (const auto control = loop_control()) (void)::ioctl(control->get(), LOOP_CTL_REMOVE, number);
+}
+
 Result<double> raw_write_rate(const fs::path& directory) {
   YADO_ASSIGN(const os::Fd file, os::open_path(directory, O_RDWR | O_TMPFILE | O_DIRECT, 0600), "measure the disk");
   const Chunk chunk = incompressible_chunk();

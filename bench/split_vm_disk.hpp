@@ -45,6 +45,9 @@ class LimitedDisk {
   bool mounted_ = false;
 };
 
+/// Takes a loop device that nobody uses off the machine, with the limit on it. None of that number, or one in use: nothing happens.
+void remove_loop_device(int number);
+
 /// Bytes per second that the disk below `directory` takes, unlimited: 512 MiB of incompressible data, O_DIRECT, then fsync.
 Result<double> raw_write_rate(const std::filesystem::path& directory);
 

@@ -14,6 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int first_loop_device = 1000;  // numbers that nobody gets who asks for a free one
+constexpr int most_hosts = 16;
 constexpr auto probe_limit = 60s;
 constexpr double tolerance = 1.25;       // of a disk's measured rate over its limit: blk-throttle lets a slice pass at once
 
@@ -65,6 +66,7 @@ Result<std::uint64_t> sent_by(const os::Netns& netns) {
 
 Result<RigDisks> RigDisks::create(const RigOptions& options) {
   RigDisks made;
+  for (int host = 1; host <= most_hosts; ++host) remove_loop_device(first_loop_device + host);  // of a run that was killed
   YADO_TRY(os::enter_private_mounts(), "disks");
   YADO_ASSIGN(made.raw_bytes_per_second, raw_write_rate(options.backing), "disks");
   for (std::uint32_t host = 1; host <= options.hosts; ++host) {
