@@ -71,6 +71,8 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
   SplitVmReport report{.machine = describe_machine(), .runs = {}, .left_out = {}};
   YADO_ASSIGN(Rig rig, Rig::create(options.rig, disks, say), "rig");
   report.machine += "; " + rig.describe();
+  report.hosts = options.rig.hosts;
+  report.bound = rig.bound();
 
   std::vector<std::unique_ptr<Variant>> variants = make_variants(wanted);
   std::vector<std::string> names;

@@ -119,6 +119,8 @@ void SplitVmReport::print() const {
   }
   fmt::print("\nMedians, and in brackets the smallest and the largest. Pause: the most that the guest's longest standstill can have been, by its own clock and the CMOS clock together.\n"
              "Times as fast: the checkpoint, against {} of the same round.\n", reference_variant);
+  fmt::print("What these disks and links allow (docs/scale.md): {:.2f} times a conventional checkpoint of the split VM, max(hosts, (hosts - 1) * disk / link);\n"
+             "{} times one of an ordinary VM.\n", bound, hosts);
   for (const std::string& line : left_out) fmt::print("Left out: {}\n", line);
 }
 

@@ -22,6 +22,8 @@ inline constexpr const char* reference_variant = "conventional-ordinary";
 
 struct SplitVmReport {
   std::string machine;  ///< computer and rig
+  std::uint32_t hosts = 0;
+  double bound = 0;     ///< Rig::bound
   std::vector<SplitVmRun> runs;
   std::vector<std::string> left_out;  ///< "variant: why", printed
 

@@ -7,6 +7,7 @@
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/mount.hpp"
+#include "split_vm_link.hpp"
 
 namespace yado::bench {
 namespace {
@@ -89,11 +90,13 @@ Result<Rig> Rig::create(const RigOptions& options, const RigDisks& disks, const 
   wanted.run_directory = options.run_directory;
   YADO_ASSIGN(lab::Lab lab, lab::Lab::create(wanted), "rig");
   Rig rig(options, disks, std::move(lab));
-  YADO_TRY(rig.limit_disks(say), "rig");
+  YADO_TRY(rig.limit_disks(), "rig");
+  YADO_TRY(rig.measure_link(), "rig");
+  say(rig.describe());
   return rig;
 }
 
-Status Rig::limit_disks(const Say& say) {
+Status Rig::limit_disks() {
   const double limit = static_cast<double>(options_.disk_bytes_per_second);
   for (std::size_t i = 0; i < hosts().size(); ++i) {
     const HostId& host = hosts()[i];
@@ -105,8 +108,21 @@ Status Rig::limit_disks(const Say& say) {
     write_rate_ = i == 0 ? rates.write : std::min(write_rate_, rates.write);
     read_rate_ = i == 0 ? rates.read : std::min(read_rate_, rates.read);
   }
-  say(describe());
   return {};
+}
+
+Status Rig::measure_link() {
+  const HostId &first = hosts().front(), &last = hosts().back();
+  if (first == last) return {};
+  YADO_ASSIGN(const os::Netns* from, lab_.netns(last), "link");
+  YADO_ASSIGN(const os::Netns* to, lab_.netns(first), "link");
+  YADO_ASSIGN(link_rate_, bench::link_rate(*from, *to, lab_.address(first), options_.link_bits_per_second), "link");
+  return {};
+}
+
+double Rig::bound() const {
+  const double n = static_cast<double>(hosts().size());
+  return link_rate_ > 0 ? std::max(n, (n - 1) * write_rate_ / link_rate_) : n;
 }
 
 const fs::path& Rig::disk(const HostId& host) const {
@@ -130,8 +146,8 @@ Result<Traffic> Rig::traffic() const {
 }
 
 std::string Rig::describe() const {
-  return fmt::format("{} hosts, links of {:.1f} Gbit/s, disks limited to {:.0f} MiB/s each (slowest measured: writes {:.0f}, reads {:.0f}); the disk below writes {:.0f} MiB/s",
-                     hosts().size(), static_cast<double>(options_.link_bits_per_second) / 1e9, mib(static_cast<double>(options_.disk_bytes_per_second)), mib(write_rate_),
+  return fmt::format("{} hosts, links of {:.1f} Gbit/s (measured: {:.0f} MiB/s), disks limited to {:.0f} MiB/s each (slowest measured: writes {:.0f}, reads {:.0f}); the disk below writes {:.0f} MiB/s",
+                     hosts().size(), static_cast<double>(options_.link_bits_per_second) / 1e9, mib(link_rate_), mib(static_cast<double>(options_.disk_bytes_per_second)), mib(write_rate_),
                      mib(read_rate_), mib(disks_.raw_bytes_per_second));
 }
 

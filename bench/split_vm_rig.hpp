@@ -59,17 +59,23 @@ class Rig {
   /// Of the slowest host, as measured.
   double disk_write_rate() const { return write_rate_; }
   double disk_read_rate() const { return read_rate_; }
+  /// Payload bytes per second from the last host to the first, as measured. 0: one host has no link to measure.
+  double link_rate() const { return link_rate_; }
+  /// The most by which saving on all hosts at once can beat saving everything on the first one: all pages through one disk, and
+  /// all but the first host's through its link (docs/scale.md).
+  double bound() const;
   /// What was measured of this rig, in one line.
   std::string describe() const;
 
  private:
   Rig(RigOptions options, const RigDisks& disks, lab::Lab lab) : options_(std::move(options)), disks_(disks), lab_(std::move(lab)) {}
-  Status limit_disks(const Say& say);
+  Status limit_disks();
+  Status measure_link();
 
   RigOptions options_;
   const RigDisks& disks_;
   lab::Lab lab_;
-  double write_rate_ = 0, read_rate_ = 0;  ///< bytes per second
+  double write_rate_ = 0, read_rate_ = 0, link_rate_ = 0;  ///< bytes per second
 };
 
 }  // namespace yado::bench
