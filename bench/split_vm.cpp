@@ -1,0 +1,210 @@
+// ./run bench split-vm: one and the same writing guest is checkpointed and restored in several ways, on hosts whose links and disks
+// have one rate each. The variants take turns (A B A B …), so that what else happens on this machine hits all alike.
+//
+//   this process      holds what must not be left: disks, and whatever orphans there are; one thread
+//     └─ measure()    a child, in which everything else happens. It may die of anything, at any time.
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+
+#include <CLI/CLI.hpp>
+
+#include "base/units.hpp"
+#include "lab/state_directory.hpp"
+#include "measure.hpp"
+#include "os/clock.hpp"
+#include "os/process.hpp"
+#include "split_vm_report.hpp"
+
+namespace yado::bench {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  int repeat = 3;
+  bool quick = false;
+  std::uint64_t memory_mib = 512, disk_mib_per_s = 100;
+  std::vector<std::uint64_t> prefetch_kib = {4, 64, 512, 2048};
+  std::vector<std::string> only;
+  fs::path results = "bench/results";
+  RigOptions rig;
+  fs::path guest, new_qemu;
+};
+
+constexpr std::uint64_t images_in_memories = 6;  // room on a host's disk, in guest memories: a live checkpoint writes some pages again
+
+std::vector<std::unique_ptr<Variant>> make_variants(const VariantOptions& options) {
+  std::vector<std::unique_ptr<Variant>> all;
+  all.push_back(conventional_ordinary(options));
+  all.push_back(mapped_ram(options));
+  return all;
+}
+
+std::vector<Load> loads_of(bool quick) {
+  std::vector<Load> loads = {{.live = false, .share_percent = 0}, {.live = true, .share_percent = 10}};
+  if (!quick) loads.push_back({.live = true, .share_percent = 50});
+  return loads;
+}
+
+/// "[ 12.3 s] …"
+class Progress {
+ public:
+  void operator()(const std::string& line) const {
+    fmt::print("[{:6.1f} s] {}\n", to_ms(os::now() - begun_) / 1000, line);
+    std::fflush(stdout);
+  }
+
+ private:
+  Instant begun_ = os::now();
+};
+
+Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks) {
+  const Progress say;
+  VariantOptions wanted{.guest = options.guest, .memory_bytes = options.memory_mib << 20, .qemu = {}, .new_qemu = options.new_qemu};
+  wanted.qemu.accelerator = vm::choose_accelerator();
+  say(fmt::format("a guest of {} MiB under {}: {}", options.memory_mib, vm::name_of(wanted.qemu.accelerator.kind), wanted.qemu.accelerator.why));
+  SplitVmReport report{.machine = describe_machine(), .runs = {}, .left_out = {}};
+  YADO_ASSIGN(Rig rig, Rig::create(options.rig, disks, say), "rig");
+  report.machine += "; " + rig.describe();
+  report.hosts = options.rig.hosts;
+  report.bound = rig.bound();
+
+  std::vector<std::unique_ptr<Variant>> variants = make_variants(wanted);
+  std::vector<std::string> names;
+  for (const auto& variant : variants) names.push_back(variant->name());
+  std::erase_if(variants, [&](const auto& variant) {
+    if (!options.only.empty() && std::ranges::find(options.only, variant->name()) == options.only.end()) return true;
+    const std::string why = variant->why_not();
+    if (!why.empty()) report.left_out.push_back(fmt::format("{}: {}", variant->name(), why)), say(report.left_out.back());
+    return !why.empty();
+  });
+  if (variants.empty()) return fail(Errc::not_found, "no variant is left to measure; there are: {}", fmt::join(names, ", "));
+  const int rounds = options.quick ? 1 : options.repeat;
+  for (int round = 1; round <= rounds; ++round)
+    for (const Load& load : loads_of(options.quick))
+      for (std::size_t step = 0; step < std::max<std::size_t>(1, options.prefetch_kib.size()); ++step)
+        for (const auto& variant : variants) {
+          if (!variant->splits() && step > 0) continue;
+          const Case one{.load = load, .prefetch_bytes = variant->splits() ? options.prefetch_kib[step] << 10 : 0};
+          auto outcome = variant->measure(rig, one);
+          if (!outcome) return context(outcome.error(), fmt::format("{}, {}, round {}", variant->name(), one.name(), round));
+          say(fmt::format("{}/{} {}, {}: {}", round, rounds, one.name(), variant->name(), describe(*outcome)));
+          report.runs.push_back({one, variant->name(), round, *outcome});
+        }
+  return report;
+}
+
+int measure(const Options& options, const RigDisks& disks) {
+  const auto report = measure_all(options, disks);
+  if (!report) {
+    fmt::print(stderr, "split-vm: {}\n", report.error().message);
+    return 1;
+  }
+  report->print();
+  const fs::path file = options.results / "split-vm.json";
+  if (const Status written = report->write_json(file); !written) {
+    fmt::print(stderr, "split-vm: {}\n", written.error().message);
+    return 1;
+  }
+  fmt::print("\nNumbers: {}\n", file.native());
+  std::fflush(stdout);  // this process ends by _exit(2)
+  return 0;
+}
+
+/// What the child has left, however it ended: control groups and directories of its lab, and processes, which are this process's
+/// children now.
+void sweep(const RigOptions& rig) {
+  { const auto swept = lab::StateDirectory::create(rig.run_directory, rig_name); }
+  while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}
+}
+
+/// The child's exit status, or 128 + the signal that interrupted it.
+int supervise(os::Process& child, const sigset_t& signals) {
+  for (;;) {
+    int signal = 0;
+    ::sigwait(&signals, &signal);
+    if (signal == SIGCHLD) {
+      const auto ended = child.wait(0ns);  // an orphan's end wakes us as well
+      if (ended && !*ended) continue;
+      if (!ended) return 1;
+      if ((*ended)->signal != 0) fmt::print(stderr, "split-vm: {}\n", (*ended)->text());
+      return (*ended)->signal != 0 ? 1 : (*ended)->code;
+    }
+    fmt::print(stderr, "\ninterrupted: taking everything away\n");
+    child.kill();
+    return 128 + signal;
+  }
+}
+
+Status check(const Options& options) {
+  if (::geteuid() != 0) return fail(Errc::permission, "needs root: network namespaces, loop devices and limits of disks");
+  if (::access((options.guest / "kernel").c_str(), R_OK) != 0)
+    return fail(Errc::not_found, "no guest at \"{}\": tools/make-guest writer $YADO_GUESTS/writer makes it, ./run bench split-vm does too", options.guest.native());
+  return {};
+}
+
+Result<int> run(Options options) {
+  YADO_TRY(check(options), "split-vm");
+  options.rig.disk_bytes_per_second = options.disk_mib_per_s << 20;
+  options.rig.disk_bytes = (options.memory_mib << 20) * images_in_memories;
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&signals, signal);
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+
+  // What a run left that was killed with its supervisor.
+  sweep(options.rig);
+  int status = 0;
+  {
+    YADO_ASSIGN(const RigDisks disks, RigDisks::create(options.rig), "split-vm");
+    YADO_ASSIGN(os::Process child, os::fork_child([&] { return measure(options, disks); }, SIGKILL), "split-vm");
+    status = supervise(child, signals);
+    sweep(options.rig);
+  }
+  std::error_code ignored;
+  fs::remove(options.rig.run_directory / fmt::format("{}-disks", rig_name), ignored);
+  return status;
+}
+
+int main_of(int argc, char** argv) {
+  Options options;
+  const char* guests = std::getenv("YADO_GUESTS");
+  const char* new_qemu = std::getenv("YADO_NEW_QEMU");
+  options.guest = fs::path(guests ? guests : "") / "writer";
+  options.new_qemu = new_qemu ? new_qemu : "";
+  CLI::App app{"Checkpoint and restore of a guest that writes: conventional ways and ours, on hosts whose links and disks are limited alike.", "./run bench split-vm"};
+  app.add_option("--repeat", options.repeat, "How often each variant meets each case")->check(CLI::Range(1, 100))->capture_default_str();
+  app.add_flag("--quick", options.quick, "Once, and without the heaviest load");
+  app.add_option("--memory", options.memory_mib, "Of the guest, MiB")->check(CLI::Range(256, 1 << 20))->capture_default_str();
+  app.add_option("--hosts", options.rig.hosts, "Over which a split VM's memory lies")->check(CLI::Range(1, 16))->capture_default_str();
+  app.add_option("--disk-rate", options.disk_mib_per_s, "Of every host's disk, MiB/s")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--link-rate", options.rig.link_bits_per_second, "Of every host's link, bit/s each way")->capture_default_str();
+  app.add_option("--prefetch", options.prefetch_kib, "KiB per fault of a split VM, each a case of its own")->delimiter(',')->check(CLI::Range(4, 2048))->capture_default_str();
+  app.add_option("--only", options.only, "These variants")->delimiter(',');
+  app.add_option("--backing", options.rig.backing, "On whose file system the hosts' disks are")->capture_default_str();
+  app.add_option("--results", options.results, "Where split-vm.json goes")->type_name("DIR")->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app.help());
+    return 0;
+  } catch (const CLI::ParseError& wrong) {
+    fmt::print(stderr, "split-vm: {}\n", wrong.what());
+    return 2;
+  }
+  const auto status = run(std::move(options));
+  if (status) return *status;
+  fmt::print(stderr, "split-vm: {}\n", status.error().message);
+  return 1;
+}
+
+}  // namespace
+}  // namespace yado::bench
+
+int main(int argc, char** argv) { return yado::bench::main_of(argc, argv); }

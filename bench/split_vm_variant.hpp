@@ -1,0 +1,65 @@
+#pragma once
+// A way to checkpoint and restore the writing guest: what split-vm compares. Each stands in a file of its own and is named in the list
+// of split_vm.cpp.
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "split_vm_guest.hpp"
+#include "split_vm_rig.hpp"
+
+namespace yado::bench {
+
+/// What the guest does meanwhile.
+struct Load {
+  bool live = false;           ///< false: it is stopped for the checkpoint, and goes on afterwards
+  unsigned share_percent = 0;  ///< of its memory that it rewrites at full speed before, during and after a live checkpoint
+  /// "stopped", "live 10 %".
+  std::string name() const { return live ? fmt::format("live {} %", share_percent) : "stopped"; }
+};
+
+struct Case {
+  Load load;
+  std::uint64_t prefetch_bytes = 0;  ///< per fault of a split VM; 0: the VM is not split
+  /// "stopped", "live 10 %, prefetch 4 KiB".
+  std::string name() const { return prefetch_bytes == 0 ? load.name() : fmt::format("{}, prefetch {} KiB", load.name(), prefetch_bytes >> 10); }
+};
+
+struct Outcome {
+  double checkpoint_s = 0;      ///< asked for -> the image is complete, and on the disks (fsync)
+  Standstill standstill;        ///< of the guest, over the whole checkpoint
+  std::uint64_t bytes_image = 0;  ///< of the files
+  Traffic checkpoint;           ///< what the disks and links carried for it
+  double restore_run_s = 0;     ///< asked for, caches cold -> the guest's first answer
+  double restore_all_s = 0;     ///< asked for -> all of its memory is in
+  double restore_gap_ms = 0;    ///< the longest gap of the guest's own clock in between; 0 when it ran only afterwards
+};
+
+struct VariantOptions {
+  std::filesystem::path guest;    ///< of tools/make-guest
+  std::uint64_t memory_bytes = 0;
+  vm::Qemu qemu;                  ///< the system's
+  std::filesystem::path new_qemu; ///< of tools/install-qemu; may be missing
+};
+
+class Variant {
+ public:
+  virtual ~Variant() = default;
+  virtual std::string name() const = 0;
+  /// Whether the guest's memory lies on several hosts, and so the size of a prefetch matters.
+  virtual bool splits() const { return false; }
+  /// Why it cannot be measured here; empty: it can.
+  virtual std::string why_not() const { return {}; }
+  /// Boots a guest of its own, saves it, restores it, and has it verify every word. Leaves nothing on disks or in groups.
+  virtual Result<Outcome> measure(Rig& rig, const Case& one) = 0;
+};
+
+/// QEMU's migration of an ordinary VM to a file, as everybody has it: through the page cache, then fsync.
+std::unique_ptr<Variant> conventional_ordinary(const VariantOptions& options);
+/// The same by QEMU 9.1's and later mapped-ram: every page at its own place, several threads, past the page cache.
+std::unique_ptr<Variant> mapped_ram(const VariantOptions& options);
+
+}  // namespace yado::bench
