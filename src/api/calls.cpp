@@ -51,8 +51,15 @@ void read_json(const json& j, const std::string& path, Status& status, BuildCall
       .required("image", v.image);
 }
 
+void to_json(json& j, const PullCall::Member& v) { j = json{{"image", v.image.str()}, {"from", v.from}}; }
+
+void read_json(const json& j, const std::string& path, Status& status, PullCall::Member& v) {
+  Fields(j, path, status).required("image", v.image).required("from", v.from);
+}
+
 void to_json(json& j, const PullCall& v) {
   j = json{{"spec", v.spec}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"from", v.from}};
+  if (!v.members.empty()) j["members"] = v.members;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, PullCall& v) {
@@ -60,7 +67,8 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall&
       .required("spec", v.spec)
       .required("epoch", v.epoch)
       .required("image", v.image)
-      .required("from", v.from);
+      .required("from", v.from)
+      .optional("members", v.members);
 }
 
 namespace {

@@ -72,10 +72,32 @@ void read_json(const json& j, const std::string& path, Status& status, Container
       .optional("pids", v.pids);
 }
 
+void to_json(json& j, const MemoryHost& v) {
+  j = json{{"host", v.host.str()}};
+  if (v.port != 0) j["address"] = v.address, j["port"] = v.port;
+}
+
+void read_json(const json& j, const std::string& path, Status& status, MemoryHost& v) {
+  Fields(j, path, status).required("host", v.host).optional("address", v.address).optional("port", v.port);
+}
+
+void to_json(json& j, const Split& v) {
+  j = json{{"local_bytes", v.local_bytes}, {"over", v.over}, {"redundancy", name_of(v.redundancy)}, {"prefetch_pages", v.prefetch_pages}};
+}
+
+void read_json(const json& j, const std::string& path, Status& status, Split& v) {
+  Fields(j, path, status)
+      .required("local_bytes", v.local_bytes)
+      .required("over", v.over)
+      .optional("redundancy", v.redundancy)
+      .optional("prefetch_pages", v.prefetch_pages);
+}
+
 void to_json(json& j, const VmSpec& v) {
   j = json{{"kernel", v.kernel},   {"initramfs", v.initramfs},       {"command_line", v.command_line},
            {"disks", v.disks},     {"memory_bytes", v.memory_bytes}, {"vcpus", v.vcpus},
            {"cpus", v.cpus}};
+  if (v.split) j["split"] = *v.split;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, VmSpec& v) {
@@ -86,7 +108,8 @@ void read_json(const json& j, const std::string& path, Status& status, VmSpec& v
       .optional("disks", v.disks)
       .required("memory_bytes", v.memory_bytes)
       .optional("vcpus", v.vcpus)
-      .optional("cpus", v.cpus);
+      .optional("cpus", v.cpus)
+      .optional("split", v.split);
 }
 
 void to_json(json& j, const Readiness& v) {
@@ -187,6 +210,7 @@ void to_json(json& j, const ImageReport& v) {
            {"spec_hash", v.spec_hash},
            {"bytes", v.bytes},
            {"age_ms", v.age.count()}};
+  if (v.member_of) j["member_of"] = v.member_of->str();
 }
 
 void read_json(const json& j, const std::string& path, Status& status, ImageReport& v) {
@@ -195,7 +219,8 @@ void read_json(const json& j, const std::string& path, Status& status, ImageRepo
       .required("workload", v.workload)
       .required("spec_hash", v.spec_hash)
       .optional("bytes", v.bytes)
-      .optional("age_ms", v.age);
+      .optional("age_ms", v.age)
+      .optional("member_of", v.member_of);
 }
 
 void to_json(json& j, const HostReport& v) {
@@ -208,6 +233,7 @@ void to_json(json& j, const HostReport& v) {
            {"memory_free_bytes", v.memory_free_bytes},
            {"load", finite(v.load)},
            {"checkpoint_works", v.checkpoint_works}};
+  if (v.memory.port != 0) j["memory"] = v.memory;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, HostReport& v) {
@@ -220,7 +246,8 @@ void read_json(const json& j, const std::string& path, Status& status, HostRepor
       .required("images", v.images)
       .optional("memory_free_bytes", v.memory_free_bytes)
       .optional("load", v.load)
-      .optional("checkpoint_works", v.checkpoint_works);
+      .optional("checkpoint_works", v.checkpoint_works)
+      .optional("memory", v.memory);
 }
 
 void to_json(json& j, const RaiseTimes& v) { j = json{{"raise_us", us(v.raise)}, {"ready_us", us(v.ready)}}; }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "model/cluster.hpp"
 
@@ -31,7 +32,7 @@ struct PrepareCall {
   bool operator==(const PrepareCall&) const = default;
 };
 
-/// Take the ready image: start a builder, wait until start-up completed, checkpoint it before it served anything,
+/// Of a VM with split memory: checkpoint the owner, `instance`, while it runs. Of anything else take the ready image: start a builder, wait until start-up completed, checkpoint it before it served anything,
 /// restore a copy, and let the copy prove itself by the readiness request. An image that does not is thrown away.
 struct BuildCall {
   WorkloadSpec spec;
@@ -47,6 +48,13 @@ struct PullCall {
   Epoch epoch;
   ImageId image;
   Endpoint from;
+  /// Shares of its memory that other hosts saved: pulled with it.
+  struct Member {
+    ImageId image;
+    Endpoint from;
+    bool operator==(const Member&) const = default;
+  };
+  std::vector<Member> members;
   bool operator==(const PullCall&) const = default;
 };
 

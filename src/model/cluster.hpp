@@ -52,6 +52,7 @@ struct ImageReport {
   std::string spec_hash;  ///< of spec and root file system when it was taken; an image of another hash is useless
   std::uint64_t bytes = 0;
   milliseconds age{0};
+  std::optional<ImageId> member_of;  ///< a share of that image's memory, saved by this host
   bool operator==(const ImageReport&) const = default;
 };
 
@@ -60,6 +61,7 @@ struct HostReport {
   HostId host;
   std::string boot;  ///< changes when the agent's host was started anew
   Endpoint agent;    ///< where the agent's API listens; its TCP port is also what liveness probes knock on
+  Endpoint memory;   ///< where its memory server listens; port 0: it has none
   std::uint64_t sequence = 0;
   std::vector<InstanceReport> instances;
   std::vector<ImageReport> images;

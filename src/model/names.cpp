@@ -18,6 +18,7 @@ struct Words;  // `list`: every value with its word
   };
 
 YADO_WORDS(Kind, {Kind::container, "container"}, {Kind::vm, "vm"})
+YADO_WORDS(Redundancy, {Redundancy::none, "none"}, {Redundancy::replica, "replica"})
 YADO_WORDS(StandbyLevel, {StandbyLevel::cold, "cold"}, {StandbyLevel::image, "image"}, {StandbyLevel::frozen, "frozen"})
 YADO_WORDS(Consistency, {Consistency::shared, "shared"}, {Consistency::exclusive, "exclusive"})
 YADO_WORDS(Way, {Way::cold, "cold"}, {Way::image, "image"}, {Way::frozen, "frozen"})
@@ -51,6 +52,7 @@ std::optional<Enum> value_of(std::string_view name) {
   std::optional<Enum> from_name<Enum>(std::string_view name) { return value_of<Enum>(name); }
 
 YADO_DEFINE(Kind)
+YADO_DEFINE(Redundancy)
 YADO_DEFINE(StandbyLevel)
 YADO_DEFINE(Consistency)
 YADO_DEFINE(Way)

@@ -9,6 +9,7 @@
 namespace yado {
 
 std::string_view name_of(Kind);
+std::string_view name_of(Redundancy);
 std::string_view name_of(StandbyLevel);
 std::string_view name_of(Consistency);
 std::string_view name_of(Way);

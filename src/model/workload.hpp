@@ -14,6 +14,8 @@
 namespace yado {
 
 enum class Kind { container, vm };
+/// How often a page is held that is not on the main host. `none`: once; a host that dies takes the memory with it.
+enum class Redundancy { none, replica };
 enum class StandbyLevel { cold, image, frozen };
 /// `shared`: two instances at once are harmless. `exclusive`: there is never a second live one.
 enum class Consistency { shared, exclusive };
@@ -39,6 +41,23 @@ struct ContainerSpec {
   bool operator==(const ContainerSpec&) const = default;
 };
 
+/// Another host that keeps some of a VM's memory. Where its memory server listens is filled in by control, with each call.
+struct MemoryHost {
+  HostId host;
+  std::string address;
+  std::uint16_t port = 0;
+  bool operator==(const MemoryHost& other) const { return host == other.host; }
+};
+
+/// A memory that is held by several hosts: pages are exchanged while the VM runs.
+struct Split {
+  std::uint64_t local_bytes = 0;   ///< on the host where it runs, at most
+  std::vector<MemoryHost> over;    ///< the rest, spread evenly
+  Redundancy redundancy = Redundancy::none;
+  std::uint32_t prefetch_pages = 64;  ///< fetched at once, at most, around a page that is waited for
+  bool operator==(const Split&) const = default;
+};
+
 /// A virtual machine. Paths are absolute and the same on every host.
 struct VmSpec {
   std::string kernel;              ///< empty: the firmware boots from the first disk
@@ -48,6 +67,7 @@ struct VmSpec {
   std::uint64_t memory_bytes = 0;  ///< of the guest; a multiple of 2 MiB
   std::uint32_t vcpus = 1;
   double cpus = 0;                 ///< share of the host's; 0: no limit
+  std::optional<Split> split;      ///< none: all of its memory is on the host where it runs
   bool operator==(const VmSpec&) const = default;
 };
 
@@ -96,7 +116,8 @@ struct WorkloadSpec {
 
 /// What an instance of it takes of its host's memory, as far as the spec says.
 inline std::uint64_t memory_bytes(const WorkloadSpec& spec) {
-  return spec.kind == Kind::vm ? spec.vm.memory_bytes : spec.container.memory_bytes;
+  if (spec.kind == Kind::container) return spec.container.memory_bytes;
+  return spec.vm.split ? spec.vm.split->local_bytes : spec.vm.memory_bytes;
 }
 
 /// True when an instance of the one is an instance of the other: only what may change while it runs is different.

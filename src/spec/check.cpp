@@ -93,7 +93,27 @@ void check_container(Problems& problems, const ContainerSpec& container) {
   }
 }
 
+void check_split(Problems& problems, const VmSpec& vm) {
+  const Split& split = *vm.split;
+  if (split.local_bytes < 16_MiB || split.local_bytes % 4096 != 0 || split.local_bytes > vm.memory_bytes)
+    problems.add("vm.split.local", "{} bytes: must be a multiple of 4KiB, at least 16MiB, and not more than vm.memory", split.local_bytes);
+  std::set<HostId> seen;
+  for (std::size_t i = 0; i < split.over.size(); ++i) {
+    const HostId& host = split.over[i].host;
+    if (!valid_name(host.str())) problems.add(at("vm.split.over", i), "{} is no host's name", quote(host.str()));
+    if (!seen.insert(host).second) problems.add(at("vm.split.over", i), "{} stands there twice", quote(host.str()));
+  }
+  if (split.over.empty() && split.local_bytes < vm.memory_bytes)
+    problems.add("vm.split.over", "no host is named that could keep the other {} bytes of vm.memory", vm.memory_bytes - split.local_bytes);
+  if (split.over.size() > 15) problems.add("vm.split.over", "{} hosts are more than 15", split.over.size());
+  if (split.redundancy == Redundancy::replica && split.over.size() < 2)
+    problems.add("vm.split.redundancy", "\"replica\" needs two hosts in vm.split.over");
+  if (split.prefetch_pages < 1 || split.prefetch_pages > 512)
+    problems.add("vm.split.prefetch", "must be between 4KiB and 2MiB");
+}
+
 void check_vm(Problems& problems, const VmSpec& vm) {
+  if (vm.split) check_split(problems, vm);
   if (vm.kernel.empty() && vm.disks.empty())
     problems.add("vm", "has neither a kernel nor a disk to boot from");
   if (vm.kernel.empty() && !vm.initramfs.empty()) problems.add("vm.initramfs", "is of no use without vm.kernel");

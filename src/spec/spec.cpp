@@ -44,7 +44,8 @@ const std::vector<Keys>& all_keys() {
       {"", "the top of the file, above every [table]", {"name", "kind", "container", "vm", "service", "policy"}},
       {"container", "[container]", {"root", "command", "env", "cwd", "uid", "gid", "memory", "cpus", "pids", "mounts"}},
       {"container.mounts", "[[container.mounts]]", {"source", "target", "read_only"}},
-      {"vm", "[vm]", {"kernel", "initramfs", "command_line", "disks", "memory", "vcpus", "cpus"}},
+      {"vm", "[vm]", {"kernel", "initramfs", "command_line", "disks", "memory", "vcpus", "cpus", "split"}},
+      {"vm.split", "split", {"local", "over", "redundancy", "prefetch"}},
       {"service", "[service]", {"hosts", "port", "ready", "idempotency_header"}},
       {"service.ready", "[service.ready]", {"path", "status", "contains", "start_limit"}},
       {"policy",
@@ -340,6 +341,24 @@ class Reader {
     });
     optional(*table, path, "vcpus", [&](auto& n, auto& f) { integer(n, f, value.vcpus, 1, 255); });
     optional(*table, path, "cpus", [&](auto& n, auto& f) { cpus(n, f, value.cpus); });
+    optional(*table, path, "split", [&](auto& n, auto& f) { split(n, f, value.split.emplace()); });
+  }
+
+  void split(const toml::node& node, const std::string& path, Split& value) {
+    const toml::table* table = as_table(node, path, "vm.split");
+    if (!table) return;
+    required(*table, path, "local", [&](auto& n, auto& f) {
+      parsed(n, f, parse_size, [&](std::uint64_t bytes) { value.local_bytes = bytes; });
+    });
+    required(*table, path, "over", [&](auto& n, auto& f) {
+      std::vector<std::string> hosts;
+      texts(n, f, hosts);
+      for (std::string& host : hosts) value.over.push_back({.host = HostId(std::move(host)), .address = {}});
+    });
+    optional(*table, path, "redundancy", [&](auto& n, auto& f) { word(n, f, value.redundancy, {Redundancy::none, Redundancy::replica}); });
+    optional(*table, path, "prefetch", [&](auto& n, auto& f) {
+      parsed(n, f, parse_size, [&](std::uint64_t bytes) { value.prefetch_pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes, 1u << 30) / 4096); });
+    });
   }
 
   void cpus(const toml::node& node, const std::string& field, double& value) {

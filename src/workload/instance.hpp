@@ -63,12 +63,15 @@ class Instance {
   /// At once, without waiting for the end.
   virtual Status kill() = 0;
   virtual Result<os::CgroupUse> stats() const = 0;
+  /// Where its memory is, when several hosts keep it: a JSON object.
+  virtual Result<std::string> memory() const { return fail(Errc::unsupported, "all of its memory is on this host"); }
 
   // These run in a forked child of the owner.
 
-  /// Writes one instant into the directories and returns the properties that a restore wants back. Whatever the
+  /// Writes one instant into the directories and returns the properties that a restore wants back. `image`: the name of
+  /// what becomes of it, for hosts that save a share of it. Whatever the
   /// result, the instance may stand frozen afterwards: thaw or stop it.
-  virtual Result<Properties> checkpoint(const PartDirectories& parts) const = 0;
+  virtual Result<Properties> checkpoint(const PartDirectories& parts, const std::string& image) const = 0;
   /// Runs a program inside and waits for it.
   virtual Result<os::ExitStatus> exec(const std::vector<std::string>& command, const ExecIo& io) const = 0;
   /// Returns when the start-up is complete, as seen from outside. `already`: how long it has been running.

@@ -66,6 +66,12 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
                 {"memory_bytes", use.memory_bytes},
                 {"memory_limit_kills", use.memory_limit_kills}};
   }
+  if (what == "memory") {
+    YADO_TRY(need_instance(), what);
+    YADO_ASSIGN(const std::string text, instance_->memory(), what);
+    YADO_ASSIGN(json figures, api::parse_json(text), what);
+    return figures;
+  }
   if (what == "set_lease") {
     milliseconds ttl{0};
     fields.required("lease_ms", ttl);
@@ -201,12 +207,13 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
   if (!operations_.empty()) return fail(Errc::conflict, "checkpoint: {} is under way", operations_.front().what);
   workload::PartDirectories parts;
   bool leave_running = true;
+  std::string image;
   Status status;
-  api::Fields(message, "", status).required("parts", parts).optional("leave_running", leave_running);
+  api::Fields(message, "", status).required("parts", parts).optional("image", image).optional("leave_running", leave_running);
   YADO_TRY(status, "checkpoint");
   stay_frozen_ = state_ == InstanceState::frozen;
   YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {
-    YADO_ASSIGN(auto properties, instance_->checkpoint(parts), "checkpoint");
+    YADO_ASSIGN(auto properties, instance_->checkpoint(parts, image), "checkpoint");
     return json{{"properties", std::move(properties)}};
   }), "checkpoint");
   const auto finish = [this, leave_running](Result<json> result, const Operation&) -> Result<json> {

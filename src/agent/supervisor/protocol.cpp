@@ -17,7 +17,7 @@ struct Document {
 
 void read_json(const nlohmann::json& json, const std::string& path, Status& status, Document& value) {
   Config& c = value.config;
-  std::string directory, root, criu, criu_cache;
+  std::string directory, root, criu, criu_cache, identity;
   api::Fields(json, path, status)
       .required("instance", c.instance)
       .required("spec", c.spec)
@@ -30,11 +30,13 @@ void read_json(const nlohmann::json& json, const std::string& path, Status& stat
       .optional("criu", criu)
       .optional("criu_cache", criu_cache)
       .optional("criu_limit_ms", c.criu_limit)
+      .optional("identity", identity)
       .optional("log_bytes", c.log_bytes);
   c.directory = directory;
   c.root = root;
   c.criu = criu;
   c.criu_cache = criu_cache;
+  c.identity = identity;
 }
 
 }  // namespace
@@ -51,6 +53,7 @@ std::string to_text(const Config& c) {
                          {"criu", c.criu.native()},
                          {"criu_cache", c.criu_cache.native()},
                          {"criu_limit_ms", c.criu_limit.count()},
+                         {"identity", c.identity.native()},
                          {"log_bytes", c.log_bytes}};
   return api::dump(json);
 }

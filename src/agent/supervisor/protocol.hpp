@@ -20,9 +20,10 @@
 //   wait_startup  limit_ms                                    listening_us, settled_us
 //   freeze                                                    —
 //   thaw                                                      —            (exclusive: after the lease came)
-//   checkpoint    parts, leave_running                        properties
+//   checkpoint    parts, image, leave_running                 properties
 //   exec          command                                     code, signal, output (its first 32 KiB), truncated
 //   signal        number                                      —
+//   memory                                                    where the pages of a VM with split memory are (pager/service.hpp, figures)
 //   stats                                                     cpu_us, memory_bytes, memory_limit_kills
 //   log                                                       log (its last 16 KiB)
 //   promote       epoch, lease_ms, thaw                       —            (a standby becomes the owner)
@@ -60,6 +61,7 @@ struct Config {
   std::filesystem::path criu;         ///< empty: none works
   std::filesystem::path criu_cache;   ///< directory shared by the supervisors of a host
   milliseconds criu_limit{60'000};
+  std::filesystem::path identity;     ///< directory of the agent's: by it a pager proves who it is to memory servers
   std::uint64_t log_bytes = 4u << 20; ///< then log becomes log.1, and the old log.1 goes
 };
 std::string to_text(const Config& config);

@@ -241,6 +241,9 @@ class ControlCore {
   void reconcile(Workload& workload, Instant now);
   void drop_unwanted(Workload& workload);
   bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
+  static bool checkpoints_owner(const WorkloadSpec& spec);
+  WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main) const;
+  std::vector<PullCall::Member> members_of(const ImageId& image) const;
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);

@@ -99,7 +99,8 @@ void ControlCore::judge_instance(const HostReport& report, const InstanceReport&
 
 void ControlCore::judge_image(const ImageReport& image, HeartbeatReply& reply) {
   Workload* workload = find(image.workload);
-  if (workload && (workload->record.image == image.id || workload->image.image == image.id)) return;
+  const ImageId& whole = image.member_of ? *image.member_of : image.id;
+  if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
   reply.drop.push_back(DropImageCall{image.workload, workload ? workload->record.epoch : Epoch(), image.id});
 }
 

@@ -22,8 +22,9 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
   }
   drop_unwanted(workload);
   if (record.phase == OwnerPhase::raising || record.spec.policy.standby == StandbyLevel::cold) return;
-  // A builder and a standby are second starts: an exclusive workload must not have them (docs/adr/0005).
-  if (record.spec.policy.consistency == Consistency::exclusive) return;
+  // A builder and a standby are second starts: an exclusive workload must not have them (docs/adr/0005). A checkpoint of
+  // the owner is none.
+  if (record.spec.policy.consistency == Consistency::exclusive && !checkpoints_owner(record.spec)) return;
   if (record.revision == 0 || (record.phase == OwnerPhase::absent && record.instance.empty())) return;
   reconcile_image(workload, now);
   if (record.spec.policy.standby == StandbyLevel::frozen) reconcile_standby(workload, now);
@@ -52,6 +53,36 @@ bool ControlCore::takes_images(const HostId& host, const WorkloadSpec& spec) con
   return spec.kind == Kind::vm || hosts_.at(host).report.checkpoint_works;
 }
 
+bool ControlCore::checkpoints_owner(const WorkloadSpec& spec) { return spec.kind == Kind::vm && spec.vm.split.has_value(); }
+
+/// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another.
+WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main) const {
+  if (!spec.vm.split) return spec;
+  std::vector<MemoryHost>& over = spec.vm.split->over;
+  const std::size_t wanted = over.size();
+  const auto usable = [&](const HostId& id) { return id != main && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0; };
+  std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
+  for (const auto& [id, host] : hosts_)
+    if (over.size() < wanted && usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) over.push_back({.host = id, .address = {}});
+  for (MemoryHost& one : over) {
+    const Endpoint& memory = hosts_.at(one.host).report.memory;
+    one.address = memory.address;
+    one.port = memory.port;
+  }
+  return spec;
+}
+
+/// The shares of an image on other hosts, and where they can be had.
+std::vector<PullCall::Member> ControlCore::members_of(const ImageId& image) const {
+  std::map<ImageId, Endpoint> found;
+  for (const auto& [id, host] : hosts_)
+    for (const ImageReport& held : host.report.images)
+      if (alive(id) && held.member_of == image) found.emplace(held.id, host.report.agent);
+  std::vector<PullCall::Member> members;
+  for (const auto& [id, from] : found) members.push_back({id, from});
+  return members;
+}
+
 void ControlCore::reconcile_image(Workload& workload, Instant now) {
   Record& record = workload.record;
   SideOperation& operation = workload.image;
@@ -63,6 +94,7 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   if (candidates.empty() && alive(record.host)) candidates.push_back(record.host);
   std::erase_if(candidates, [&](const HostId& host) { return !takes_images(host, record.spec); });
   if (candidates.empty()) return;
+  const bool of_owner = checkpoints_owner(record.spec);
 
   const std::set<HostId> holding = holders(workload);
   milliseconds age{0};
@@ -75,13 +107,14 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     return hosts[static_cast<std::size_t>(operation.failures) % hosts.size()];
   };
   if (!current || workload.renew_image || age >= record.spec.policy.image_age) {
+    if (of_owner && record.phase != OwnerPhase::up) return;
     operation.image = ImageId(fmt::format("{}-img.{}", record.spec.name, ++record.serial));
-    operation.instance = InstanceId(fmt::format("{}.{}", record.spec.name, record.serial));
+    operation.instance = of_owner ? record.instance : InstanceId(fmt::format("{}.{}", record.spec.name, record.serial));
     persist(workload);  // a name is never given twice
     operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image},
                           side_limit(record.spec),
-                          Pending{Pending::What::build, record.spec.name, choose(candidates), operation.instance,
-                                  operation.image, record.epoch, record.revision});
+                          Pending{Pending::What::build, record.spec.name, of_owner ? record.host : choose(candidates),
+                                  operation.instance, operation.image, record.epoch, record.revision});
     return;
   }
   // Copies: where they help when the owner's host dies, so first on the others.
@@ -99,7 +132,7 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   std::erase_if(candidates, [&](const HostId& host) { return holding.contains(host); });
   if (candidates.empty()) return;
   operation.image = *record.image;
-  operation.call = call(PullCall{record.spec, record.epoch, *record.image, hosts_.at(*holding.begin()).report.agent},
+  operation.call = call(PullCall{record.spec, record.epoch, *record.image, hosts_.at(*holding.begin()).report.agent, members_of(*record.image)},
                         side_limit(record.spec),
                         Pending{Pending::What::pull, record.spec.name, choose(candidates), {}, *record.image,
                                 record.epoch, record.revision});
