@@ -111,10 +111,15 @@ boost::asio::awaitable<void> Images::added(image::Manifest manifest) {
 }
 
 boost::asio::awaitable<Status> Images::remove(ImageId id) {
-  images_.erase(id);
-  stamps_.erase(id);
+  auto known = images_.extract(id);
+  auto stamp = stamps_.extract(id);
   std::function<Status()> work = [this, id] { return store_.remove(id); };
-  co_return co_await workers_.run(std::move(work));
+  Status removed = co_await workers_.run(std::move(work));
+  if (!removed && removed.error().code == Errc::conflict) {  // another image needs it: it stays
+    images_.insert(std::move(known));
+    stamps_.insert(std::move(stamp));
+  }
+  co_return removed;
 }
 
 boost::asio::awaitable<Result<std::string>> Images::fingerprint(WorkloadSpec spec) {

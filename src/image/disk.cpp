@@ -217,4 +217,10 @@ Status rename_to_new(const fs::path& from, const fs::path& to) {
   return {};
 }
 
+Status exchange(const fs::path& one, const fs::path& other) {
+  if (::renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) != 0)
+    return fail_errno(fmt::format("exchange {} and {}", one.native(), other.filename().native()));
+  return {};
+}
+
 }  // namespace yado::image

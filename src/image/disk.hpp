@@ -15,6 +15,7 @@ namespace yado::image {
 
 inline constexpr std::string_view draft_prefix = ".draft-";
 inline constexpr std::string_view removed_prefix = ".removed-";
+inline constexpr std::string_view indices_prefix = ".indices-";
 
 enum class Durable { no, yes };
 
@@ -43,5 +44,7 @@ Status sync_directory(const std::filesystem::path& directory);
 std::filesystem::path aside(const std::filesystem::path& store, std::string_view prefix, const ImageId& id);
 /// Moves `from` to a name that must not be taken; `already_exists` when it is.
 Status rename_to_new(const std::filesystem::path& from, const std::filesystem::path& to);
+/// Each gets the other's name, at once.
+Status exchange(const std::filesystem::path& one, const std::filesystem::path& other);
 
 }  // namespace yado::image

@@ -49,8 +49,8 @@ Result<os::Fd> open_log(const std::filesystem::path& path, const PageIndex& inde
 PagePart::PagePart(std::string name, PageIndex index, os::Fd log, os::Fd bulk)
     : name_(std::move(name)), index_(std::move(index)), log_(std::move(log)), bulk_(std::move(bulk)) {}
 
-Result<PagePart> PagePart::open(const std::filesystem::path& directory, Log log) {
-  std::string name = directory.filename().native();
+Result<PagePart> PagePart::open(const std::filesystem::path& directory, Log log, std::string name) {
+  if (name.empty()) name = directory.filename().native();
   const std::string doing = fmt::format("part {}", name);
   YADO_ASSIGN(PageIndex index, read_index(directory / index_file), doing);
   if (log == Log::elsewhere) return PagePart(std::move(name), std::move(index), os::Fd(), os::Fd());

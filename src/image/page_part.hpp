@@ -30,10 +30,9 @@ class PagePart {
  public:
   enum class Log { here, elsewhere };
   /// `corrupt` without a valid index or with a log of another length. With `elsewhere` there is only the index:
-  /// where pages lie is known, reading one is `unavailable`.
-  static Result<PagePart> open(const std::filesystem::path& directory, Log log = Log::here);
+  /// where pages lie is known, reading one is `unavailable`. `name`: for errors; empty: that of the directory.
+  static Result<PagePart> open(const std::filesystem::path& directory, Log log = Log::here, std::string name = {});
 
-  /// The name of its directory.
   const std::string& name() const { return name_; }
   const PageIndex& index() const { return index_; }
   bool has_log() const { return log_.valid(); }

@@ -11,9 +11,12 @@
 #include <cerrno>
 
 #include "base/log.hpp"
+#include "image/checksum.hpp"
 #include "image/disk.hpp"
+#include "image/page_files.hpp"
 #include "image/pass.hpp"
 #include "image/paths.hpp"
+#include "image/sealed.hpp"
 #include "os/file.hpp"
 
 namespace yado::image {
@@ -38,6 +41,38 @@ void sweep(const fs::path& root) {
     fs::remove_all(leftover, error);
     if (error) log::warn("image store: {} cannot be removed: {}", leftover.native(), error.message());
   }
+}
+
+Result<fs::path> new_directory(const fs::path& root, const ImageId& id) {
+  fs::path directory = aside(root, draft_prefix, id);
+  if (::mkdir(directory.c_str(), 0700) != 0)
+    return fail_errno(fmt::format("image {}: mkdir {}", id, directory.native()));
+  return directory;
+}
+
+// As what `image` needs the image `id`, or nothing. `itself`: the manifest of `id`, if it can be read. A delta of a set
+// names the main image of its base, and means the members of that, too.
+const char* need(const Manifest& image, const ImageId& id, const Manifest* itself) {
+  if (image.base == id) return "the base";
+  if (image.base && itself && itself->member_of == image.base) return "part of the base";
+  if (std::ranges::find(image.members, id, &Member::id) != image.members.end()) return "a member";
+  return nullptr;
+}
+
+Status check_indices(const Manifest& manifest, const std::map<std::string, std::string>& indices) {
+  std::size_t wanted = 0;
+  for (const Part& part : manifest.parts) {
+    if (part.type != PartType::pages) continue;
+    ++wanted;
+    const auto bytes = indices.find(part.name);
+    const auto file = std::ranges::find(part.files, index_file, &File::path);
+    if (bytes == indices.end() || file == part.files.end())
+      return fail(Errc::invalid_argument, "part {}: no index", part.name);
+    if (bytes->second.size() != file->bytes || checksum_of(bytes->second) != file->xxh128)
+      return fail(Errc::corrupt, "part {}: not the index that the manifest names", part.name);
+  }
+  if (wanted != indices.size()) return fail(Errc::invalid_argument, "{} parts, {} indices", wanted, indices.size());
+  return {};
 }
 
 // The kernel itself refuses to leave `directory`, by "..", an absolute path or any link (openat2(2)).
@@ -75,6 +110,11 @@ Result<Store> Store::open(fs::path root) {
   return Store(std::move(root), std::move(lock));
 }
 
+Result<Store> Store::look_into(fs::path root) {
+  YADO_TRY(os::open_path(root, O_RDONLY | O_DIRECTORY), "image store");
+  return Store(std::move(root), os::Fd());
+}
+
 Result<Draft> Store::begin(const ImageId& id) const {
   YADO_PASS(check_id(id));
   const fs::path image = root_ / id.str();
@@ -82,11 +122,15 @@ Result<Draft> Store::begin(const ImageId& id) const {
   if (fs::exists(fs::symlink_status(image / manifest_file, error)))
     return fail(Errc::already_exists, "image {} exists", id);
   // A directory without a manifest is no image, and it would be in the way of the rename.
-  if (fs::exists(fs::symlink_status(image, error))) YADO_PASS(remove(id));
-  fs::path directory = aside(root_, draft_prefix, id);
-  if (::mkdir(directory.c_str(), 0700) != 0)
-    return fail_errno(fmt::format("image {}: mkdir {}", id, directory.native()));
-  return Draft(root_, std::move(directory), id);
+  if (fs::exists(fs::symlink_status(image, error))) YADO_PASS(remove_directory(image, id));
+  YADO_TAKE(fs::path directory, new_directory(root_, id));
+  return Draft(root_, std::move(directory), id, Draft::Place::must_be_free);
+}
+
+Result<Draft> Store::begin_replacement(const ImageId& id) const {
+  YADO_PASS(read(id));
+  YADO_TAKE(fs::path directory, new_directory(root_, id));
+  return Draft(root_, std::move(directory), id, Draft::Place::is_taken_over);
 }
 
 Result<Manifest> Store::read(const ImageId& id) const {
@@ -99,9 +143,9 @@ Result<Manifest> Store::read(const ImageId& id) const {
   return manifest;
 }
 
-Status Store::verify(const ImageId& id) const {
+Status Store::verify(const ImageId& id, const std::function<void(std::uint64_t)>& on_verified) const {
   YADO_TAKE(const Manifest manifest, read(id));
-  YADO_TRY(compare(root_ / id.str(), manifest, Durable::no), fmt::format("image {}", id));
+  YADO_TRY(compare(root_ / id.str(), manifest, Durable::no, on_verified), fmt::format("image {}", id));
   return {};
 }
 
@@ -121,11 +165,22 @@ std::vector<Manifest> Store::list() const {
   return images;
 }
 
-Status Store::remove(const ImageId& id) const {
+Status Store::remove(const ImageId& id, Dependents dependents) const {
   YADO_PASS(check_id(id));
-  const fs::path image = root_ / id.str();
+  if (dependents == Dependents::refuse) {
+    const std::vector<Manifest> images = list();
+    const auto itself = std::ranges::find(images, id, &Manifest::id);
+    for (const Manifest& image : images)
+      if (const char* as = need(image, id, itself == images.end() ? nullptr : &*itself))
+        return fail(Errc::conflict, "image {} is {} of {}: remove that first", id, as, image.id);
+  }
+  YADO_PASS(remove_directory(root_ / id.str(), id));
+  return remove_directory(root_ / fmt::format("{}{}", indices_prefix, id), id);
+}
+
+Status Store::remove_directory(const fs::path& directory, const ImageId& id) const {
   const fs::path removed = aside(root_, removed_prefix, id);
-  if (::rename(image.c_str(), removed.c_str()) != 0) {
+  if (::rename(directory.c_str(), removed.c_str()) != 0) {
     if (errno == ENOENT) return {};
     return fail_errno(fmt::format("remove image {}", id));
   }
@@ -135,6 +190,35 @@ Status Store::remove(const ImageId& id) const {
   fs::remove_all(removed, error);
   if (error) return fail_errno(error.value(), fmt::format("remove image {}", id));
   return {};
+}
+
+Status Store::keep_indices(const Manifest& manifest, const std::map<std::string, std::string>& indices) const {
+  YADO_PASS(check_id(manifest.id));
+  const std::string doing = fmt::format("indices of image {}", manifest.id);
+  YADO_TRY(check_indices(manifest, indices), doing);
+  YADO_TAKE(fs::path directory, new_directory(root_, manifest.id));
+  Draft draft(root_, std::move(directory), manifest.id, Draft::Place::must_be_free);
+  for (const auto& [name, bytes] : indices) {
+    YADO_TRY(draft.part_directory(name), doing);
+    YADO_TRY(write_new_file(draft.directory() / name / index_file, bytes), doing);
+    YADO_TRY(sync_directory(draft.directory() / name), doing);
+  }
+  YADO_TRY(write_manifest_file(draft.directory(), manifest), doing);
+  const fs::path kept = root_ / fmt::format("{}{}", indices_prefix, manifest.id);
+  YADO_PASS(remove_directory(kept, manifest.id));
+  YADO_TRY(rename_to_new(draft.directory(), kept), doing);
+  return sync_directory(root_);
+}
+
+Result<Held> Store::find(const ImageId& id) const {
+  auto manifest = read(id);
+  if (manifest) return Held{std::move(*manifest), root_ / id.str(), true};
+  if (manifest.error().code != Errc::not_found) return std::unexpected(std::move(manifest.error()));
+  const fs::path kept = root_ / fmt::format("{}{}", indices_prefix, id);
+  auto other = read_manifest_file(kept, id);
+  if (other) return Held{std::move(*other), kept, false};
+  if (other.error().code == Errc::not_found) return std::unexpected(std::move(manifest.error()));
+  return context(other.error(), fmt::format("indices of image {}", id));
 }
 
 fs::path Store::part_directory(const ImageId& id, std::string_view part) const { return root_ / id.str() / part; }

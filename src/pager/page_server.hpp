@@ -35,6 +35,8 @@ class PageServer {
   virtual bool connected() const = 0;
   /// Takes pages; an image on a disk gives some and takes none.
   virtual bool writable() const { return true; }
+  /// Pages with data that it takes from us, all together.
+  virtual std::uint64_t quota_pages() const { return ~std::uint64_t{0}; }
   virtual const std::string& name() const = 0;
   /// It gave a wrong answer: break the connection off.
   virtual void distrust(const Error& why) = 0;

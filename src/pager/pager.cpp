@@ -220,15 +220,17 @@ Status Pager::evict(const Evict& evict) {
     }
   }
   evicted.piece.hold = std::move(block);
-  asio::post(network_, [this, ticket = evict.ticket, evicted = std::move(evicted)]() mutable {
-    remote_.store(std::move(evicted), [this, ticket](const Status& stored) {
+  asio::post(network_, [this, evict, evicted = std::move(evicted)]() mutable {
+    remote_.store(std::move(evicted), [this, evict](const Status& stored) {
       if (!stored) log::warn("pager: pages stay here, the memory servers do not take them: {}", stored.error().text());
+      std::vector<PageNumber> undone;
       tell_table([&](Actions& actions) {
-        if (stored)
-          table_.stored(ticket, actions);
-        else
-          table_.store_failed(ticket, actions);
+        if (!stored) return table_.store_failed(evict.ticket, actions);
+        table_.stored(evict.ticket, actions);
+        for (const PageNumber page : evict.pages)
+          if (table_.state(page) != PageState::punching) undone.push_back(page);
       });
+      if (!undone.empty()) remote_.kept(undone);
     });
   });
   return {};

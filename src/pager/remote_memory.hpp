@@ -2,15 +2,19 @@
 // The pages that are not here: on which servers, in how many copies, and what happens when one of those dies. One thread;
 // no sockets (page_server.hpp).
 //
-// RemoteMemory is the interface that a pager sees; what redundancy there is stays behind it. Copies is the policies `none` (one copy) and `replica`
-// (two): a page is stored when all its servers have acknowledged it; a server that dies is
-// replaced by the others, and what it held is copied again in the background.
+// RemoteMemory is the interface that a pager sees; what redundancy there is stays behind it. Copies is the policies `none`
+// (one copy) and `replica` (two): a page is stored when all its servers have acknowledged it; a server that dies is replaced
+// by the others, and what it held is copied again in the background.
+//
+// A page that was fetched keeps its copies, so that evicting it unchanged costs nothing. They are the first to go when a
+// server's quota gets short: what must be remote always finds room that is taken by what need not be.
 
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -44,6 +48,11 @@ class RemoteMemory {
   /// no_space, unavailable; the old copies may be gone then.
   using Stored = std::function<void(Status)>;
   virtual void store(Evicted evicted, Stored stored) = 0;
+  /// These pages are in the memory file, and nobody is about to punch them out, although their store succeeded (somebody
+  /// touched them meanwhile): their copies may go when room is short. Without it they take room until the next store.
+  virtual void kept(std::span<const PageNumber> /*pages*/) {}
+  /// Remote copies of pages that are in the memory file go: before a checkpoint, which would save them twice.
+  virtual void drop_duplicates() = 0;
   /// Nobody has the page: its content is lost, unless it is in the memory file.
   virtual bool lost(PageNumber page) const = 0;
   /// The server that answers for a page in an image; none: it is zero, or nobody has it.
@@ -59,7 +68,7 @@ class Copies : public RemoteMemory {
     unsigned copies = 1;     ///< 1 or 2
     std::uint64_t seed = 0;  ///< of the sums
   };
-  /// At first every page is zero, and nobody has it. The servers must outlive this.
+  /// At first every page is zero, and nobody has it. At most 16 servers; they must outlive this.
   Copies(const Options& options, std::vector<PageServer*> servers);
 
   /// At the start: this server has these pages (as it said in LIST).
@@ -69,8 +78,13 @@ class Copies : public RemoteMemory {
 
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
-  bool lost(PageNumber page) const override { return !entries_[page].zero && entries_[page].holders == 0 && entries_[page].storing == 0; }
   std::optional<std::size_t> owner(PageNumber page) const override;
+  void kept(std::span<const PageNumber> pages) override;
+  void drop_duplicates() override;
+  bool lost(PageNumber page) const override {
+    const Entry& entry = entries_[page];
+    return !entry.zero && entry.holders == 0 && entry.storing == 0;
+  }
   std::uint64_t pages_without_redundancy() const override;
 
   struct Counts {
@@ -78,46 +92,78 @@ class Copies : public RemoteMemory {
     std::uint64_t pages_clean = 0;      ///< evicted without being sent
     std::uint64_t pages_zero = 0;       ///< evicted as zero
     std::uint64_t pages_rebuilt = 0;
+    std::uint64_t duplicates_dropped = 0;  ///< pages in the memory file whose copies made room
     std::uint64_t wrong_contents = 0;   ///< a server gave something else than it was given
   };
   const Counts& counts() const { return counts_; }
-  /// Pages whose newest content this server has.
-  std::uint64_t held_by(std::size_t server) const;
   std::uint64_t seed() const { return options_.seed; }
   bool rebuilding() const { return !to_rebuild_.empty() || rebuilds_under_way_ > 0; }
+  /// Pages with data that this server keeps for us, duplicates included.
+  std::uint64_t pages_at(std::size_t server) const { return room_[server].used; }
 
  private:
   using Servers = std::uint16_t;  ///< a bit per server
   struct Entry {
     std::uint64_t sum = 0;
-    std::uint32_t version = 0;     ///< grows with every store: what is under way for an older one is void
+    std::uint32_t version = 0;     ///< grows when copies become void: what is under way for an older one is, too
     Servers holders = 0;           ///< have the newest content
-    std::uint8_t storing = 0;      ///< stores under way
+    Servers occupied = 0;          ///< may have something, old or new: it takes room there
+    std::uint16_t storing = 0;     ///< stores under way
     bool zero : 1 = true;
     bool sum_known : 1 = false;
+    bool resident : 1 = false;     ///< in the memory file, and no store of it is under way: the copies are duplicates
+  };
+  struct Room {
+    std::uint64_t used = 0;        ///< entries that occupy it
+    std::uint64_t duplicates = 0;  ///< of these, resident
   };
   struct Fetching;
   struct Storing;
   struct Group;
+  using Groups = std::map<Servers, std::shared_ptr<Group>>;
 
+  // copies.cpp
   Servers alive() const;
-  /// Where a page belongs now: `copies` of those alive, the same ones for the pages of a region.
-  Servers targets(PageNumber page, Servers among) const;
-  void fetch_from_servers(const std::shared_ptr<Fetching>& fetching, std::vector<PageNumber> pages);
-  void got(const std::shared_ptr<Fetching>& fetching, std::size_t server, std::vector<PageNumber> pages,
+  void fetch_from_servers(const std::shared_ptr<Fetching>& fetching, const std::vector<PageNumber>& pages);
+  std::size_t best_holder(PageNumber page) const;
+  void got(const std::shared_ptr<Fetching>& fetching, std::size_t server, const std::vector<PageNumber>& pages,
            Result<std::pair<Batch, Frame>> answer);
-  bool right(PageNumber page, const std::byte* content, bool is_zero);
-  void send_group(const std::shared_ptr<Storing>& storing, const std::shared_ptr<Group>& group, Servers to);
+  void refused(const std::shared_ptr<Fetching>& fetching, std::size_t server, const std::vector<PageNumber>& pages,
+               const Error& error);
+  bool right(PageNumber page, const std::byte* content);
+  bool clean(const Entry& entry, bool zero, std::uint64_t sum) const;
+  void plan(const std::shared_ptr<Storing>& storing, std::size_t which, Servers tried, Servers has, Groups& groups);
+  void send_groups(const std::shared_ptr<Storing>& storing, Groups& groups);
+  void send_group(const std::shared_ptr<Storing>& storing, Servers to, const std::shared_ptr<Group>& group);
   void group_answered(const std::shared_ptr<Storing>& storing, const std::shared_ptr<Group>& group, std::size_t server,
                       const Status& status);
+  void settle(const std::shared_ptr<Storing>& storing, std::size_t which, Servers has);
+  void finished(const std::shared_ptr<Storing>& storing);
+
+  // copies_room.cpp
+  Servers targets(PageNumber page, unsigned count, Servers among) const;
+  Servers occupy(PageNumber page, unsigned count, Servers among);
+  void set_occupied(Entry& entry, Servers servers);
+  void set_resident(Entry& entry, bool resident);
+  void make_room(std::size_t server);
+  void forget_copies(PageNumber page, std::map<Servers, std::vector<PageNumber>>& drops);
   void drop(Servers from, std::vector<PageNumber> pages);
+
+  // copies_rebuild.cpp
+  bool short_of_copies(const Entry& entry) const;
+  void rebuild_later(PageNumber page);
   void rebuild_some();
-  void rebuild(std::vector<PageNumber> pages, Servers from, Servers to);
+  void rebuild_region(PageNumber region);
+  void rebuild(std::vector<PageNumber> pages, std::size_t from);
+  void copy_on(const std::vector<std::uint32_t>& versions, const Batch& batch, const Frame& frame, std::size_t from);
 
   Options options_;
   std::vector<PageServer*> servers_;
+  std::vector<Room> room_;                 ///< by server
   std::vector<Entry> entries_;
-  std::deque<PageNumber> to_rebuild_;  ///< regions, by their first page
+  PageNumber hand_ = 0;                    ///< where make_room() looks next
+  std::set<PageNumber> to_rebuild_;        ///< regions, by their first page
+  std::set<PageNumber> waiting_for_room_;  ///< regions whose new copies nobody had room for
   unsigned rebuilds_under_way_ = 0;
   Counts counts_;
 };

@@ -50,6 +50,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   void drop(std::vector<PageRun> pages, Done done) override;
   bool alive() const override { return !dead_; }
   bool connected() const override { return channel_ != nullptr; }
+  std::uint64_t quota_pages() const override { return hello_.quota_pages; }
   const std::string& name() const override { return target_->where; }
   void distrust(const Error& why) override;
 

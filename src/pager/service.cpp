@@ -265,7 +265,8 @@ class Client {
     } else if (what == "finish") {
       done = finish();
     } else if (what == "keep") {
-      if (const Status kept = save_->keep(); !kept) done = std::unexpected(kept.error());
+      const auto kept = save_->keep();
+      done = kept ? Result<json>(shares_json(*kept)) : std::unexpected(kept.error());
       save_.reset();
     } else {
       return fail(Errc::invalid_argument, "there is no call \"{}\"", what);
@@ -278,7 +279,7 @@ class Client {
     if (save_) return fail(Errc::conflict, "a checkpoint is under way");
     SplitSave::Options options{call.value("name", ""), call.value("part", ""), cut_of(call.value("cut", "")), cut_of(call.value("base_cut", "")), network_.chain()};
     part_ = options.part;
-    save_.emplace(pager_, network_.executor(), network_.links(), [this](PageNumber page) { return network_.holder(page); }, std::move(options));
+    save_.emplace(pager_, network_.memory(), network_.executor(), network_.links(), [this](PageNumber page) { return network_.holder(page); }, std::move(options));
     if (const Status begun = save_->begin(); !begun) {
       save_.reset();
       return std::unexpected(begun.error());
@@ -302,8 +303,13 @@ class Client {
     image::WorkingSet used{.guest_pages = pager_.pages(), .pages = {}};
     for (const PageNumber page : recency) used.pages.push_back(image::PageNumber{page});
     YADO_TRY(image::write_working_set(part_, used), "checkpoint");
+    return shares_json(*shares);
+  }
+
+  static json shares_json(const std::vector<SplitSave::Share>& shares) {
     json all = json::array();
-    for (const SplitSave::Share& share : *shares) all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}});
+    for (const SplitSave::Share& share : shares)
+      all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
     return json{{"shares", std::move(all)}};
   }
 
@@ -314,7 +320,7 @@ class Client {
       for (const SplitSave::Server& one : network_.links()) {
         const auto& traffic = one.link->traffic();
         servers.push_back({{"host", one.host}, {"alive", one.link->alive()}, {"bytes_sent", traffic.bytes_sent},
-                           {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().held_by(servers.size())}});
+                           {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().pages_at(servers.size())}});
       }
       return std::pair(network_.memory().counts(), network_.memory().pages_without_redundancy());
     });

@@ -12,8 +12,8 @@
 //   save      part, name, cut, base_cut                 pages, left   (begins; the workload runs on)
 //   round                                               pages, left   (again)
 //   fix                                                 —             (the workload stands still before, until the answer)
-//   finish                                              shares: [{host, pages, bytes}]
-//   keep                                                —
+//   finish                                              shares: [{host, pages, bytes, sum}]
+//   keep                                                shares, now with the sum of each server's manifest
 //
 // Errors are numbered as everywhere (base/error.hpp).
 

@@ -29,14 +29,14 @@ Result<std::pair<std::uint64_t, std::uint64_t>> two_numbers(const std::vector<st
 
 }  // namespace
 
-SplitSave::SplitSave(Pager& pager, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
-    : pager_(pager), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)) {}
+SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
+    : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)) {}
 
 SplitSave::~SplitSave() {
   if (!begun_ || kept_) return;
   pager_.end_save(false);
   for (const Server& server : servers_)
-    if (server.link->alive()) (void)ask(server, Operation::abandon, make_name(options_.name));
+    (void)ask(server, Operation::abandon, make_name(name_on(server)));
 }
 
 std::future<Result<std::vector<std::byte>>> SplitSave::ask(const Server& server, Operation operation, std::vector<std::byte> body, std::uint16_t flags) {
@@ -53,9 +53,10 @@ std::future<Result<std::vector<std::byte>>> SplitSave::ask(const Server& server,
   return future;
 }
 
-SplitSave::Answers SplitSave::ask_all(Operation operation, const std::vector<std::byte>& body) {
+SplitSave::Answers SplitSave::ask_all(Operation operation) {
   Answers answers;
-  for (const Server& server : servers_) answers.push_back(ask(server, operation, body));
+  for (const Server& server : servers_)
+    answers.push_back(ask(server, operation, operation == Operation::save ? save_body(server) : make_name(name_on(server))));
   return answers;
 }
 
@@ -76,8 +77,8 @@ Pager::SaveSink SplitSave::sink() {
   };
 }
 
-std::vector<std::byte> SplitSave::save_body() const {
-  auto body = make_name(options_.name);
+std::vector<std::byte> SplitSave::save_body(const Server& server) const {
+  auto body = make_name(name_on(server));
   for (const image::CutId* cut : {&options_.cut, &options_.base_cut})
     for (const std::uint8_t byte : cut->bytes) body.push_back(std::byte{byte});
   add_number(body, rounds_);
@@ -88,6 +89,12 @@ std::vector<std::byte> SplitSave::save_body() const {
 Status SplitSave::begin() {
   YADO_TRY(pager_.begin_save(!options_.base_cut.none()), "checkpoint");
   begun_ = true;
+  std::promise<void> dropped;
+  asio::post(network_, [&] {
+    remote_.drop_duplicates();
+    dropped.set_value();
+  });
+  dropped.get_future().wait();
   auto writer = image::PageWriter::create(options_.part, {.guest_pages = pager_.pages(), .cut = options_.cut, .base_cut = options_.base_cut});
   if (!writer) return context(writer.error(), "checkpoint");
   writer_.emplace(std::move(*writer));
@@ -96,7 +103,7 @@ Status SplitSave::begin() {
 }
 
 Result<SplitSave::Round> SplitSave::round() {
-  Answers answers = ask_all(Operation::save, save_body());
+  Answers answers = ask_all(Operation::save);
   const auto here = pager_.save_round(sink());
   Round sum;
   Status all;
@@ -131,7 +138,7 @@ Status SplitSave::fix() {
       if (!owner) return fixed.set_value(std::unexpected(owner.error()));
       owners_[page] = *owner;
     }
-    fixed.set_value(ask_all(Operation::fix, make_name(options_.name)));
+    fixed.set_value(ask_all(Operation::fix));
   });
   auto answers = fixed.get_future().get();
   const Status done = answers ? all_done(*answers) : Status(std::unexpected(answers.error()));
@@ -166,7 +173,7 @@ Result<std::vector<SplitSave::Share>> SplitSave::finish() {
   for (std::size_t server = 0; server < servers_.size(); ++server) {
     std::vector<KindRun> runs;
     const auto send = [&](bool more) {
-      answers[server].push_back(ask(servers_[server], Operation::finish, joined(make_name(options_.name), make_batch(runs)), more ? 1 : 0));
+      answers[server].push_back(ask(servers_[server], Operation::finish, joined(make_name(name_on(servers_[server])), make_batch(runs)), more ? 1 : 0));
       runs.clear();
     };
     for (PageNumber page = 0; page < owners_.size(); ++page) {
@@ -181,10 +188,10 @@ Result<std::vector<SplitSave::Share>> SplitSave::finish() {
   Status mine = pager_.finish_save(sink());
   if (mine) mine = put_rest_of_here(owned);
   if (mine) mine = appender_->flush();
-  std::vector<Share> shares;
+  shares_.clear();
   if (mine) {
     const auto index = writer_->finish(owned);
-    if (index) shares.push_back({"", index->records(), index->log_slots() * page_bytes});
+    if (index) shares_.push_back({"", index->records(), index->log_slots() * page_bytes, {}});
     else mine = std::unexpected(index.error());
   }
   Status theirs;
@@ -193,19 +200,26 @@ Result<std::vector<SplitSave::Share>> SplitSave::finish() {
       const auto one = answer.get();
       const auto numbers = !one ? std::unexpected(one.error()) : one->empty() ? std::pair<std::uint64_t, std::uint64_t>{} : two_numbers(*one);
       if (!numbers) theirs = std::unexpected(numbers.error());
-      else if (&answer == &answers[server].back()) shares.push_back({servers_[server].host, numbers->first, numbers->second});
+      else if (&answer == &answers[server].back()) shares_.push_back({servers_[server].host, numbers->first, numbers->second, {}});
     }
   YADO_TRY(mine, "checkpoint");
   YADO_TRY(theirs, "checkpoint");
-  return shares;
+  return shares_;
 }
 
-Status SplitSave::keep() {
-  Answers answers = ask_all(Operation::keep, make_name(options_.name));
-  YADO_TRY(all_done(answers), "checkpoint");
+Result<std::vector<SplitSave::Share>> SplitSave::keep() {
+  Answers answers = ask_all(Operation::keep);
+  Status all;
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    const auto one = answers[i].get();
+    const auto sum = one ? parse_name(*one) : std::unexpected(one.error());
+    if (sum) shares_[i + 1].sum = *sum;
+    else if (all) all = std::unexpected(sum.error());
+  }
+  YADO_TRY(all, "checkpoint");
   kept_ = true;
   pager_.end_save(true);
-  return {};
+  return shares_;
 }
 
 }  // namespace yado::pager

@@ -23,7 +23,7 @@ namespace yado::pager {
 class SplitSave {
  public:
   struct Options {
-    std::string name;            ///< of the archive on the servers: the image's id
+    std::string name;            ///< of the image; a server calls its share <name>.<host>
     std::filesystem::path part;  ///< a directory that exists, for what is here
     image::CutId cut;
     image::CutId base_cut;       ///< none: self-contained
@@ -37,6 +37,7 @@ class SplitSave {
   struct Share {
     std::string host;  ///< empty: this one
     std::uint64_t pages = 0, bytes = 0;
+    std::string sum;   ///< after keep(): of the manifest of the image that the server made of it
   };
   struct Round {
     std::uint64_t pages = 0;  ///< saved in it, on all hosts
@@ -47,7 +48,8 @@ class SplitSave {
   enum class Holder : std::uint8_t { nobody = 254, image = 255 };  ///< below: the number of a server. Nobody: it is zero
   /// Asked on the network's thread. An error: the page is lost.
   using Owner = std::function<Result<Holder>(PageNumber)>;
-  SplitSave(Pager& pager, boost::asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options);
+  /// `remote` and what `owner` looks at live on `network`.
+  SplitSave(Pager& pager, RemoteMemory& remote, boost::asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options);
   ~SplitSave();
   SplitSave(const SplitSave&) = delete;
   SplitSave& operator=(const SplitSave&) = delete;
@@ -56,18 +58,20 @@ class SplitSave {
   Result<Round> round();
   Status fix();
   Result<std::vector<Share>> finish();
-  Status keep();
+  Result<std::vector<Share>> keep();
 
  private:
   using Answers = std::vector<std::future<Result<std::vector<std::byte>>>>;
   std::future<Result<std::vector<std::byte>>> ask(const Server& server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0);
-  Answers ask_all(Operation operation, const std::vector<std::byte>& body);
+  Answers ask_all(Operation operation);
   Status all_done(Answers& answers);
   Pager::SaveSink sink();
-  std::vector<std::byte> save_body() const;
+  std::string name_on(const Server& server) const { return options_.name + "." + server.host; }
+  std::vector<std::byte> save_body(const Server& server) const;
   Status put_rest_of_here(image::PageSet& owned);
 
   Pager& pager_;
+  RemoteMemory& remote_;
   boost::asio::any_io_executor network_;
   std::vector<Server> servers_;
   Owner owner_;
@@ -77,6 +81,7 @@ class SplitSave {
   std::uint32_t rounds_ = 0;
   std::optional<Pager::Cut> cut_;
   std::vector<Holder> owners_;  ///< by page, of those that are not here
+  std::vector<Share> shares_;
   bool begun_ = false, kept_ = false;
 };
 

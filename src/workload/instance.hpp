@@ -72,6 +72,8 @@ class Instance {
   /// what becomes of it, for hosts that save a share of it. Whatever the
   /// result, the instance may stand frozen afterwards: thaw or stop it.
   virtual Result<Properties> checkpoint(const PartDirectories& parts, const std::string& image) const = 0;
+  /// It goes on running while its checkpoint is taken, but for a moment.
+  virtual bool runs_during_checkpoint() const { return false; }
   /// Runs a program inside and waits for it.
   virtual Result<os::ExitStatus> exec(const std::vector<std::string>& command, const ExecIo& io) const = 0;
   /// Returns when the start-up is complete, as seen from outside. `already`: how long it has been running.

@@ -192,9 +192,10 @@ Result<std::optional<json>> Supervisor::thaw(Asked asked) {
 }
 
 Status Supervisor::freeze() {
-  if (busy("checkpoint")) {
+  if (busy("checkpoint") && !instance_->runs_during_checkpoint()) {
     stay_frozen_ = true;  // it stands already
   } else {
+    stay_frozen_ = busy("checkpoint");
     YADO_TRY(instance_->freeze(), "freeze");
   }
   set_state(InstanceState::frozen);

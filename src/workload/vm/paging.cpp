@@ -131,17 +131,16 @@ Status PagedMemory::save(const os::Fd&, std::uint64_t) {
   return {};
 }
 
-Status PagedMemory::after_pause() {
-  YADO_ASSIGN(const json answer, exchange(socket_, heard_, R"({"do":"finish"})"), "memory");
+Status PagedMemory::learn_shares(const std::string& call) {
+  YADO_ASSIGN(const json answer, exchange(socket_, heard_, call), "memory");
+  shares_.clear();
   for (const json& share : answer.at("shares"))
-    shares_.push_back({share.value("host", ""), share.value("pages", std::uint64_t{0}), share.value("bytes", std::uint64_t{0})});
+    shares_.push_back({share.value("host", ""), share.value("pages", std::uint64_t{0}), share.value("bytes", std::uint64_t{0}), share.value("sum", "")});
   return {};
 }
 
-Status PagedMemory::keep() {
-  YADO_TRY(ask(R"({"do":"keep"})"), "keep");
-  return {};
-}
+Status PagedMemory::after_pause() { return learn_shares(R"({"do":"finish"})"); }
+Status PagedMemory::keep() { return learn_shares(R"({"do":"keep"})"); }
 
 Result<std::string> ask_pager(const fs::path& control, const std::string& call) {
   YADO_ASSIGN(const os::Fd socket, connect_to(control), "pager");

@@ -40,6 +40,7 @@ class PagerProcess {
 struct MemoryShare {
   std::string host;  ///< empty: this one
   std::uint64_t pages = 0, bytes = 0;
+  std::string sum;   ///< after keep(): of the manifest of the image that the host made of it
 };
 
 /// The memory's part of an image when a pager keeps it: every host saves what it holds, while the guest runs; at the end the guest stands
@@ -49,7 +50,7 @@ class PagedMemory final : public MemoryPart {
   struct Options {
     std::filesystem::path control;  ///< of the pager
     std::filesystem::path part;     ///< a directory that exists, for this host's share
-    std::string name;               ///< of the shares on the servers: the image's id
+    std::string name;               ///< of the image; a server calls its share <name>.<host>
     image::CutId cut, base_cut;
     /// Told after every round.
     std::function<void(std::uint64_t pages_saved, std::uint64_t left)> progress;
@@ -68,6 +69,7 @@ class PagedMemory final : public MemoryPart {
 
  private:
   Result<std::string> ask(const std::string& call);
+  Status learn_shares(const std::string& call);
   Options options_;
   os::Fd socket_;
   std::string heard_;
