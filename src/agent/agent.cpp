@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
 #include <nlohmann/json.hpp>
 
 #include "agent/host_facts.hpp"
@@ -160,7 +161,33 @@ asio::awaitable<Status> Agent::Impl::set_up() {
   instances = std::make_unique<Instances>(
       Instances::Surroundings{io, config, *directory, workers, *network, *images, [weak] { return weak.lock(); }}, on);
   sides = std::make_unique<SideCalls>(SideCalls::Surroundings{io, config, workers, *images, *instances, identity});
-  co_return Status{};
+  co_return offer_memory();
+}
+
+/// What it keeps ends with this process: whoever wants more has it kept twice (Redundancy).
+Status Agent::Impl::offer_memory() {
+  const std::uint64_t bytes = config.memory_bytes.value_or(memory_to_offer());
+  if (bytes == 0) return {};
+  const std::weak_ptr<Impl> weak = weak_from_this();
+  const auto added = [weak, this](image::Manifest manifest) {
+    if (const auto self = weak.lock())
+      asio::post(io, [self, manifest = std::move(manifest)]() mutable {
+        const auto add = [](std::shared_ptr<Impl> agent, image::Manifest one) -> asio::awaitable<void> {
+          co_await agent->images->added(std::move(one));
+          agent->tell_images();
+          agent->changed();
+        };
+        self->spawn(add(self, std::move(manifest)));
+      });
+  };
+  pager::MemoryServer::Options options;
+  options.capacity_pages = bytes / 4096;
+  options.archive = std::make_shared<MemoryArchive>(images->store(), added);
+  options.admits = [](std::string_view peer) { return peer.starts_with("agent:"); };
+  memory = std::make_unique<pager::MemoryServer>(std::move(options));
+  YADO_ASSIGN(const std::uint16_t memory_port, memory->listen_tls(config.address, 0, identity), "memory server");
+  memory_endpoint = {config.address, memory_port};
+  return {};
 }
 
 asio::awaitable<void> Agent::Impl::check_criu() {
@@ -211,6 +238,7 @@ void Agent::Impl::stop() {
   if (heartbeat) heartbeat->stop();
   if (server) server->stop();
   if (instances) instances->let_go();
+  memory.reset();
   image_timer.cancel();
   for (const auto& [id, promise] : waiting) promise.give(fail(Errc::unavailable, "the agent is ending"));
 }
@@ -382,6 +410,7 @@ std::string Agent::Impl::report() {
   made.host = config.host;
   made.boot = boot;
   made.agent = {config.address, port};
+  made.memory = memory_endpoint;
   made.instances = core.report(made.sequence, os::now());
   for (const auto& [id, manifest] : images->all())
     if (images->current(manifest, core.spec(manifest.workload))) made.images.push_back(images->report(manifest));

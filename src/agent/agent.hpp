@@ -20,6 +20,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct Config {
   Endpoint control;
   std::filesystem::path identity;         ///< directory with cert.pem, key.pem, ca.pem of "agent:<host>"
   std::filesystem::path state_directory;  ///< docs: state_directory.hpp
+  std::optional<std::uint64_t> memory_bytes;  ///< what its memory server may keep for other hosts; 0: none; nothing: half of the machine's
   std::string cgroup;                     ///< parent of the instances' groups, relative: "yado/h1"
   std::filesystem::path criu;             ///< empty: none
   /// How a supervisor is started: this program and arguments, then the instance's directory. It inherits the

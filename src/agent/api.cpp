@@ -94,7 +94,7 @@ asio::awaitable<wire::Response> Agent::Impl::answer(const wire::Request& request
   }
   if (parts.size() == 4 && parts[0] == "v1" && parts[1] == "instances" && valid_name(parts[2])) {
     const bool exec = parts[3] == "exec";
-    if (exec || parts[3] == "logs") {
+    if (exec || parts[3] == "logs" || parts[3] == "memory") {
       if (request.method != (exec ? "POST" : "GET")) co_return wrong_method(exec ? "POST" : "GET");
       const InstanceId id(parts[2]);
       co_return co_await answer_instance(request, id, parts[3]);
@@ -144,6 +144,12 @@ asio::awaitable<wire::Response> Agent::Impl::answer_instance(const wire::Request
     if (!done) co_return refusal(done.error());
     const int status = done->status.signal != 0 ? 128 + done->status.signal : done->status.code;
     co_return reply(200, json{{"status", status}, {"output", done->output}, {"truncated", done->truncated}});
+  }
+  if (what == "memory") {
+    json none = json::object();
+    const auto figures = co_await link->call("memory", std::move(none));
+    if (!figures) co_return refusal(figures.error());
+    co_return reply(200, *figures);
   }
   const auto log = co_await link->log();
   if (!log) co_return refusal(log.error());

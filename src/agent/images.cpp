@@ -149,7 +149,7 @@ boost::asio::awaitable<Result<std::string>> Images::fresh_spec_hash(WorkloadSpec
 }
 
 bool Images::current(const image::Manifest& manifest, const WorkloadSpec* spec) const {
-  if (!spec) return true;
+  if (!spec || manifest.member_of) return true;  // a share is as good as what it is a share of
   const auto root = roots_.find(made_of(*spec));
   return root == roots_.end() || manifest.spec_hash == image::spec_hash(*spec, root->second);
 }
@@ -160,7 +160,8 @@ ImageReport Images::report(const image::Manifest& manifest) const {
           .workload = manifest.workload,
           .spec_hash = manifest.spec_hash,
           .bytes = manifest.bytes(),
-          .age = milliseconds(std::max<std::int64_t>(0, age_ms))};
+          .age = milliseconds(std::max<std::int64_t>(0, age_ms)),
+          .member_of = manifest.member_of};
 }
 
 }  // namespace yado::agent

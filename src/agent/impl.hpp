@@ -11,6 +11,7 @@
 #include "agent/heartbeat.hpp"
 #include "agent/images.hpp"
 #include "agent/instances.hpp"
+#include "agent/memory_host.hpp"
 #include "agent/promise.hpp"
 #include "agent/side_calls.hpp"
 #include "agent/state_directory.hpp"
@@ -28,6 +29,7 @@ struct Agent::Impl : std::enable_shared_from_this<Agent::Impl> {
   // agent.cpp: start-up, in this order.
   boost::asio::awaitable<Status> run(std::function<void(std::uint16_t)> listening);
   boost::asio::awaitable<Status> set_up();
+  Status offer_memory();
   boost::asio::awaitable<void> check_criu();
   Status recover();
   boost::asio::awaitable<void> adopt_all();
@@ -76,6 +78,8 @@ struct Agent::Impl : std::enable_shared_from_this<Agent::Impl> {
   std::unique_ptr<Images> images;
   std::unique_ptr<Instances> instances;
   std::unique_ptr<SideCalls> sides;
+  std::unique_ptr<pager::MemoryServer> memory;  ///< after what its archive uses
+  Endpoint memory_endpoint;
   std::unique_ptr<wire::Client> control;
   std::unique_ptr<wire::Server> server;
   std::unique_ptr<Heartbeat> heartbeat;

@@ -142,6 +142,7 @@ asio::awaitable<Status> Instances::bring_up(LivePtr live) {
   config.cgroup = cgroup_of(record.id);
   config.criu = around_.config.criu;
   config.criu_cache = around_.directory.root();
+  config.identity = around_.config.identity;
   std::shared_ptr<Shell> made = std::exchange(live->shell, nullptr);
   std::function<Status()> work = [this, record, config, shell = std::move(made)]() mutable -> Status {
     YADO_TRY(around_.directory.save_instance(record), "instance");

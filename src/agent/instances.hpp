@@ -71,6 +71,8 @@ class Instances {
   boost::asio::awaitable<Status> start_builder(BuildCall call);
   /// Checkpoints it into the directories of an image's parts; it does not run on.
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(InstanceId id, workload::PartDirectories parts);
+  /// The same of an instance that runs on; `image` becomes of it.
+  boost::asio::awaitable<Result<workload::Properties>> checkpoint_running(InstanceId id, workload::PartDirectories parts, ImageId image);
   /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
   boost::asio::awaitable<Status> prove(InstanceId id, WorkloadSpec spec, ImageSource source);
 

@@ -6,6 +6,7 @@
 #include "agent/readiness.hpp"
 #include "base/log.hpp"
 #include "os/clock.hpp"
+#include "workload/vm/driver.hpp"
 
 namespace yado::agent {
 
@@ -21,6 +22,19 @@ asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSp
   const image::Store& store = around_.images.store();
   ImageSource source{.properties = manifest->properties};
   for (const image::Part& part : manifest->parts) source.directories.emplace(part.name, store.part_directory(id, part.name));
+  // Shares of its memory: those that are here are read here, the others are asked of the hosts that saved them.
+  for (const image::Member& member : manifest->members) {
+    if (!around_.images.all().contains(member.id)) {
+      source.properties[std::string(vm::load_prefix) + member.host.str()] = member.id.str();
+      continue;
+    }
+    auto share = co_await around_.images.verified(member.id);
+    if (!share) co_return std::unexpected(share.error());
+    if (image::checksum_of_manifest(*share) != member.xxh128)
+      co_return fail(Errc::corrupt, "image {} is not the share that {} was made with", member.id, id);
+    for (const image::Part& part : share->parts)
+      source.directories.emplace(std::string(vm::share_prefix) + member.host.str(), store.part_directory(member.id, part.name));
+  }
   co_return source;
 }
 

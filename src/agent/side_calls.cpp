@@ -1,5 +1,7 @@
 #include "agent/side_calls.hpp"
 
+#include <sstream>
+
 #include "base/log.hpp"
 #include "os/clock.hpp"
 #include "os/process.hpp"
@@ -47,8 +49,9 @@ asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
   }
   const InstanceId builder = call.instance;
   const ImageId image = call.image;
-  auto manifest = co_await take_image(std::move(call));
-  co_await around_.instances.kill(builder);  // after a failure it may still be there
+  const bool of_owner = call.spec.kind == Kind::vm && call.spec.vm.split;
+  auto manifest = of_owner ? co_await checkpoint_owner(std::move(call)) : co_await take_image(std::move(call));
+  if (!of_owner) co_await around_.instances.kill(builder);  // after a failure it may still be there
   if (!manifest) {
     Error why = context(manifest.error(), fmt::format("image {}", image)).error();
     co_return std::unexpected(std::move(why));
@@ -102,30 +105,79 @@ asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
   co_return co_await around_.workers.run(std::move(commit));
 }
 
-asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
-  CallReply reply;
-  if (const auto known = around_.images.all().find(call.image); known != around_.images.all().end()) {
-    reply.image = around_.images.report(known->second);
-    co_return reply;
+namespace {
+
+/// What the driver says each host saved: "host pages bytes sum" a line.
+std::vector<image::Member> members_of(const ImageId& image, const workload::Properties& properties) {
+  std::vector<image::Member> members;
+  const auto found = properties.find("shares");
+  std::istringstream lines(found == properties.end() ? "" : found->second);
+  std::string host, pages, bytes, sum;
+  while (lines >> host >> pages >> bytes >> sum)
+    if (host != "-") members.push_back({ImageId(image.str() + "." + host), HostId(host), sum});
+  return members;
+}
+
+}  // namespace
+
+/// A running VM whose memory several hosts keep: each saves its share, and makes an image of its own of it.
+asio::awaitable<Result<image::Manifest>> SideCalls::checkpoint_owner(BuildCall call) {
+  auto hash = co_await around_.images.fresh_spec_hash(call.spec);
+  if (!hash) co_return std::unexpected(hash.error());
+  auto begun = around_.images.store().begin(call.image);
+  if (!begun) co_return std::unexpected(begun.error());
+  const auto draft = std::make_shared<image::Draft>(std::move(*begun));
+  const std::vector<image::Part> parts = parts_of(call.spec.kind);
+  workload::PartDirectories directories;
+  for (const image::Part& part : parts) {
+    const auto directory = draft->part_directory(part.name);
+    if (!directory) co_return std::unexpected(directory.error());
+    directories.emplace(part.name, *directory);
   }
+  auto properties = co_await around_.instances.checkpoint_running(call.instance, std::move(directories), call.image);
+  if (!properties) co_return std::unexpected(properties.error());
+  image::Manifest manifest;
+  manifest.id = call.image;
+  manifest.workload = call.spec.name;
+  manifest.spec_hash = *hash;
+  manifest.created_wall_ms = os::wall_ms();
+  manifest.parts = parts;
+  manifest.members = members_of(call.image, *properties);
+  manifest.properties = std::move(*properties);
+  std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
+  co_return co_await around_.workers.run(std::move(commit));
+}
+
+/// An image that is no share has the `spec_hash`.
+asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::string spec_hash) {
+  if (around_.images.all().contains(image)) co_return Status{};
+  auto peer = wire::Client::tls(around_.io, from.address, from.port, around_.identity, "agent:");
+  if (!peer) co_return std::unexpected(peer.error());
+  std::function<void(transfer::Progress)> nobody_watches;
+  auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), image, *peer, piece_limit,
+                                          std::move(nobody_watches));
+  if (!manifest) co_return std::unexpected(manifest.error());
+  if (!manifest->member_of && manifest->spec_hash != spec_hash) {
+    (void)co_await around_.images.remove(image);
+    co_return fail(Errc::conflict,
+                   "image {} was taken of another spec or root file system than this host's (same names, sizes and times "
+                   "of files on every host?)",
+                   image);
+  }
+  co_await around_.images.added(*manifest);
+  co_return Status{};
+}
+
+asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
   if (Status root = co_await around_.instances.prepare_root(call.spec); !root) co_return std::unexpected(root.error());
-  auto peer = wire::Client::tls(around_.io, call.from.address, call.from.port, around_.identity, "agent:");
-  if (!peer) co_return std::unexpected(peer.error());
-  std::function<void(transfer::Progress)> nobody_watches;
-  auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), call.image, *peer,
-                                          piece_limit, std::move(nobody_watches));
-  if (!manifest) co_return std::unexpected(manifest.error());
-  if (manifest->spec_hash != *hash) {
-    (void)co_await around_.images.remove(call.image);
-    co_return fail(Errc::conflict,
-                   "image {} was taken of another spec or root file system than this host's ({}: same "
-                   "names, sizes and times of files on every host?)",
-                   call.image, call.spec.container.root);
-  }
-  co_await around_.images.added(*manifest);
-  reply.image = around_.images.report(*manifest);
+  // Shares first: whoever has the main image may count on them.
+  for (const PullCall::Member& member : call.members)
+    if (Status pulled = co_await pull_one(member.image, member.from, ""); !pulled) co_return std::unexpected(pulled.error());
+  if (Status pulled = co_await pull_one(call.image, call.from, *hash); !pulled) co_return std::unexpected(pulled.error());
+  CallReply reply;
+  reply.image = around_.images.report(around_.images.all().at(call.image));
   co_return reply;
 }
 

@@ -1,6 +1,7 @@
 // yado agent: the role of a host.
 
 #include "agent/agent.hpp"
+#include "spec/values.hpp"
 
 #include <boost/asio/co_spawn.hpp>
 
@@ -14,6 +15,7 @@ struct Options {
   std::string host, address, control, identity = "/var/lib/yado/agent/identity";
   std::string state = "/var/lib/yado/agent", cgroup = "yado", criu, log = "info";
   std::uint16_t port = 0;
+  std::string memory;
 };
 
 int serve(const Options& options) {
@@ -31,6 +33,11 @@ int serve(const Options& options) {
   config.state_directory = options.state;
   config.cgroup = options.cgroup;
   config.criu = options.criu;
+  if (!options.memory.empty()) {
+    const auto bytes = spec::parse_size(options.memory);
+    if (!bytes) return complain(Error{Errc::invalid_argument, "--memory: " + bytes.error().message});
+    config.memory_bytes = *bytes;
+  }
   config.supervisor = {std::filesystem::read_symlink("/proc/self/exe").native(), "supervisor"};
 
   boost::asio::io_context io(1);
@@ -67,6 +74,8 @@ void add_agent(CLI::App& app, Outcome& outcome) {
       ->capture_default_str();
   command->add_option("--criu", options->criu, "CRIU for checkpoints; without it, starts are cold and nothing else is lost")
       ->type_name("PATH");
+  command->add_option("--memory", options->memory, "What its memory server may keep for VMs of other hosts: \"4GiB\", 0 for none; without it, half of the machine's")
+      ->type_name("SIZE");
   add_log_level(*command, options->log);
   on_chosen(*command, outcome, [options] { return serve(*options); });
 }

@@ -23,6 +23,7 @@ int run(int argc, char** argv) {
   add_restore(app, outcome);
   add_images(app, outcome);
   add_hosts(app, outcome);
+  add_top(app, outcome);
   add_events(app, outcome);
   add_drill(app, outcome);
   add_dev(app, outcome);
@@ -30,6 +31,7 @@ int run(int argc, char** argv) {
   add_agent(app, outcome);
   add_gate(app, outcome);
   add_supervisor(app, outcome);
+  add_pager(app, outcome);
   add_version(app, outcome);
 
   try {

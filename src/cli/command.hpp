@@ -55,6 +55,8 @@ void add_control(CLI::App& app, Outcome& outcome);
 void add_agent(CLI::App& app, Outcome& outcome);
 void add_gate(CLI::App& app, Outcome& outcome);
 void add_supervisor(CLI::App& app, Outcome& outcome);
+void add_pager(CLI::App& app, Outcome& outcome);
+void add_top(CLI::App& app, Outcome& outcome);
 void add_version(CLI::App& app, Outcome& outcome);
 
 }  // namespace yado::cli

@@ -15,8 +15,8 @@ struct Share {
   const PagePart* part;
 };
 
-// Every page of the guest belongs to exactly one part.
-Status check_shares(const Image& image, std::uint64_t guest_pages) {
+// Every page of the guest belongs to exactly one part, or, of some of the parts, to one at most.
+Status check_shares(const Image& image, std::uint64_t guest_pages, PageChain::Coverage coverage) {
   std::vector<Share> shares;
   for (const PagePart& part : image)
     for (const PageRange& range : part.index().description().owned) shares.push_back({range, &part});
@@ -27,14 +27,15 @@ Status check_shares(const Image& image, std::uint64_t guest_pages) {
     if (share.pages.begin() < next)
       return fail(Errc::conflict, "page {} belongs to {} and to {}", share.pages.first, shares[i - 1].part->name(),
                   share.part->name());
-    if (share.pages.begin() > next) break;
+    if (share.pages.begin() > next && coverage == PageChain::Coverage::whole) break;
     next = share.pages.end();
   }
+  if (coverage == PageChain::Coverage::some) return {};
   if (next != guest_pages) return fail(Errc::conflict, "page {} belongs to no part", next);
   return {};
 }
 
-Status check_image(const Image& image, const CutId& base, std::uint64_t guest_pages) {
+Status check_image(const Image& image, const CutId& base, std::uint64_t guest_pages, PageChain::Coverage coverage) {
   for (const PagePart& part : image) {
     const PageIndex::Description& it = part.index().description();
     if (it.guest_pages != guest_pages)
@@ -46,19 +47,21 @@ Status check_image(const Image& image, const CutId& base, std::uint64_t guest_pa
     if (base.none()) return fail(Errc::conflict, "part {}: is a delta, and its base is not there", part.name());
     return fail(Errc::conflict, "part {}: its base is the cut {}, not {}", part.name(), it.base_cut.hex(), base.hex());
   }
-  return check_shares(image, guest_pages);
+  return check_shares(image, guest_pages, coverage);
 }
 
-Status check(const std::vector<Image>& images) {
+Status check(const std::vector<Image>& images, PageChain::Coverage coverage) {
   if (images.empty()) return fail(Errc::invalid_argument, "a chain of no image");
   if (images.size() > PageChain::max_images)
     return fail(Errc::invalid_argument, "a chain of {} images; at most {}: merge it before it grows", images.size(),
                 PageChain::max_images);
+  if (images.size() > 1 && coverage == PageChain::Coverage::some)
+    return fail(Errc::invalid_argument, "a chain of {} images without some of their parts: a part that is missing may hold what is newest", images.size());
   CutId base;
   for (std::size_t i = 0; i < images.size(); ++i) {
     const std::string doing = fmt::format("image {} of {} in the chain", i + 1, images.size());
     if (images[i].empty()) return fail(Errc::invalid_argument, "{}: no part", doing);
-    YADO_TRY(check_image(images[i], base, images[0].front().index().guest_pages()), doing);
+    YADO_TRY(check_image(images[i], base, images[0].front().index().guest_pages(), coverage), doing);
     base = images[i].front().index().description().cut;
   }
   return {};
@@ -69,8 +72,8 @@ Status check(const std::vector<Image>& images) {
 PageChain::PageChain(std::vector<Image> images, std::vector<Segment> segments)
     : images_(std::move(images)), segments_(std::move(segments)) {}
 
-Result<PageChain> PageChain::make(std::vector<Image> images) {
-  YADO_PASS(check(images));
+Result<PageChain> PageChain::make(std::vector<Image> images, Coverage coverage) {
+  YADO_PASS(check(images, coverage));
   std::vector<Segment> segments;
   for (std::size_t i = images.size(); i-- > 0;) segments = overlay(segments, segments_of(images[i]));
   return PageChain(std::move(images), std::move(segments));  // the parts stay where they are

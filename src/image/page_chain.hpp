@@ -24,7 +24,9 @@ class PageChain {
 
   /// The parts of each image, the self-contained one first. `conflict` says which images do not follow each other, or
   /// which page belongs to no part or to two; `invalid_argument` for a chain that is too long, or none.
-  static Result<PageChain> make(std::vector<std::vector<PagePart>> images);
+  /// `some`: of one image alone, whatever parts of it there are; pages of the others are not to be asked for.
+  enum class Coverage { whole, some };
+  static Result<PageChain> make(std::vector<std::vector<PagePart>> images, Coverage coverage = Coverage::whole);
 
   std::uint64_t guest_pages() const { return newest().guest_pages; }
   const CutId& cut() const { return newest().cut; }

@@ -137,7 +137,9 @@ class Network {
         parts.push_back(std::move(part));
       }
     }
-    YADO_ASSIGN(auto chain, image::PageChain::make(std::move(images)), "chain");
+    // Shares that other hosts keep are asked of them; of a chain the indices of all must be here.
+    const auto coverage = images.size() == 1 ? image::PageChain::Coverage::some : image::PageChain::Coverage::whole;
+    YADO_ASSIGN(auto chain, image::PageChain::make(std::move(images), coverage), "chain");
     if (chain.guest_pages() != pages())
       return fail(Errc::conflict, "it is of a memory of {} pages, this one has {}", chain.guest_pages(), pages());
     return std::make_shared<const image::PageChain>(std::move(chain));
@@ -157,8 +159,8 @@ class Network {
       if (load.empty()) continue;
       YADO_TRY(load_at(i, had), fmt::format("memory on {}", links_[i].host));
     }
-    if (const PageNumber missing = PageBits(had).next(0); had.count() != pages()) {
-      PageNumber page = missing == 0 ? 0 : 0;
+    if (had.count() != pages()) {
+      PageNumber page = 0;
       while (had.test(page)) ++page;
       return fail(Errc::not_found, "{} pages of it, from page {} on, are on none of these hosts", pages() - had.count(), page);
     }

@@ -231,8 +231,8 @@ asio::awaitable<Result<Startup>> Client::wait_startup(milliseconds limit) {
 }
 
 asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, workload::PartDirectories parts,
-                                                                 bool leave_running) {
-  json fields = object(epoch, {{"parts", parts}, {"leave_running", leave_running}});
+                                                                 ImageId image, bool leave_running) {
+  json fields = object(epoch, {{"parts", parts}, {"image", image.str()}, {"leave_running", leave_running}});
   const Result<json> answer = co_await call("checkpoint", std::move(fields));
   if (!answer) co_return std::unexpected(answer.error());
   workload::Properties properties;

@@ -83,13 +83,19 @@ class VmInstance final : public workload::Instance {
     return use.qemu;
   }
 
-  Result<workload::Properties> checkpoint(const workload::PartDirectories& parts) const override {
+  Result<workload::Properties> checkpoint(const workload::PartDirectories& parts, const std::string& image) const override {
     YADO_ASSIGN(const std::filesystem::path state, part(parts, "device-state"), "checkpoint");
     YADO_ASSIGN(const std::filesystem::path disk, part(parts, "disk"), "checkpoint");
     YADO_ASSIGN(const std::filesystem::path pages, part(parts, "memory"), "checkpoint");
+    if (!vm_.pager().empty()) return checkpoint_paged(state, disk, pages, image);
     PagesMemory memory(pages);
     YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
     return std::move(saved.properties);
+  }
+  bool runs_during_checkpoint() const override { return true; }
+  Result<std::string> memory() const override {
+    if (vm_.pager().empty()) return Instance::memory();
+    return ask_pager(vm_.pager(), R"({"do":"figures"})");
   }
   Result<os::ExitStatus> exec(const std::vector<std::string>&, const workload::ExecIo&) const override {
     return fail(Errc::unsupported, "exec does not reach into a VM: ask its service, or see `yado logs` for its console");
@@ -123,6 +129,23 @@ class VmInstance final : public workload::Instance {
   }
 
  private:
+  Result<workload::Properties> checkpoint_paged(const std::filesystem::path& state, const std::filesystem::path& disk,
+                                                const std::filesystem::path& pages, const std::string& image) const {
+    const auto cut = image::CutId::of(fmt::format("{} {}", image, os::now().time_since_epoch().count()));
+    PagedMemory memory({.control = vm_.pager(), .part = pages, .name = image, .cut = cut, .base_cut = {}, .progress = {}});
+    const Instant begun = os::now();
+    YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
+    YADO_TRY(memory.keep(), "checkpoint");
+    std::string shares;
+    for (const MemoryShare& share : memory.shares())
+      shares += fmt::format("{} {} {} {}\n", share.host.empty() ? "-" : share.host, share.pages, share.bytes, share.sum.empty() ? "-" : share.sum);
+    saved.properties["cut"] = cut.hex();
+    saved.properties["shares"] = shares;
+    saved.properties["pause_us"] = fmt::format("{}", saved.pause.count());
+    saved.properties["took_ms"] = fmt::format("{:.0f}", to_ms(os::now() - begun));
+    return std::move(saved.properties);
+  }
+
   Vm vm_;
   std::uint16_t port_;
   bool paused_;
@@ -130,7 +153,8 @@ class VmInstance final : public workload::Instance {
 
 class VmDriver final : public workload::Driver {
  public:
-  VmDriver(VmSpec spec, Place place, std::uint16_t port) : spec_(std::move(spec)), place_(std::move(place)), port_(port) {}
+  VmDriver(VmSpec spec, Place place, std::uint16_t port, std::optional<os::Netns> host_network)
+      : spec_(std::move(spec)), place_(std::move(place)), port_(port), host_network_(std::move(host_network)) {}
 
   Result<std::unique_ptr<workload::Instance>> start() override {
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
@@ -142,9 +166,15 @@ class VmDriver final : public workload::Driver {
     YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
     YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
     YADO_ASSIGN(const std::filesystem::path pages, part(image.directories, "memory"), "VM");
-    PagesMemory memory(pages);
+    std::unique_ptr<MemoryPart> memory = std::make_unique<PagesMemory>(pages);
+    Place place = place_;
+    if (place.paging) {
+      // The pager does it, while the guest runs.
+      memory = std::make_unique<PagedMemory>(PagedMemory::Options{});
+      use_image(*place.paging, image);
+    }
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
-    YADO_ASSIGN(Vm vm, Vm::restore(spec_, place_, qemu, parts, memory, frozen ? Begin::paused : Begin::running), "VM");
+    YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, frozen ? Begin::paused : Begin::running), "VM");
     auto restored = std::make_unique<VmInstance>(std::move(vm), port_, frozen);
     if (frozen) YADO_TRY(restored->freeze(), "VM");
     return restored;
@@ -152,6 +182,15 @@ class VmDriver final : public workload::Driver {
   Status can_checkpoint() const override { return {}; }
 
  private:
+  static void use_image(Paging& paging, const workload::ImageParts& image) {
+    auto& parts = paging.config.image.emplace_back();
+    for (const auto& [name, directory] : image.directories)
+      if (name == "memory" || name.starts_with(share_prefix)) parts.emplace_back(directory);
+    for (pager::ServiceConfig::Server& server : paging.config.servers)
+      if (const auto load = image.properties.find(std::string(load_prefix) + server.host); load != image.properties.end())
+        server.load = {load->second};
+  }
+
   Result<Qemu> prepare() const {
     YADO_ASSIGN(const os::Netns here, os::Netns::current(), "network");
     YADO_TRY(net::give_address_to_guest(here), "network");
@@ -163,11 +202,32 @@ class VmDriver final : public workload::Driver {
   VmSpec spec_;
   Place place_;
   std::uint16_t port_;
+  std::optional<os::Netns> host_network_;
 };
+
+/// What is not here is spread evenly, each page as often as is wanted; room for half as much again, because regions are
+/// not equally full.
+Paging paging_of(const yado::VmSpec& spec, const PagerIdentity& pager) {
+  Paging paging{.program = pager.program, .config = {}};
+  pager::ServiceConfig& config = paging.config;
+  config.local_bytes = spec.split->local_bytes;
+  config.prefetch_pages = spec.split->prefetch_pages;
+  config.copies = spec.split->redundancy == Redundancy::replica ? 2 : 1;
+  config.session = pager.session;
+  config.epoch = pager.epoch;
+  config.identity = pager.identity;
+  const std::size_t servers = std::max<std::size_t>(spec.split->over.size(), 1);
+  const std::uint64_t share = std::min(spec.memory_bytes, spec.memory_bytes * config.copies / servers * 3 / 2) / 4096 * 4096;
+  for (const MemoryHost& host : spec.split->over)
+    config.servers.push_back({.host = host.host.str(), .unix_path = {}, .address = host.address, .port = host.port,
+                              .expected_peer = "agent:" + host.host.str(), .quota_bytes = share, .load = {}});
+  return paging;
+}
 
 }  // namespace
 
-std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSpec& spec, Place place, std::uint16_t port) {
+std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSpec& spec, Place place, std::uint16_t port,
+                                              const PagerIdentity& pager) {
   VmSpec wanted{.name = std::move(name),
                 .kernel = spec.kernel,
                 .initramfs = spec.initramfs,
@@ -178,7 +238,13 @@ std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSp
                 .mac = net::guest_mac(),
                 .cpus = spec.cpus};
   place.bridge = net::guest_bridge;
-  return std::make_unique<VmDriver>(std::move(wanted), std::move(place), port);
+  std::optional<os::Netns> host_network;
+  if (spec.split) {
+    place.paging = paging_of(spec, pager);
+    if (auto here = os::Netns::current()) host_network = std::move(*here);
+    if (host_network) place.paging->network_namespace = host_network->fd().get();
+  }
+  return std::make_unique<VmDriver>(std::move(wanted), std::move(place), port, std::move(host_network));
 }
 
 }  // namespace yado::vm

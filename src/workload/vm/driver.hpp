@@ -11,7 +11,22 @@
 
 namespace yado::vm {
 
-/// `place`: directory and cgroup; its network is the calling process's. `port`: where the guest's service listens.
-std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSpec& spec, Place place, std::uint16_t port);
+/// What the pager of a VM with split memory is besides its spec.
+struct PagerIdentity {
+  std::vector<std::string> program;  ///< `yado pager`
+  std::string session;               ///< names this memory on the servers: the instance
+  std::uint64_t epoch = 0;
+  std::filesystem::path identity;    ///< directory, for TLS
+};
+
+/// `place`: directory and cgroup; its network is the calling process's when it starts or restores. Memory servers are reached
+/// from the network in which this is called. `port`: where the guest's service listens.
+std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSpec& spec, Place place, std::uint16_t port,
+                                              const PagerIdentity& pager = {});
+
+// Images of a VM with split memory: parts of type pages are "memory" and, of shares that other hosts saved and that are in this
+// host's store, "memory@HOST". Properties "load@HOST": the share lies in that host's store, which is asked for it, by this name.
+// "shares": what each host saved, a line each: host, pages, bytes, sum of its manifest (a `-` for none). "cut": the instant.
+inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@";
 
 }  // namespace yado::vm
