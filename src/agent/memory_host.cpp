@@ -17,10 +17,9 @@ Result<ImageId> main_image_of(const std::string& name) {
   return ImageId(name.substr(0, dot));
 }
 
-/// An instance <workload>.<number> has images <workload>-img.<number> only.
+/// A session is a workload's, and has images <workload>-img.<number> only.
 Status belongs(const std::string& session, const std::string& name) {
-  const std::string workload = session.substr(0, session.rfind('.'));
-  if (name.starts_with(workload + "-img.")) return {};
+  if (name.starts_with(session + "-img.")) return {};
   return fail(Errc::permission, "image {} is none of {}", name, session);
 }
 
@@ -46,7 +45,7 @@ Result<std::string> MemoryArchive::keep(const std::string& session, const std::s
   if (!draft) return fail(Errc::not_found, "no share {} is being saved", name);
   image::Manifest manifest;
   manifest.id = ImageId(name);
-  manifest.workload = WorkloadId(session.substr(0, session.rfind('.')));
+  manifest.workload = WorkloadId(session);
   manifest.created_wall_ms = os::wall_ms();
   manifest.parts = {{image::PartType::pages, part_name, {}}};
   manifest.member_of = main;

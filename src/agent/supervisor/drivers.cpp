@@ -9,7 +9,7 @@ std::unique_ptr<workload::Driver> driver_of(const Config& config) {
   if (config.spec.kind == Kind::vm)
     return vm::make_driver(config.spec.name.str(), config.spec.vm, {.directory = config.directory, .cgroup = config.cgroup}, config.spec.service.port,
                            {.program = {std::filesystem::read_symlink("/proc/self/exe"), "pager"},
-                            .session = config.instance.str(),
+                            .session = config.spec.name.str(),
                             .epoch = config.epoch.value(),
                             .identity = config.identity});
   const container::Place place{.directory = config.directory,

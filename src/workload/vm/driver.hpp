@@ -14,7 +14,7 @@ namespace yado::vm {
 /// What the pager of a VM with split memory is besides its spec.
 struct PagerIdentity {
   std::vector<std::string> program;  ///< `yado pager`
-  std::string session;               ///< names this memory on the servers: the instance
+  std::string session;               ///< names this memory on the servers: the workload, so that a later epoch fences an earlier one there, too
   std::uint64_t epoch = 0;
   std::filesystem::path identity;    ///< directory, for TLS
 };

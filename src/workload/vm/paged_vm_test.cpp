@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "os/clock.hpp"
+#include "pager/image_archive.hpp"
 #include "pager/memory_server.hpp"
 #include "workload/vm/testing.hpp"
 
@@ -44,7 +45,9 @@ class PagedVmProcessTest : public ::testing::Test {
     Host& host = hosts_[name];
     host.name = name;
     host.path = directory_.path() / (name + ".sock");
-    host.server = std::make_unique<pager::MemoryServer>(pager::MemoryServer::Options{.capacity_pages = 4 * memory_bytes / 4096});
+    pager::MemoryServer::Options options{.capacity_pages = 4 * memory_bytes / 4096};
+    options.archive = std::make_shared<pager::DirectoryArchive>(directory_.path() / "store" / name, name);
+    host.server = std::make_unique<pager::MemoryServer>(std::move(options));
     ASSERT_OK(host.server->listen_unix(host.socket(), 0600));
   }
 
@@ -69,6 +72,41 @@ class PagedVmProcessTest : public ::testing::Test {
     vm_.emplace(std::move(*started));
     const auto filled = vm_->console().wait_for("GUEST filled", hang);
     ASSERT_OK(filled);
+  }
+  /// An image of it: device-state, disk and this host's share below `directory`, the others in the stores of their hosts.
+  struct Image {
+    std::string name;
+    Saved saved;
+    image::CutId cut;
+    std::vector<MemoryShare> shares;
+    std::vector<std::vector<fs::path>> chain;  ///< of every image of the chain the parts of pages, all of them
+    fs::path directory;
+    ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties}; }
+  };
+  void checkpoint(Image& image, const Image* base = nullptr) {
+    image.directory = directory_.path() / image.name;
+    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(image.directory / part);
+    image.cut = image::CutId::of(image.name);
+    PagedMemory memory({.control = vm_->pager(), .part = image.directory / "memory", .name = image.name, .cut = image.cut,
+                        .base_cut = base ? base->cut : image::CutId(), .progress = {}});
+    auto saved = vm_->save(image.directory / "device-state", image.directory / "disk", memory);
+    ASSERT_OK(saved);
+    image.saved = std::move(*saved);
+    ASSERT_OK(memory.keep());
+    image.shares = memory.shares();
+    if (base) image.chain = base->chain;
+    auto& parts = image.chain.emplace_back(std::vector<fs::path>{image.directory / "memory"});
+    for (const MemoryShare& share : image.shares)
+      if (!share.host.empty()) parts.push_back(share_of(image.name, share.host));
+  }
+  fs::path share_of(const std::string& image, const std::string& host) const {
+    return directory_.path() / "store" / host / (image + "." + host) / ("pages-" + host);
+  }
+  void restore(const Image& image, Place where) {
+    PagedMemory nothing({});
+    auto restored = Vm::restore(spec(), where, qemu(), image.parts(), nothing);
+    ASSERT_OK(restored);
+    vm_.emplace(std::move(*restored));
   }
   void expect_flawless() {
     const auto verdict = verify(*vm_);
@@ -106,6 +144,79 @@ TEST_F(PagedVmProcessTest, AGuestBootsAndRunsWithAQuarterOfItsMemoryHere) {
   const auto figures = ask_pager(vm_->pager(), R"({"do":"figures"})");
   ASSERT_OK(figures);
   std::fprintf(stderr, "%s\n", figures->c_str());
+}
+
+TEST_F(PagedVmProcessTest, ALiveCheckpointOfAllHostsIsRestoredOnOthers) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  write_a_while('w');
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  ASSERT_EQ(image.shares.size(), 3u);
+  for (const MemoryShare& share : image.shares) EXPECT_GT(share.pages, 0u) << share.host;
+  expect_flawless();  // it runs on
+  vm_.reset();
+
+  // On one host alone, from copies of all shares.
+  Place alone = place("alone", memory_bytes, {});
+  alone.paging->config.image = image.chain;
+  ASSERT_NO_FATAL_FAILURE(restore(image, alone));
+  expect_flawless();
+  write_a_while('w');
+  expect_flawless();
+  vm_.reset();
+
+  // With a smaller share, over another host that had nothing to do with it.
+  add_host("h4");
+  Place other = place("other", memory_bytes / 4, {"h4"});
+  other.paging->config.image = image.chain;
+  ASSERT_NO_FATAL_FAILURE(restore(image, other));
+  write_a_while('w');
+  expect_flawless();
+  // And saved from there once more, while half of it still lies in the image.
+  Image second{.name = "other-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(second));
+  vm_.reset();
+
+  // Where it was: every host has its share in its own store.
+  Place same = place("a", memory_bytes / 2, {"h2", "h3"});
+  fs::remove_all(same.directory);
+  fs::create_directories(same.directory);
+  same.paging->config.image = {{image.directory / "memory"}};
+  for (auto& server : same.paging->config.servers) server.load = {image.name + "." + server.host};
+  ASSERT_NO_FATAL_FAILURE(restore(image, same));
+  expect_flawless();
+  vm_.reset();
+
+  Place again = place("again", memory_bytes / 2, {"h3"});
+  again.paging->config.image = second.chain;
+  ASSERT_NO_FATAL_FAILURE(restore(second, again));
+  expect_flawless();
+}
+
+TEST_F(PagedVmProcessTest, AChainOfIncrementalCheckpointsHoldsWhatChangedWhereverItWas) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  std::vector<Image> images;
+  std::uint64_t whole = 0;
+  for (int i = 0; i < 4; ++i) {
+    write_a_while(i % 2 == 0 ? 'h' : 'w', 5);
+    images.push_back({.name = fmt::format("a-img.{}", i + 1)});
+    ASSERT_NO_FATAL_FAILURE(checkpoint(images.back(), i == 0 ? nullptr : &images[images.size() - 2]));
+    std::uint64_t pages = 0;
+    for (const MemoryShare& share : images.back().shares) pages += share.pages;
+    if (i == 0) {
+      whole = pages;
+    } else {
+      EXPECT_LT(pages, whole) << i;
+    }
+  }
+  vm_.reset();
+  for (const std::size_t i : {3u, 1u}) {
+    Place where = place(fmt::format("r{}", i), memory_bytes / 2, {"h3"});
+    where.paging->config.image = images[i].chain;
+    ASSERT_NO_FATAL_FAILURE(restore(images[i], where));
+    expect_flawless();
+    vm_.reset();
+  }
 }
 
 TEST_F(PagedVmProcessTest, WithoutAMemoryServerItDoesNotStart) {

@@ -1,0 +1,59 @@
+// A virtual machine whose memory several hosts keep: run, looked at, checkpointed, and recovered from its checkpoint.
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "drill/load.hpp"
+#include "lab_test.hpp"
+
+namespace yado::labtest {
+namespace {
+
+class SplitVmTest : public LabTest<SplitVmTest> {};
+
+TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
+  const char* guests = std::getenv("YADO_GUESTS");
+  std::error_code ignored;
+  if (!guests || !std::filesystem::exists(std::filesystem::path(guests) / "vmweb/kernel", ignored))
+    GTEST_SKIP() << "needs the guest vmweb: tools/make-guest vmweb $YADO_GUESTS/vmweb";
+  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
+  spec["policy"]["placement"] = {"h1", "h2", "h3"};
+  LAB_OK(cluster().deploy(spec));
+  EXPECT_EQ(cluster().owner_host("bigvm"), "h1");
+  drill::LoadOptions options;
+  options.address = cluster().gate();
+  options.host = "big.test";
+  options.path = "/";
+  options.contains = "virtual machine";
+  LAB_MUST(auto load, drill::Load::start(std::move(options)));
+  const auto answered_after = [&](std::uint64_t epoch) {
+    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.epoch > epoch; }, generous);
+  };
+  ASSERT_TRUE(answered_after(0));
+
+  LAB_MUST(const json memory, cluster().control("GET", "/v1/workloads/bigvm/memory"));
+  EXPECT_LE(memory.value("local_bytes", 0ull), 96ull << 20);
+  std::set<std::string> keepers;
+  for (const json& server : memory["servers"])
+    if (server.value("pages", 0ull) > 0) keepers.insert(server.value("host", ""));
+  EXPECT_EQ(keepers, (std::set<std::string>{"h2", "h3"})) << memory.dump();
+  const Ended top = cluster().yado({"top", "--once"});
+  EXPECT_EQ(top.status, 0) << top.output;
+  EXPECT_NE(top.output.find("bigvm"), std::string::npos) << top.output;
+
+  // Its checkpoint: every host's share is an image of its own, and all of it is on a second host.
+  ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  const std::uint64_t before = cluster().epoch("bigvm");
+  const std::uint64_t since = cluster().newest_event();
+  LAB_OK(cluster().fault("host-silent", "h1"));
+  EXPECT_TRUE(answered_after(before)) << "not recovered";
+  const auto ready = cluster().event(since, "ready", "bigvm");
+  ASSERT_TRUE(ready);
+  EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
+  EXPECT_NE(cluster().owner_host("bigvm"), "h1");
+  LAB_OK(cluster().heal("h1"));
+  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+}
+
+}  // namespace
+}  // namespace yado::labtest
