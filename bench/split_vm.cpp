@@ -31,9 +31,10 @@ struct Options {
   std::uint64_t memory_mib = 512, disk_mib_per_s = 100;
   std::vector<std::uint64_t> prefetch_kib = {4, 64, 512, 2048};
   std::vector<std::string> only;
+  std::vector<unsigned> live_percent;
   fs::path results = "bench/results";
   RigOptions rig;
-  fs::path guest, new_qemu;
+  fs::path guest, qemu = vm::Qemu().system, new_qemu;
 };
 
 constexpr std::uint64_t images_in_memories = 6;  // room on a host's disk, in guest memories: a live checkpoint writes some pages again
@@ -45,9 +46,11 @@ std::vector<std::unique_ptr<Variant>> make_variants(const VariantOptions& option
   return all;
 }
 
-std::vector<Load> loads_of(bool quick) {
-  std::vector<Load> loads = {{.live = false, .share_percent = 0}, {.live = true, .share_percent = 10}};
-  if (!quick) loads.push_back({.live = true, .share_percent = 50});
+std::vector<Load> loads_of(const Options& options) {
+  std::vector<unsigned> shares = options.live_percent;
+  if (shares.empty()) shares = options.quick ? std::vector<unsigned>{10} : std::vector<unsigned>{10, 50};
+  std::vector<Load> loads = {{.live = false, .share_percent = 0}};
+  for (const unsigned share : shares) loads.push_back({.live = true, .share_percent = share});
   return loads;
 }
 
@@ -66,6 +69,7 @@ class Progress {
 Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks) {
   const Progress say;
   VariantOptions wanted{.guest = options.guest, .memory_bytes = options.memory_mib << 20, .qemu = {}, .new_qemu = options.new_qemu};
+  wanted.qemu.system = options.qemu;
   wanted.qemu.accelerator = vm::choose_accelerator();
   say(fmt::format("a guest of {} MiB under {}: {}", options.memory_mib, vm::name_of(wanted.qemu.accelerator.kind), wanted.qemu.accelerator.why));
   SplitVmReport report{.machine = describe_machine(), .runs = {}, .left_out = {}};
@@ -86,7 +90,7 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
   if (variants.empty()) return fail(Errc::not_found, "no variant is left to measure; there are: {}", fmt::join(names, ", "));
   const int rounds = options.quick ? 1 : options.repeat;
   for (int round = 1; round <= rounds; ++round)
-    for (const Load& load : loads_of(options.quick))
+    for (const Load& load : loads_of(options))
       for (std::size_t step = 0; step < std::max<std::size_t>(1, options.prefetch_kib.size()); ++step)
         for (const auto& variant : variants) {
           if (!variant->splits() && step > 0) continue;
@@ -186,6 +190,8 @@ int main_of(int argc, char** argv) {
   app.add_option("--disk-rate", options.disk_mib_per_s, "Of every host's disk, MiB/s")->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--link-rate", options.rig.link_bits_per_second, "Of every host's link, bit/s each way")->capture_default_str();
   app.add_option("--prefetch", options.prefetch_kib, "KiB per fault of a split VM, each a case of its own")->delimiter(',')->check(CLI::Range(4, 2048))->capture_default_str();
+  app.add_option("--live", options.live_percent, "Percent of its memory that the guest rewrites during a live checkpoint, each a case of its own")->delimiter(',')->check(CLI::Range(1, 100));
+  app.add_option("--qemu", options.qemu, "Of the VMs, but for mapped-ram")->type_name("PATH")->capture_default_str();
   app.add_option("--only", options.only, "These variants")->delimiter(',');
   app.add_option("--backing", options.rig.backing, "On whose file system the hosts' disks are")->capture_default_str();
   app.add_option("--results", options.results, "Where split-vm.json goes")->type_name("DIR")->capture_default_str();

@@ -10,7 +10,7 @@ namespace {
 
 using json = nlohmann::json;
 
-constexpr auto guest_limit = 120s;                     // keeps a broken run from hanging
+constexpr auto guest_limit = 60s;                     // keeps a broken run from hanging
 constexpr std::uint64_t kernel_bytes = 128_MiB;        // what the guest keeps for its kernel, and free
 constexpr double us_per_ms = 1000;
 
@@ -33,7 +33,10 @@ vm::VmSpec writer_spec(const std::filesystem::path& directory, std::uint64_t mem
 }
 
 Result<std::string> WriterGuest::answer(const std::string& key) {
-  YADO_ASSIGN(const std::string line, console_.wait_for(fmt::format("{{\"{}\": ", key), guest_limit), "guest");
+  std::string said;
+  const auto line_or_error = console_.wait_for(fmt::format("{{\"{}\": ", key), guest_limit, [&](std::string_view text) { said += text; });
+  if (!line_or_error) return fail(line_or_error.error().code, "guest: {}. It said:\n{}", line_or_error.error().message, said.substr(0, 6000));
+  const std::string& line = *line_or_error;
   YADO_ASSIGN(const json value, parsed(line.substr(line.find('{'))), "guest");
   return value.at(key).dump();
 }

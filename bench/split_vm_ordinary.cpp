@@ -15,6 +15,7 @@
 #include "os/file.hpp"
 #include "split_vm_qemu.hpp"
 #include "split_vm_variant.hpp"
+#include "workload/vm/device_state.hpp"
 
 namespace yado::bench {
 namespace {
@@ -83,7 +84,11 @@ class Ordinary final : public Variant {
     Outcome outcome;
     YADO_TRY(save(rig, one, image, outcome), "checkpoint");
     YADO_TRY(image.forget_cached(), "restore");
-    YADO_TRY(restore(rig, image, outcome), "restore");
+    const Status restored = restore(rig, image, outcome);
+    if (restored) return outcome;
+    // The guest panics, stands still, or finds wrong words. Seen of live migrations under TCG with QEMU 7.2, which loses writes now and then.
+    if (restored.error().code != Errc::timed_out && restored.error().code != Errc::corrupt) return context(restored.error(), "restore");
+    outcome.wrong = restored.error().message;
     return outcome;
   }
 
@@ -118,10 +123,10 @@ class Ordinary final : public Variant {
     if (!one.load.live) YADO_TRY(vm->execute("stop"), "stop");
     YADO_TRY(begin(*vm, "migrate", image), "save");
     YADO_TRY(vm->wait_migrated(one.load.live ? last_pass : 0), "save");
-    if (one.load.live) YADO_TRY(vm->execute("cont"), "go on");
+    if (one.load.live) YADO_TRY(vm::resume(vm->monitor(), qemu_.limit), "go on");
     YADO_TRY(image.sync(), "save");
     outcome.checkpoint_s = seconds_since(begun);
-    if (!one.load.live) YADO_TRY(vm->execute("cont"), "go on");
+    if (!one.load.live) YADO_TRY(vm::resume(vm->monitor(), qemu_.limit), "go on");
 
     YADO_ASSIGN(const Traffic after, rig.traffic(), "after");
     outcome.checkpoint = after - before;

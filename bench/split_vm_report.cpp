@@ -19,6 +19,7 @@ struct Metric {
   const char* name;
   const char* unit;
   double (*of)(const Outcome&);
+  bool of_restore = false;  ///< only of images that are right
 };
 
 const Metric metrics[] = {
@@ -30,21 +31,23 @@ const Metric metrics[] = {
     {"bytes_image", "MiB", [](const Outcome& o) { return mib(o.bytes_image); }},
     {"bytes_disk", "MiB", [](const Outcome& o) { return mib(o.checkpoint.disk_written); }},
     {"bytes_wire", "MiB", [](const Outcome& o) { return mib(o.checkpoint.wire); }},
-    {"restore_run_s", "s", [](const Outcome& o) { return o.restore_run_s; }},
-    {"restore_all_s", "s", [](const Outcome& o) { return o.restore_all_s; }},
-    {"restore_gap_ms", "ms", [](const Outcome& o) { return o.restore_gap_ms; }},
+    {"wrong_images", "1", [](const Outcome& o) { return o.wrong.empty() ? 0.0 : 1.0; }},
+    {"restore_run_s", "s", [](const Outcome& o) { return o.restore_run_s; }, true},
+    {"restore_all_s", "s", [](const Outcome& o) { return o.restore_all_s; }, true},
+    {"restore_gap_ms", "ms", [](const Outcome& o) { return o.restore_gap_ms; }, true},
 };
 
 /// Above 1: faster than the reference.
 struct Ratio {
   const char* name;
   double (*of)(const Outcome&);
+  bool of_restore = false;
 };
 const Ratio ratios[] = {
     {"checkpoint_times_as_fast", [](const Outcome& o) { return o.checkpoint_s; }},
     {"pause_times_as_short", [](const Outcome& o) { return o.standstill.most_ms(); }},
-    {"restore_run_times_as_fast", [](const Outcome& o) { return o.restore_run_s; }},
-    {"restore_all_times_as_fast", [](const Outcome& o) { return o.restore_all_s; }},
+    {"restore_run_times_as_fast", [](const Outcome& o) { return o.restore_run_s; }, true},
+    {"restore_all_times_as_fast", [](const Outcome& o) { return o.restore_all_s; }, true},
 };
 
 /// The runs of one case and variant, in the order of their rounds.
@@ -73,16 +76,21 @@ const SplitVmRun* reference_of(const SplitVmRun& run, const std::vector<SplitVmR
 /// Per round: the reference's value over the run's.
 std::vector<double> compared(const Cell& cell, const Ratio& ratio, const std::vector<SplitVmRun>& runs) {
   std::vector<double> values;
-  for (const SplitVmRun* run : cell.runs)
-    if (const SplitVmRun* reference = reference_of(*run, runs); reference && ratio.of(run->outcome) > 0) values.push_back(ratio.of(reference->outcome) / ratio.of(run->outcome));
+  for (const SplitVmRun* run : cell.runs) {
+    const SplitVmRun* reference = reference_of(*run, runs);
+    if (!reference || ratio.of(run->outcome) <= 0) continue;
+    if (ratio.of_restore && !(run->outcome.wrong.empty() && reference->outcome.wrong.empty())) continue;
+    values.push_back(ratio.of(reference->outcome) / ratio.of(run->outcome));
+  }
   return values;
 }
 
 }  // namespace
 
 std::string describe(const Outcome& o) {
-  return fmt::format("checkpoint {:.2f} s, pause {:.0f} ms (p99 {:.1f}), {:.0f} MiB on disks, {:.1f} on wires; restore {:.2f} s to run, {:.2f} s all", o.checkpoint_s,
-                     o.standstill.most_ms(), o.standstill.p99_ms, mib(o.checkpoint.disk_written), mib(o.checkpoint.wire), o.restore_run_s, o.restore_all_s);
+  return fmt::format("checkpoint {:.2f} s, pause {:.0f} ms (p99 {:.1f}), {:.0f} MiB on disks, {:.1f} on wires; {}", o.checkpoint_s, o.standstill.most_ms(), o.standstill.p99_ms,
+                     mib(o.checkpoint.disk_written), mib(o.checkpoint.wire),
+                     o.wrong.empty() ? fmt::format("restore {:.2f} s to run, {:.2f} s all", o.restore_run_s, o.restore_all_s) : "the image is WRONG");
 }
 
 std::vector<Row> SplitVmReport::rows() const {
@@ -90,8 +98,9 @@ std::vector<Row> SplitVmReport::rows() const {
   for (const Cell& cell : cells_of(runs)) {
     for (const Metric& metric : metrics) {
       std::vector<double> values;
-      for (const SplitVmRun* run : cell.runs) values.push_back(metric.of(run->outcome));
-      rows.push_back(drill::summarize(cell.name, cell.variant, metric.name, metric.unit, values));
+      for (const SplitVmRun* run : cell.runs)
+        if (!metric.of_restore || run->outcome.wrong.empty()) values.push_back(metric.of(run->outcome));
+      if (!values.empty()) rows.push_back(drill::summarize(cell.name, cell.variant, metric.name, metric.unit, values));
     }
     for (const Ratio& ratio : ratios)
       if (const auto values = compared(cell, ratio, runs); !values.empty() && cell.variant != reference_variant)
@@ -121,6 +130,8 @@ void SplitVmReport::print() const {
              "Times as fast: the checkpoint, against {} of the same round.\n", reference_variant);
   fmt::print("What these disks and links allow (docs/scale.md): {:.2f} times a conventional checkpoint of the split VM, max(hosts, (hosts - 1) * disk / link);\n"
              "{} times one of an ordinary VM.\n", bound, hosts);
+  for (const SplitVmRun& run : runs)
+    if (!run.outcome.wrong.empty()) fmt::print("WRONG image by {}, {}, round {}: {}\n", run.variant, run.one.name(), run.round, run.outcome.wrong.substr(0, run.outcome.wrong.find('\n')));
   for (const std::string& line : left_out) fmt::print("Left out: {}\n", line);
 }
 

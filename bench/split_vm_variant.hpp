@@ -36,6 +36,7 @@ struct Outcome {
   double restore_run_s = 0;     ///< asked for, caches cold -> the guest's first answer
   double restore_all_s = 0;     ///< asked for -> all of its memory is in
   double restore_gap_ms = 0;    ///< the longest gap of the guest's own clock in between; 0 when it ran only afterwards
+  std::string wrong;            ///< what is wrong with the image that QEMU itself made; empty: nothing. Then there are no figures of a restore
 };
 
 struct VariantOptions {
@@ -53,7 +54,8 @@ class Variant {
   virtual bool splits() const { return false; }
   /// Why it cannot be measured here; empty: it can.
   virtual std::string why_not() const { return {}; }
-  /// Boots a guest of its own, saves it, restores it, and has it verify every word. Leaves nothing on disks or in groups.
+  /// Boots a guest of its own, saves it, restores it, and has it verify every word. Leaves nothing on disks or in groups. A wrong
+  /// image of ours is an error, which ends the benchmark; one of QEMU's is an outcome.
   virtual Result<Outcome> measure(Rig& rig, const Case& one) = 0;
 };
 

@@ -1,5 +1,5 @@
 #pragma once
-// pread(2) and pwrite(2) of all of it, through short transfers and EINTR. Internal to src/image.
+// pread(2) and pwrite(2) of all of it, through short transfers and EINTR.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
 #pragma once
-// Names of the files of a part of pages. Internal to src/image.
+// Names of the files of a part of pages.
 
 #include <string_view>
 

@@ -1,8 +1,8 @@
 #pragma once
 // A memory server: keeps pages for pagers on other hosts. docs/formats/page_protocol.md is its protocol.
 //
-// It has threads of its own: each runs the connections given to it in turn, one more runs SAVE and LOAD. A session (one
-// workload's pages) outlives its connections; it ends by END, end(), or with the server.
+// It has threads of its own: each runs the connections given to it in turn, one more what takes long (SAVE, LOAD). A session
+// (one workload's pages) outlives its connections; it ends by END, end(), or with the server.
 
 #include <cstdint>
 #include <functional>
@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "base/error.hpp"
-#include "pager/page_store.hpp"
+#include "pager/image_archive.hpp"
+#include "pager/protocol.hpp"
 #include "wire/tls.hpp"
 
 namespace yado::pager {
@@ -35,7 +36,8 @@ class MemoryServer {
   ~MemoryServer();
 
   Status listen_unix(const std::string& path, unsigned mode);
-  /// Mutual TLS on a numeric address; port 0: any free one. Returns the port.
+  /// Mutual TLS on a numeric address; port 0: any free one. Returns the port. `identity` is also who this server is to
+  /// another one, for MOVE.
   Result<std::uint16_t> listen_tls(const std::string& address, std::uint16_t port, const wire::Identity& identity);
 
   struct Session {

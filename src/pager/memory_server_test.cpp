@@ -195,7 +195,7 @@ TEST_F(MemoryServerTest, WhoIsNoOwnerMayOnlyLook) {
   const RawPeer owner = open(hello());
   ASSERT_EQ(owner.ask(Operation::put, 2, put_body({{1, 1}, {2, 0}}).bytes)->header.operation, Operation::done);
   Hello looker = hello();
-  looker.owner = false;
+  looker.role = Role::looker;
   const RawPeer other = open(looker);
   EXPECT_EQ(parse_stats(other.ask(Operation::stat, 2, {})->body)->zero_pages, 1u);
   EXPECT_EQ(parse_batch(other.ask(Operation::list, 3, make_number(0))->body, BatchUse::listing)->runs.size(), 2u);

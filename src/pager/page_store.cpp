@@ -1,7 +1,5 @@
 #include "pager/page_store.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -9,70 +7,8 @@
 
 namespace yado::pager {
 namespace {
-
-constexpr std::size_t chunk_bytes = 2_MiB;
-
-/// Aligned, so that it can be one huge page.
-std::byte* map_chunk() {
-  void* wide = ::mmap(nullptr, 2 * chunk_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (wide == MAP_FAILED) return nullptr;
-  auto* begin = static_cast<std::byte*>(wide);
-  const std::size_t before = (chunk_bytes - reinterpret_cast<std::uintptr_t>(begin) % chunk_bytes) % chunk_bytes;
-  if (before > 0) ::munmap(begin, before);
-  ::munmap(begin + before + chunk_bytes, chunk_bytes - before);
-  ::madvise(begin + before, chunk_bytes, MADV_HUGEPAGE);  // where the kernel has none, small ones do
-  return begin + before;
-}
-
+constexpr std::size_t most_aside = 64_MiB / page_bytes;
 }  // namespace
-
-PageArena::PageArena(std::uint64_t capacity_pages)
-    : capacity_pages_(capacity_pages), chunks_((capacity_pages + slots_per_chunk - 1) / slots_per_chunk) {
-  YADO_CHECK(capacity_pages < (std::uint64_t{1} << 32) - 2, "a server of {} pages", capacity_pages);
-  for (std::uint32_t i = 0; i < chunks_.size(); ++i) with_room_.insert(with_room_.end(), i);
-}
-
-PageArena::~PageArena() {
-  for (const Chunk& chunk : chunks_)
-    if (chunk.memory != nullptr) ::munmap(chunk.memory, chunk_bytes);
-}
-
-std::optional<std::uint32_t> PageArena::allocate() {
-  const std::lock_guard lock(mutex_);
-  if (used_ == capacity_pages_ || with_room_.empty()) return std::nullopt;
-  const std::uint32_t number = *with_room_.begin();
-  Chunk& chunk = chunks_[number];
-  if (chunk.memory == nullptr) {
-    chunk.memory = map_chunk();
-    if (chunk.memory == nullptr) return std::nullopt;
-    chunk.free.resize(slots_per_chunk);
-    for (std::uint32_t i = 0; i < slots_per_chunk; ++i) chunk.free[i] = static_cast<std::uint16_t>(slots_per_chunk - 1 - i);
-  }
-  const std::uint32_t slot = number * slots_per_chunk + chunk.free.back();
-  chunk.free.pop_back();
-  if (chunk.free.empty()) with_room_.erase(number);
-  ++used_;
-  return slot;
-}
-
-void PageArena::release(std::uint32_t slot) {
-  const std::lock_guard lock(mutex_);
-  const std::uint32_t number = slot / slots_per_chunk;
-  Chunk& chunk = chunks_[number];
-  chunk.free.push_back(static_cast<std::uint16_t>(slot % slots_per_chunk));
-  with_room_.insert(number);
-  --used_;
-  if (chunk.free.size() == slots_per_chunk) {
-    ::munmap(chunk.memory, chunk_bytes);
-    chunk.memory = nullptr;
-    chunk.free.clear();
-  }
-}
-
-std::span<std::byte, page_bytes> PageArena::at(std::uint32_t slot) const {
-  return std::span<std::byte, page_bytes>(
-      chunks_[slot / slots_per_chunk].memory + std::size_t{slot % slots_per_chunk} * page_bytes, page_bytes);
-}
 
 PageStore::PageStore(PageArena& arena, std::uint64_t pages, std::uint64_t quota_pages)
     : arena_(arena), pages_(pages), quota_pages_(quota_pages), leaves_((pages + leaf_pages - 1) / leaf_pages) {}
@@ -80,23 +16,29 @@ PageStore::PageStore(PageArena& arena, std::uint64_t pages, std::uint64_t quota_
 PageStore::~PageStore() {
   for (const auto& leaf : leaves_) {
     if (!leaf) continue;
-    for (const std::uint32_t slot : leaf->slots)
-      if (slot < zero) arena_.release(slot);
+    for (const Slot slot : leaf->slots)
+      if (in_memory(slot)) arena_.release(slot);
   }
 }
 
-Status PageStore::take_over(const Owner& owner) {
+Result<PageStore::Owner> PageStore::take_over(const Owner& owner) {
   const std::lock_guard lock(writer_);
+  const std::lock_guard moment(owner_mutex_);
   if (owner <= owner_)
     return fail(Errc::stale_epoch, "epoch {} generation {} comes after epoch {} generation {}", owner.epoch,
                 owner.generation, owner_.epoch, owner_.generation);
-  owner_ = owner;
-  return {};
+  return std::exchange(owner_, owner);
 }
 
-Status PageStore::check(const Owner& owner) const {
-  if (owner == owner_) return {};
-  return fail(Errc::stale_epoch, "epoch {} generation {} has taken over", owner_.epoch, owner_.generation);
+PageStore::Owner PageStore::owner() const {
+  const std::lock_guard moment(owner_mutex_);
+  return owner_;
+}
+
+Status PageStore::check(const Owner& by) const {
+  const Owner now = owner();
+  if (by == now) return {};
+  return fail(Errc::stale_epoch, "epoch {} generation {} has taken over", now.epoch, now.generation);
 }
 
 Status PageStore::check_inside(const std::vector<KindRun>& runs) const {
@@ -105,90 +47,154 @@ Status PageStore::check_inside(const std::vector<KindRun>& runs) const {
               runs.back().first + runs.back().pages - 1, pages_);
 }
 
-std::uint32_t PageStore::slot(PageNumber page) const {
+PageStore::Slot PageStore::slot(PageNumber page) const {
   const auto& leaf = leaves_[page / leaf_pages];
   return leaf ? leaf->slots[page % leaf_pages] : absent;
 }
 
-void PageStore::set(PageNumber page, std::uint32_t slot) {
+bool PageStore::is_on_disk(PageNumber page) const {
+  const std::lock_guard lock(mutex_of(page));
+  return slot(page) == on_disk;
+}
+
+/// Only the place; the shard's mutex is held.
+void PageStore::set(PageNumber page, Slot slot) {
   auto& leaf = leaves_[page / leaf_pages];
   if (!leaf) {
     if (slot == absent) return;
     leaf = std::make_unique<Leaf>();
   }
-  std::uint32_t& old = leaf->slots[page % leaf_pages];
-  if (old < zero && old != slot) arena_.release(old), --data_pages_;
+  Slot& old = leaf->slots[page % leaf_pages];
+  if (old == slot) return;
+  if (in_memory(old)) arena_.release(old), --data_pages_;
   if (old == zero) --zero_pages_;
-  if (slot < zero && old != slot) ++data_pages_;
+  if (old == on_disk) --disk_pages_;
+  if (in_memory(slot)) ++data_pages_;
   if (slot == zero) ++zero_pages_;
+  if (slot == on_disk) ++disk_pages_;
   old = slot;
-  leaf->changed[page % leaf_pages] = slot != absent;
+}
+
+/// Has been put.
+void PageStore::mark(PageNumber page) {
+  Leaf& leaf = *leaves_[page / leaf_pages];
+  leaf.changed[page % leaf_pages] = true;
+  if (cut_ == Cut::open) leaf.pending[page % leaf_pages] = true;
+  if (cut_ == Cut::fixed) leaf.changed_after[page % leaf_pages] = true;
+}
+
+/// What is about to be overwritten, if the cut still needs it. Both the writers' and the shard's mutex are held.
+void PageStore::set_aside(PageNumber page) {
+  const auto& leaf = leaves_[page / leaf_pages];
+  if (cut_ != Cut::fixed || !leaf || !leaf->pending[page % leaf_pages]) return;
+  leaf->pending[page % leaf_pages] = false;
+  const Slot at = leaf->slots[page % leaf_pages];
+  Aside aside;
+  if (at == on_disk) aside.chain = chain();
+  if (in_memory(at)) {
+    aside.content = std::make_unique_for_overwrite<std::array<std::byte, page_bytes>>();
+    std::ranges::copy(arena_.at(at), aside.content->begin());
+  }
+  const std::lock_guard lock(aside_mutex_);
+  aside_.emplace(page, std::move(aside));
+}
+
+Result<std::vector<PageStore::Slot>> PageStore::allocate(std::uint64_t slots) {
+  std::vector<Slot> fresh;
+  while (fresh.size() < slots)
+    if (const auto one = arena_.allocate()) {
+      fresh.push_back(*one);
+    } else {
+      for (const Slot slot : fresh) arena_.release(slot);
+      return fail(Errc::no_space, "this host's memory for pages is used up");
+    }
+  return fresh;
 }
 
 /// `data` empty: zero. `fresh`: slots to take from.
-void PageStore::write(PageNumber page, Bytes data, std::vector<std::uint32_t>& fresh) {
+void PageStore::write(PageNumber page, Bytes data, std::vector<Slot>& fresh) {
   const bool is_data = !data.empty() && !is_zero(PageData(data));
   const std::lock_guard lock(mutex_of(page));
-  std::uint32_t to = zero;
+  set_aside(page);
+  Slot to = zero;
   if (is_data) {
     to = slot(page);
-    if (to >= zero) {
+    if (!in_memory(to)) {
       to = fresh.back();
       fresh.pop_back();
     }
     std::memcpy(arena_.at(to).data(), data.data(), page_bytes);
   }
   set(page, to);
+  mark(page);
 }
 
 Status PageStore::put(const Owner& owner, const Batch& batch) {
   const std::lock_guard lock(writer_);
   if (auto may = check(owner); !may) return may;
+  return store(batch, false);
+}
+
+Status PageStore::add(const Batch& batch) {
+  const std::lock_guard lock(writer_);
+  return store(batch, true);
+}
+
+Status PageStore::store(const Batch& batch, bool only_absent) {
   if (auto inside = check_inside(batch.runs); !inside) return inside;
-  std::uint64_t added = 0;
+  // Only writers change places, and this is the writer.
+  const auto skipped = [&](PageNumber page) { return only_absent && slot(page) != absent; };
+  std::uint64_t fresh_slots = 0, added = 0;
   for (const KindRun& run : batch.runs)
-    for (PageNumber page = run.first; run.kind == PageKind::data && page < run.first + run.pages; ++page)
-      added += slot(page) >= zero;  // only writers change slots, and this is the writer
-  if (data_pages_ + added > quota_pages_)
-    return fail(Errc::no_space, "{} more pages would exceed the quota of {}, of which {} are used", added, quota_pages_,
-                data_pages_.load());
-  std::vector<std::uint32_t> fresh;  // all of them before the first page is written
-  while (fresh.size() < added)
-    if (const auto one = arena_.allocate())
-      fresh.push_back(*one);
-    else
-      break;
-  const bool enough = fresh.size() == added;
+    for (PageNumber page = run.first; run.kind == PageKind::data && page < run.first + run.pages; ++page) {
+      if (skipped(page)) continue;
+      fresh_slots += !in_memory(slot(page));
+      added += !in_memory(slot(page)) && slot(page) != on_disk;
+    }
+  if (const std::uint64_t used = data_pages_ + disk_pages_; used + added > quota_pages_)
+    return fail(Errc::no_space, "{} more pages would exceed the quota of {}, of which {} are used", added, quota_pages_, used);
+  YADO_ASSIGN(std::vector<Slot> fresh, allocate(fresh_slots), "put");  // all of them before the first page is written
   Bytes data = batch.data;
   for (const KindRun& run : batch.runs)
-    for (PageNumber page = run.first; enough && page < run.first + run.pages; ++page) {
+    for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
       const Bytes content = run.kind == PageKind::data ? data.first(page_bytes) : Bytes{};
-      write(page, content, fresh);
       data = data.subspan(content.size());
+      if (!skipped(page)) write(page, content, fresh);
     }
-  for (const std::uint32_t left : fresh) arena_.release(left);
-  if (!enough) return fail(Errc::no_space, "this host's memory for pages is used up");
+  for (const Slot left : fresh) arena_.release(left);  // zeros that came as data
   ++puts_;
   return {};
 }
 
-Result<PageStore::Found> PageStore::get(const Owner& owner, const Batch& wanted, std::span<std::byte> space) {
-  {
-    const std::lock_guard lock(writer_);
-    if (auto may = check(owner); !may) return std::unexpected(may.error());
-  }
+std::shared_ptr<const image::PageChain> PageStore::chain() const {
+  const std::lock_guard lock(chain_mutex_);
+  return chain_;
+}
+
+Result<PageStore::Found> PageStore::get(const Owner& owner, const Batch& wanted, std::span<std::byte> space) const {
+  if (auto may = check(owner); !may) return std::unexpected(may.error());
   if (auto inside = check_inside(wanted.runs); !inside) return std::unexpected(inside.error());
   Found found;
   std::size_t used = 0;
+  std::vector<std::pair<PageNumber, std::size_t>> from_disk;
+  std::shared_ptr<const image::PageChain> source;
   for (const KindRun& run : wanted.runs)
     for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
       const std::lock_guard lock(mutex_of(page));
-      const std::uint32_t at = slot(page);
+      const Slot at = slot(page);
       append(found.runs, page, at == absent ? PageKind::absent : at == zero ? PageKind::zero : PageKind::data);
-      if (at >= zero) continue;
-      std::memcpy(space.subspan(used, page_bytes).data(), arena_.at(at).data(), page_bytes);
+      if (at == absent || at == zero) continue;
+      if (at == on_disk) {
+        from_disk.emplace_back(page, used);
+        source = chain();
+      } else {
+        std::memcpy(space.subspan(used, page_bytes).data(), arena_.at(at).data(), page_bytes);
+      }
       used += page_bytes;
     }
+  // Without a lock: a chain never changes, and who puts such a page meanwhile is not behind this GET.
+  for (const auto& [page, at] : from_disk)
+    YADO_TRY(source->read(image::PageNumber{page}, image::PageBuffer(space.subspan(at, page_bytes))), "image");
   ++gets_;
   found.data = space.first(used);
   return found;
@@ -203,8 +209,12 @@ Status PageStore::drop(const Owner& owner, const Batch& batch) {
     while (page < run.first + run.pages) {
       const PageNumber end = std::min<PageNumber>((page / leaf_pages + 1) * leaf_pages, run.first + run.pages);
       const std::lock_guard shard(mutex_of(page));
-      if (leaves_[page / leaf_pages])
-        for (; page < end; ++page) set(page, absent);
+      if (const auto& leaf = leaves_[page / leaf_pages])
+        for (; page < end; ++page) {
+          set_aside(page);
+          set(page, absent);
+          leaf->changed[page % leaf_pages] = leaf->pending[page % leaf_pages] = leaf->changed_after[page % leaf_pages] = false;
+        }
       page = end;
     }
   }
@@ -218,7 +228,7 @@ std::vector<KindRun> PageStore::list(PageNumber from) const {
     const std::lock_guard lock(mutex_of(page));
     if (leaves_[page / leaf_pages])
       for (; page < end; ++page) {
-        const std::uint32_t at = slot(page);
+        const Slot at = slot(page);
         if (at == absent) continue;
         append(runs, page, at == zero ? PageKind::zero : PageKind::data);
         if (runs.size() <= most_runs) continue;
@@ -230,53 +240,145 @@ std::vector<KindRun> PageStore::list(PageNumber from) const {
   return runs;
 }
 
-Result<std::uint64_t> PageStore::save(PageSink& sink, bool changed_only) {
-  std::vector<PageNumber> saved;
-  const auto failed = [&](const Error& error) {
-    for (const PageNumber page : saved) {
-      const std::lock_guard lock(mutex_of(page));
-      if (slot(page) != absent) leaves_[page / leaf_pages]->changed[page % leaf_pages] = true;
-    }
-    return context(error, "save");
-  };
-  std::array<std::byte, page_bytes> copy;
-  for (PageNumber page = 0; page < pages_; ++page) {
-    bool is_data = false;
-    {
-      const std::lock_guard lock(mutex_of(page));
-      const auto& leaf = leaves_[page / leaf_pages];
-      if (!leaf) {
-        page = page / leaf_pages * leaf_pages + leaf_pages - 1;
-        continue;
-      }
-      const std::uint32_t at = slot(page);
-      if (at == absent || (changed_only && !leaf->changed[page % leaf_pages])) continue;
-      leaf->changed[page % leaf_pages] = false;
-      is_data = at != zero;
-      if (is_data) std::ranges::copy(arena_.at(at), copy.begin());
-    }
-    saved.push_back(page);
-    if (auto added = is_data ? sink.add(page, copy) : sink.add_zero(page); !added) return failed(added.error());
+// ---- cuts ------------------------------------------------------------------------------------------------------------
+
+template <class Work>
+void PageStore::each_leaf(Work work) {
+  for (std::size_t i = 0; i < leaves_.size(); ++i) {
+    const std::lock_guard lock(mutex_of(i * leaf_pages));
+    if (leaves_[i]) work(*leaves_[i]);
   }
-  if (auto finished = sink.finish(); !finished) return failed(finished.error());
-  return saved.size();
 }
 
-Result<std::uint64_t> PageStore::load(const Owner& owner, PageSource& source) {
-  for (std::uint64_t loaded = 0;; ++loaded) {
-    YADO_ASSIGN(const auto page, source.next(), "load");
-    if (!page) return loaded;
-    if (!page->data.empty() && page->data.size() != page_bytes)
-      return fail(Errc::corrupt, "load: page {} has {} bytes", page->number, page->data.size());
-    Batch one;
-    one.runs = {{page->number, 1, page->data.empty() ? PageKind::zero : PageKind::data}};
-    one.data = page->data;
-    YADO_TRY(put(owner, one), fmt::format("load page {}", page->number));
+void PageStore::begin_cut(Scope scope) {
+  const std::lock_guard lock(writer_);
+  YADO_CHECK(cut_ == Cut::none, "a cut is under way");
+  cut_ = Cut::open;
+  each_leaf([&](Leaf& leaf) {
+    leaf.changed_after.reset();
+    leaf.pending = leaf.changed;
+    for (std::size_t i = 0; scope == Scope::all && i < leaf_pages; ++i) leaf.pending[i] = leaf.slots[i] != absent;
+  });
+}
+
+void PageStore::fix() {
+  const std::lock_guard lock(writer_);
+  YADO_CHECK(cut_ == Cut::open, "no cut is under way");
+  cut_ = Cut::fixed;
+}
+
+Result<std::optional<PageStore::Pending>> PageStore::take_pending(PageNumber from, std::span<std::byte, page_bytes> space) {
+  for (PageNumber page = from; page < pages_;) {
+    const PageNumber end = std::min<PageNumber>((page / leaf_pages + 1) * leaf_pages, pages_);
+    std::unique_lock lock(mutex_of(page));
+    const auto& leaf = leaves_[page / leaf_pages];
+    if (leaf && leaf->pending.any())
+      for (; page < end; ++page) {
+        if (!leaf->pending[page % leaf_pages]) continue;
+        leaf->pending[page % leaf_pages] = false;
+        const Slot at = leaf->slots[page % leaf_pages];
+        if (in_memory(at)) std::ranges::copy(arena_.at(at), space.begin());
+        const auto source = at == on_disk ? chain() : nullptr;
+        lock.unlock();
+        if (source) YADO_TRY(source->read(image::PageNumber{page}, space), "image");
+        return Pending{page, at == zero ? PageKind::zero : PageKind::data};
+      }
+    page = end;
   }
+  return std::nullopt;
+}
+
+Result<std::optional<PageStore::Pending>> PageStore::take_aside(std::span<std::byte, page_bytes> space) {
+  std::vector<std::function<void()>> wake;
+  PageNumber page = 0;
+  Aside aside;
+  {
+    const std::lock_guard lock(aside_mutex_);
+    if (aside_.empty()) return std::nullopt;
+    const auto at = aside_.begin();
+    page = at->first;
+    aside = std::move(at->second);
+    aside_.erase(at);
+    if (aside_.size() < most_aside / 2) wake.swap(waiting_aside_);
+  }
+  for (const auto& one : wake) one();
+  if (aside.content) std::ranges::copy(*aside.content, space.begin());
+  if (aside.chain) YADO_TRY(aside.chain->read(image::PageNumber{page}, space), "image");
+  return Pending{page, aside.content || aside.chain ? PageKind::data : PageKind::zero};
+}
+
+bool PageStore::is_full_aside(std::function<void()> wake) {
+  const std::lock_guard lock(aside_mutex_);
+  if (aside_.size() < most_aside) return false;
+  waiting_aside_.push_back(std::move(wake));
+  return true;
+}
+
+void PageStore::end_cut(bool kept) {
+  std::vector<std::function<void()>> wake;
+  {
+    const std::lock_guard lock(writer_);
+    cut_ = Cut::none;
+    each_leaf([&](Leaf& leaf) {
+      if (kept) leaf.changed = leaf.changed_after;
+      leaf.pending.reset();
+      leaf.changed_after.reset();
+    });
+    const std::lock_guard aside(aside_mutex_);
+    aside_.clear();
+    wake.swap(waiting_aside_);
+  }
+  for (const auto& one : wake) one();
+}
+
+// ---- from an image ---------------------------------------------------------------------------------------------------
+
+Result<std::uint64_t> PageStore::load(const Owner& owner, std::shared_ptr<const image::PageChain> chain,
+                                      const std::vector<KindRun>& wanted) {
+  const std::lock_guard lock(writer_);
+  if (auto may = check(owner); !may) return std::unexpected(may.error());
+  if (auto inside = check_inside(wanted); !inside) return std::unexpected(inside.error());
+  if (chain->guest_pages() != pages_)
+    return fail(Errc::conflict, "the image is of a guest of {} pages, not of {}", chain->guest_pages(), pages_);
+  if (const auto other = this->chain(); disk_pages_ > 0 && other->cut() != chain->cut())
+    return fail(Errc::conflict, "{} pages of the cut {} have yet to be loaded", disk_pages_.load(), other->cut().hex());
+  std::vector<std::pair<PageNumber, bool>> missing;  // and whether it has data
+  std::uint64_t with_data = 0, there = 0;
+  for (const KindRun& run : wanted)
+    for (PageNumber page = run.first; page < run.first + run.pages; ++page, ++there) {
+      if (slot(page) != absent) continue;
+      const image::PageChain::Place place = chain->find(image::PageNumber{page});
+      const bool data = !place.page.record.zero();
+      if (data && !place.part->has_log())
+        return fail(Errc::unavailable, "page {} lies in part {}, whose log is not here", page, place.part->name());
+      missing.emplace_back(page, data);
+      with_data += data;
+    }
+  if (data_pages_ + disk_pages_ + with_data > quota_pages_)
+    return fail(Errc::no_space, "{} more pages would exceed the quota of {}", with_data, quota_pages_);
+  if (disk_pages_ == 0) {
+    const std::lock_guard moment(chain_mutex_);
+    chain_ = std::move(chain);
+  }
+  for (const auto& [page, data] : missing) {
+    const std::lock_guard shard(mutex_of(page));
+    set(page, data ? on_disk : zero);
+  }
+  return there;
+}
+
+void PageStore::fetch_from_disk(const image::PageChain& from, PageNumber page, PageData content) {
+  const std::lock_guard lock(writer_);
+  const std::lock_guard shard(mutex_of(page));
+  if (slot(page) != on_disk || chain().get() != &from) return;
+  const auto to = arena_.allocate();
+  if (!to) return;  // it stays where it is, and can be had
+  std::memcpy(arena_.at(*to).data(), content.data(), page_bytes);
+  set(page, *to);
 }
 
 SessionStats PageStore::stats() const {
-  SessionStats stats{data_pages_, zero_pages_, quota_pages_, 0, puts_, gets_};
+  SessionStats stats{data_pages_ + disk_pages_, zero_pages_, quota_pages_, 0, puts_, gets_, disk_pages_};
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     const std::lock_guard lock(mutex_of(i * leaf_pages));
     if (leaves_[i]) stats.changed_pages += leaves_[i]->changed.count();

@@ -1,83 +1,35 @@
 #pragma once
-// What a memory server holds: pages of sessions, in memory of its own. Thread-safe. No sockets here.
+// What a memory server holds of one workload. Thread-safe. No sockets here.
+//
+// A page is absent, zero, in memory, or (after LOAD) still only on the disk. Beside its place a page has three bits, so that
+// a cut can be saved while pages come and go:
+//
+//   changed        put since the last cut that was kept
+//   pending        has to be written for the cut under way; after fix() whoever overwrites such a page sets it aside first
+//   changed_after  put since fix(): changed, once that cut is kept
 
 #include <array>
 #include <atomic>
 #include <bitset>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
-#include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "image/page_chain.hpp"
+#include "pager/page_arena.hpp"
 #include "pager/protocol.hpp"
 
 namespace yado::pager {
 
-/// Slots of one page each, in chunks of 2 MiB that can be one huge page; a chunk that is empty goes back to the kernel.
-class PageArena {
- public:
-  explicit PageArena(std::uint64_t capacity_pages);
-  PageArena(const PageArena&) = delete;
-  PageArena& operator=(const PageArena&) = delete;
-  ~PageArena();
-
-  /// Nothing when the capacity is used up or the kernel gives no memory.
-  std::optional<std::uint32_t> allocate();
-  void release(std::uint32_t slot);
-  /// Valid while the slot is allocated.
-  std::span<std::byte, page_bytes> at(std::uint32_t slot) const;
-  std::uint64_t capacity_pages() const { return capacity_pages_; }
-
- private:
-  static constexpr std::uint32_t slots_per_chunk = 512;
-  struct Chunk {
-    std::byte* memory = nullptr;
-    std::vector<std::uint16_t> free;  ///< newest last: what was used last is likeliest in a cache
-  };
-  std::uint64_t capacity_pages_;
-  std::mutex mutex_;
-  std::vector<Chunk> chunks_;  ///< all made at the start, so that at() needs no lock; `free` is guarded by mutex_
-  std::set<std::uint32_t> with_room_;  ///< guarded by mutex_; the lowest is filled first, so that high ones get empty
-  std::uint64_t used_ = 0;             ///< guarded by mutex_
-};
-
-/// Where SAVE puts pages. One writer at a time.
-class PageSink {
- public:
-  virtual ~PageSink() = default;
-  virtual Status add(PageNumber page, PageData data) = 0;
-  virtual Status add_zero(PageNumber page) = 0;
-  /// All of it is there: make it durable. Without it, nothing was saved.
-  virtual Status finish() = 0;
-};
-
-/// Where LOAD takes pages from.
-class PageSource {
- public:
-  virtual ~PageSource() = default;
-  struct Page {
-    PageNumber number = 0;
-    Bytes data;  ///< a page, valid until the next call; empty: all zero
-  };
-  /// Nothing: that was all.
-  virtual Result<std::optional<Page>> next() = 0;
-};
-
-/// What SAVE and LOAD name. Called from several threads.
-class PageArchive {
- public:
-  virtual ~PageArchive() = default;
-  virtual Result<std::unique_ptr<PageSink>> create(const std::string& session, const std::string& name,
-                                                   bool changed_only) = 0;
-  virtual Result<std::unique_ptr<PageSource>> open(const std::string& session, const std::string& name) = 0;
-};
-
-/// The pages of one workload. Writers (put, drop, load) exclude each other; save and get run beside them, a page at a time.
+/// Writers (put, drop, load, fetch_from_disk) exclude each other; everything else runs beside them, a page at a time.
 class PageStore {
  public:
   PageStore(PageArena& arena, std::uint64_t pages, std::uint64_t quota_pages);
+  PageStore(const PageStore&) = delete;
+  PageStore& operator=(const PageStore&) = delete;
   ~PageStore();
 
   /// An owner's right to write, given by HELLO. Greater ones put an end to smaller ones. Error stale_epoch.
@@ -85,56 +37,103 @@ class PageStore {
     std::uint64_t epoch = 0, generation = 0;
     auto operator<=>(const Owner&) const = default;
   };
-  Status take_over(const Owner& owner);
+  /// The one before.
+  Result<Owner> take_over(const Owner& owner);
+  Owner owner() const;
 
   /// All of the batch or nothing. Errors: stale_epoch, invalid_argument (a page outside), no_space.
   Status put(const Owner& owner, const Batch& batch);
-  /// What there is of these pages: the runs of the answer and, copied to the beginning of `space`, their content.
+  /// For a mover: the same, but pages that are held stay as they are.
+  Status add(const Batch& batch);
+  /// What there is of these pages: the runs of the answer and, copied to the beginning of `space`, their content. Reads
+  /// from the disk what is only there; errors as of PagePart::read.
   struct Found {
     std::vector<KindRun> runs;
     Bytes data;
   };
-  Result<Found> get(const Owner& owner, const Batch& wanted, std::span<std::byte> space);
+  Result<Found> get(const Owner& owner, const Batch& wanted, std::span<std::byte> space) const;
   Status drop(const Owner& owner, const Batch& pages);
   std::vector<KindRun> list(PageNumber from) const;
-  /// Pages that are put meanwhile are saved as they were or as they become, never torn. Returns how many. After an error
-  /// nothing counts as saved.
-  Result<std::uint64_t> save(PageSink& sink, bool changed_only);
-  Result<std::uint64_t> load(const Owner& owner, PageSource& source);
+
+  // ---- a cut, from begin_cut to end_cut ----
+  enum class Scope { changed, all };
+  /// What is held, or what changed of it, becomes pending; from now on also what is put.
+  void begin_cut(Scope scope);
+  /// The instant of the cut.
+  void fix();
+  struct Pending {
+    PageNumber page = 0;
+    PageKind kind = PageKind::data;  ///< data or zero
+  };
+  /// The next page from `from` on that is pending, no longer so; its content goes to `space`. After fix() the content of
+  /// that instant.
+  Result<std::optional<Pending>> take_pending(PageNumber from, std::span<std::byte, page_bytes> space);
+  /// The content of a page that was set aside, if any is: these have to be written, too.
+  Result<std::optional<Pending>> take_aside(std::span<std::byte, page_bytes> space);
+  /// `kept`: the changed pages are now those that were put since fix(). Otherwise they stay what they were.
+  void end_cut(bool kept);
+  /// True when so much is set aside that writers should wait; then `wake` is called once when they need not any more.
+  bool is_full_aside(std::function<void()> wake);
+
+  /// These pages of the chain are held from now on, but for those that are held already: on the disk only, unchanged.
+  /// Returns how many are. Errors: stale_epoch, invalid_argument, no_space, conflict (another chain is being loaded),
+  /// unavailable (a record lies in a log that is not here).
+  Result<std::uint64_t> load(const Owner& owner, std::shared_ptr<const image::PageChain> chain, const std::vector<KindRun>& wanted);
+  /// Brings a page into memory if it is only on the disk. `content` is what `chain` has.
+  void fetch_from_disk(const image::PageChain& chain, PageNumber page, PageData content);
+  bool is_on_disk(PageNumber page) const;
+  /// What the pages on the disk are read from.
+  std::shared_ptr<const image::PageChain> chain() const;
 
   SessionStats stats() const;
   std::uint64_t pages() const { return pages_; }
   std::uint64_t quota_pages() const { return quota_pages_; }
 
  private:
-  static constexpr std::uint32_t absent = ~std::uint32_t{0};
-  static constexpr std::uint32_t zero = absent - 1;
+  using Slot = std::uint32_t;
+  static constexpr Slot absent = ~Slot{0}, zero = absent - 1, on_disk = absent - 2;
+  static constexpr bool in_memory(Slot slot) { return slot < on_disk; }
   static constexpr std::size_t leaf_pages = 4096;
   struct Leaf {
-    std::array<std::uint32_t, leaf_pages> slots;
-    std::bitset<leaf_pages> changed;
+    std::array<Slot, leaf_pages> slots;
+    std::bitset<leaf_pages> changed, pending, changed_after;
     Leaf() { slots.fill(absent); }
   };
-  /// A leaf is guarded by the mutex of its shard.
-  struct Shard {
-    std::mutex mutex;
-  };
   static constexpr std::size_t shards = 64;
+  enum class Cut { none, open, fixed };
+  struct Aside {
+    std::unique_ptr<std::array<std::byte, page_bytes>> content;  ///< none: as `chain` has it, or zero
+    std::shared_ptr<const image::PageChain> chain;
+  };
 
   Status check(const Owner& owner) const;
   Status check_inside(const std::vector<KindRun>& runs) const;
-  std::uint32_t slot(PageNumber page) const;
-  void set(PageNumber page, std::uint32_t slot);
-  void write(PageNumber page, Bytes data, std::vector<std::uint32_t>& fresh);
-  std::mutex& mutex_of(PageNumber page) const { return shards_[page / leaf_pages % shards].mutex; }
+  Slot slot(PageNumber page) const;
+  void set(PageNumber page, Slot slot);
+  void mark(PageNumber page);
+  void set_aside(PageNumber page);
+  Status store(const Batch& batch, bool only_absent);
+  Result<std::vector<Slot>> allocate(std::uint64_t slots);
+  void write(PageNumber page, Bytes data, std::vector<Slot>& fresh);
+  template <class Work>
+  void each_leaf(Work work);
+  std::mutex& mutex_of(PageNumber page) const { return shards_[page / leaf_pages % shards]; }
 
   PageArena& arena_;
   const std::uint64_t pages_, quota_pages_;
-  mutable std::array<Shard, shards> shards_;
+  mutable std::array<std::mutex, shards> shards_;  ///< a leaf is guarded by the mutex of its shard
   std::vector<std::unique_ptr<Leaf>> leaves_;
-  mutable std::mutex writer_;  ///< guards owner_; held by put, drop, load
-  Owner owner_;
-  std::atomic<std::uint64_t> data_pages_ = 0, zero_pages_ = 0, puts_ = 0, gets_ = 0;
+  mutable std::mutex writer_;       ///< held by writers, for long; before any other
+  mutable std::mutex owner_mutex_;  ///< for a moment
+  Owner owner_;                     // changed with writer_ and owner_mutex_, read with either
+  Cut cut_ = Cut::none;             // guarded by writer_
+  mutable std::mutex aside_mutex_;
+  std::unordered_map<PageNumber, Aside> aside_;      // guarded by aside_mutex_
+  std::vector<std::function<void()>> waiting_aside_; // guarded by aside_mutex_
+  mutable std::mutex chain_mutex_;
+  std::shared_ptr<const image::PageChain> chain_;    // guarded by chain_mutex_
+  std::atomic<std::uint64_t> data_pages_ = 0, zero_pages_ = 0, disk_pages_ = 0, puts_ = 0;
+  mutable std::atomic<std::uint64_t> gets_ = 0;
 };
 
 }  // namespace yado::pager

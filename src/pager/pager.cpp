@@ -56,7 +56,7 @@ void Pager::give_up(const Error& why) {
     const std::lock_guard lock(table_mutex_);
     if (std::exchange(gave_up_, true)) return;
   }
-  options_.lost(why);
+  if (why.code != Errc::not_found) options_.lost(why);  // else the process has ended: there is nothing to lose any more
 }
 
 // ---- decisions -----------------------------------------------------------------------------------------------------

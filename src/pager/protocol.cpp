@@ -17,6 +17,7 @@ constexpr std::uint8_t version = 1;
 constexpr std::size_t checksum_offset = 24;
 constexpr std::size_t batch_head_bytes = 8;
 constexpr std::size_t run_bytes = 16;
+constexpr std::uint32_t most_chain_images = 16;  // docs/formats/pages.md, "Chains"
 
 template <class T>
 T read_at(Bytes bytes, std::size_t offset) {
@@ -27,6 +28,9 @@ T read_at(Bytes bytes, std::size_t offset) {
 
 class Writer {
  public:
+  Writer() = default;
+  /// Goes on behind `begun`.
+  explicit Writer(std::vector<std::byte> begun) : out_(std::move(begun)) {}
   template <class T>
   Writer& add(T value) {
     const auto at = out_.size();
@@ -90,7 +94,7 @@ std::uint64_t checksum_of(Bytes header, std::span<const Bytes> body) {
 }
 
 bool known(std::uint8_t operation) {
-  return (operation >= 1 && operation <= 10) || (operation >= 129 && operation <= 132) || operation == 255;
+  return (operation >= 1 && operation <= 14) || (operation >= 129 && operation <= 132) || operation == 255;
 }
 
 bool allowed(PageKind kind, BatchUse use) {
@@ -120,6 +124,10 @@ std::string_view name_of(Operation operation) {
     case Operation::load: return "LOAD";
     case Operation::move: return "MOVE";
     case Operation::end: return "END";
+    case Operation::fix: return "FIX";
+    case Operation::finish: return "FINISH";
+    case Operation::keep: return "KEEP";
+    case Operation::abandon: return "ABANDON";
     case Operation::welcome: return "WELCOME";
     case Operation::pages: return "PAGES";
     case Operation::done: return "DONE";
@@ -127,6 +135,18 @@ std::string_view name_of(Operation operation) {
     case Operation::error: return "ERROR";
   }
   return "?";
+}
+
+bool takes_long(Operation operation) {
+  switch (operation) {
+    case Operation::save:
+    case Operation::load:
+    case Operation::move:
+    case Operation::finish:
+    case Operation::keep:
+    case Operation::abandon: return true;
+    default: return false;
+  }
 }
 
 Result<Header> parse_header(std::span<const std::byte, header_bytes> bytes) {
@@ -142,8 +162,9 @@ Result<Header> parse_header(std::span<const std::byte, header_bytes> bytes) {
     return fail(Errc::corrupt, "page message: {} with a body of {} bytes, at most {} are allowed",
                 name_of(header.operation), header.body_bytes, most_body_bytes);
   if (read_at<std::uint32_t>(bytes, 20) != 0) return wrong("reserved bits are set");
-  if (header.flags != 0 && !(header.operation == Operation::save && header.flags == flag_changed_only))
-    return wrong("unknown flags are set");
+  const bool has_flag = header.operation == Operation::save || header.operation == Operation::finish ||
+                        header.operation == Operation::load;
+  if (header.flags > (has_flag ? 1 : 0)) return wrong("unknown flags are set");
   return header;
 }
 
@@ -243,7 +264,7 @@ std::vector<std::byte> make_hello(const Hello& hello) {
       .add(hello.pages)
       .add(hello.quota_pages)
       .add(static_cast<std::uint32_t>(page_bytes))
-      .add(std::uint32_t{hello.owner})
+      .add(static_cast<std::uint32_t>(hello.role))
       .add_text(hello.session)
       .take();
 }
@@ -257,9 +278,9 @@ Result<Hello> parse_hello(Bytes body) {
   hello.quota_pages = in.take<std::uint64_t>();
   const auto size = in.take<std::uint32_t>();
   const auto flags = in.take<std::uint32_t>();
-  hello.owner = flags == 1;
+  hello.role = static_cast<Role>(flags);
   hello.session = in.take_text(most_name_bytes);
-  if (!in.done() || flags > 1) return wrong("HELLO is malformed");
+  if (!in.done() || flags > 2) return wrong("HELLO is malformed");
   if (size != page_bytes) return fail(Errc::unsupported, "HELLO: pages of {} bytes, this program knows {}", size, page_bytes);
   if (hello.pages > most_pages || hello.quota_pages > most_pages) return wrong("HELLO: a size beyond every memory");
   return hello;
@@ -286,6 +307,7 @@ std::vector<std::byte> make_stats(const SessionStats& stats) {
       .add(stats.changed_pages)
       .add(stats.puts)
       .add(stats.gets)
+      .add(stats.disk_pages)
       .take();
 }
 
@@ -293,7 +315,7 @@ Result<SessionStats> parse_stats(Bytes body) {
   Reader in(body);
   SessionStats stats;
   for (std::uint64_t* field : {&stats.data_pages, &stats.zero_pages, &stats.quota_pages, &stats.changed_pages,
-                               &stats.puts, &stats.gets})
+                               &stats.puts, &stats.gets, &stats.disk_pages})
     *field = in.take<std::uint64_t>();
   if (!in.done()) return wrong("STATS is malformed");
   return stats;
@@ -315,6 +337,89 @@ Result<std::string> parse_name(Bytes body) {
   std::string name = in.take_text(most_name_bytes);
   if (!in.done() || name.empty()) return wrong("a name was expected");
   return name;
+}
+
+std::vector<std::byte> make_save(const SaveRequest& save) {
+  return Writer().add_text(save.name).add(save.cut.bytes).add(save.base.bytes).take();
+}
+
+Result<SaveRequest> parse_save(Bytes body) {
+  Reader in(body);
+  SaveRequest save;
+  save.name = in.take_text(most_name_bytes);
+  save.cut.bytes = in.take<decltype(save.cut.bytes)>();
+  save.base.bytes = in.take<decltype(save.base.bytes)>();
+  if (!in.done() || save.name.empty() || save.cut.none() || save.cut == save.base) return wrong("SAVE is malformed");
+  return save;
+}
+
+std::vector<std::byte> make_saved(const Saved& saved) { return Writer().add(saved.pages).add(saved.bytes).take(); }
+
+Result<Saved> parse_saved(Bytes body) {
+  Reader in(body);
+  Saved saved;
+  saved.pages = in.take<std::uint64_t>();
+  saved.bytes = in.take<std::uint64_t>();
+  if (!in.done()) return wrong("what was saved: two numbers were expected");
+  return saved;
+}
+
+std::vector<std::byte> make_finish(const FinishRequest& finish) {
+  return Writer(make_batch(finish.owned)).add_text(finish.name).take();
+}
+
+Result<FinishRequest> parse_finish(Bytes body) {
+  Bytes rest;
+  YADO_ASSIGN(Batch batch, parse_batch(body, BatchUse::drop, &rest), "FINISH");
+  YADO_ASSIGN(std::string name, parse_name(rest), "FINISH");
+  return FinishRequest{std::move(batch.runs), std::move(name)};
+}
+
+std::vector<std::byte> make_load(const LoadRequest& load) {
+  Writer out(make_batch(load.wanted));
+  out.add(static_cast<std::uint32_t>(load.names.size()));
+  for (const std::string& name : load.names) out.add_text(name);
+  return out.take();
+}
+
+Result<LoadRequest> parse_load(Bytes body) {
+  Bytes rest;
+  YADO_ASSIGN(Batch batch, parse_batch(body, BatchUse::drop, &rest), "LOAD");
+  LoadRequest load{std::move(batch.runs), {}};
+  Reader in(rest);
+  const auto names = in.take<std::uint32_t>();
+  if (names < 1 || names > most_chain_images) return wrong("LOAD names no image, or too many");
+  for (std::uint32_t i = 0; i < names; ++i) load.names.push_back(in.take_text(most_name_bytes));
+  if (!in.done() || std::ranges::any_of(load.names, &std::string::empty)) return wrong("LOAD is malformed");
+  return load;
+}
+
+std::vector<std::byte> make_move(const MoveRequest& move) {
+  return Writer(make_batch(move.wanted))
+      .add_text(move.to.unix_path)
+      .add_text(move.to.address)
+      .add(move.to.port)
+      .add_text(move.to.expected_peer)
+      .add(move.instance)
+      .take();
+}
+
+Result<MoveRequest> parse_move(Bytes body) {
+  Bytes rest;
+  YADO_ASSIGN(Batch batch, parse_batch(body, BatchUse::drop, &rest), "MOVE");
+  MoveRequest move{std::move(batch.runs), {}};
+  Reader in(rest);
+  move.to.unix_path = in.take_text(most_name_bytes);
+  move.to.address = in.take_text(most_name_bytes);
+  move.to.port = in.take<std::uint16_t>();
+  move.to.expected_peer = in.take_text(most_name_bytes);
+  move.instance = in.take<std::uint64_t>();
+  if (!in.done() || move.to.unix_path.empty() == move.to.address.empty()) return wrong("MOVE is malformed");
+  return move;
+}
+
+std::string ServerAddress::text() const {
+  return unix_path.empty() ? fmt::format("{}:{}", address, port) : unix_path;
 }
 
 std::vector<std::byte> make_error(const Error& error) {

@@ -11,6 +11,7 @@
 
 #include "base/error.hpp"
 #include "base/units.hpp"
+#include "image/page.hpp"
 #include "pager/page.hpp"
 
 namespace yado::pager {
@@ -23,8 +24,11 @@ enum class Operation : std::uint8_t {
   welcome = 129, pages = 130, done = 131, stats = 132, error = 255,
 };
 std::string_view name_of(Operation operation);
+/// What a server works at for long: answered when it is done, however many others were asked and answered meanwhile.
+bool takes_long(Operation operation);
 
-constexpr std::uint16_t flag_changed_only = 1;  ///< of SAVE
+constexpr std::uint16_t flag_first = 1;  ///< of SAVE: a new draft
+constexpr std::uint16_t flag_more = 1;   ///< of FINISH and LOAD: more pages follow
 constexpr std::size_t header_bytes = 32;
 constexpr std::size_t most_body_bytes = 1_MiB + 128_KiB;
 constexpr std::size_t most_frame_bytes = header_bytes + most_body_bytes;
@@ -70,7 +74,7 @@ struct Batch {
 };
 
 enum class BatchUse { get, put, drop, answer, listing };
-/// Errors `corrupt`. `rest` gets what follows the batch (MOVE's name); without it, nothing may.
+/// Errors `corrupt`. `rest` gets what follows the batch; without it, nothing may.
 Result<Batch> parse_batch(Bytes body, BatchUse use, Bytes* rest = nullptr);
 /// The body's beginning: everything but the data.
 std::vector<std::byte> make_batch(std::span<const KindRun> runs);
@@ -78,12 +82,14 @@ std::vector<KindRun> with_kind(std::span<const PageRun> runs, PageKind kind);
 /// Adds a page behind the others, to the last run where it fits.
 void append(std::vector<KindRun>& runs, PageNumber page, PageKind kind);
 
+enum class Role : std::uint32_t { looker = 0, owner = 1, mover = 2 };
+
 struct Hello {
   std::uint64_t epoch = 0;
-  std::uint64_t generation = 0;
+  std::uint64_t generation = 0;   ///< a mover's: the session's instance
   std::uint64_t pages = 0;        ///< of the workload
   std::uint64_t quota_pages = 0;  ///< what the session may hold
-  bool owner = true;              ///< false: only LIST, STAT, SAVE
+  Role role = Role::owner;
   std::string session;
   bool operator==(const Hello&) const = default;
 };
@@ -98,7 +104,7 @@ std::vector<std::byte> make_welcome(const Welcome& welcome);
 Result<Welcome> parse_welcome(Bytes body);
 
 struct SessionStats {
-  std::uint64_t data_pages = 0, zero_pages = 0, quota_pages = 0, changed_pages = 0, puts = 0, gets = 0;
+  std::uint64_t data_pages = 0, zero_pages = 0, quota_pages = 0, changed_pages = 0, puts = 0, gets = 0, disk_pages = 0;
 };
 std::vector<std::byte> make_stats(const SessionStats& stats);
 Result<SessionStats> parse_stats(Bytes body);
@@ -107,6 +113,51 @@ std::vector<std::byte> make_number(std::uint64_t number);
 Result<std::uint64_t> parse_number(Bytes body);
 std::vector<std::byte> make_name(std::string_view name);
 Result<std::string> parse_name(Bytes body);
+struct SaveRequest {
+  std::string name;
+  image::CutId cut;
+  image::CutId base;  ///< none: all pages
+};
+std::vector<std::byte> make_save(const SaveRequest& save);
+Result<SaveRequest> parse_save(Bytes body);
+
+/// What SAVE and FINISH did.
+struct Saved {
+  std::uint64_t pages = 0, bytes = 0;
+};
+std::vector<std::byte> make_saved(const Saved& saved);
+Result<Saved> parse_saved(Bytes body);
+
+struct FinishRequest {
+  std::vector<KindRun> owned;
+  std::string name;
+};
+std::vector<std::byte> make_finish(const FinishRequest& finish);
+Result<FinishRequest> parse_finish(Bytes body);
+
+struct LoadRequest {
+  std::vector<KindRun> wanted;
+  std::vector<std::string> names;  ///< at least one, the self-contained image first
+};
+std::vector<std::byte> make_load(const LoadRequest& load);
+Result<LoadRequest> parse_load(Bytes body);
+
+/// Where a memory server listens.
+struct ServerAddress {
+  std::string unix_path;      ///< or:
+  std::string address;        ///< numeric
+  std::uint16_t port = 0;
+  std::string expected_peer;  ///< the name in its certificate: "agent:h2"
+  std::string text() const;
+};
+struct MoveRequest {
+  std::vector<KindRun> wanted;
+  ServerAddress to;
+  std::uint64_t instance = 0;  ///< of the session there
+};
+std::vector<std::byte> make_move(const MoveRequest& move);
+Result<MoveRequest> parse_move(Bytes body);
+
 std::vector<std::byte> make_error(const Error& error);
 /// The error that an ERROR frame speaks of, or `corrupt` when it is none.
 Error parse_error(Bytes body);

@@ -100,7 +100,7 @@ TEST(PageProtocolTest, DropAndListingMayNameManyPages) {
 }
 
 TEST(PageProtocolTest, ValuesSurviveTheirWay) {
-  const Hello hello{3, 4, 1000, 500, true, "bigvm.2"};
+  const Hello hello{3, 4, 1000, 500, Role::owner, "bigvm.2"};
   EXPECT_EQ(parse_hello(make_hello(hello)).value(), hello);
   EXPECT_EQ(parse_welcome(make_welcome({9, 10}))->held_pages, 10u);
   EXPECT_EQ(parse_stats(make_stats({1, 2, 3, 4, 5, 6}))->gets, 6u);

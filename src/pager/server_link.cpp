@@ -46,11 +46,6 @@ bool may_become_better(Errc code) {
          code == Errc::rate_limited;
 }
 
-/// What its server works at for long: answered when it is done, however many others were asked and answered meanwhile.
-bool takes_long(Operation operation) {
-  return operation == Operation::save || operation == Operation::load || operation == Operation::move;
-}
-
 /// A PAGES answer must speak of exactly the pages that were asked for.
 Result<Batch> answer_about(const std::vector<PageRun>& asked, const Frame& frame) {
   if (frame.header.operation != Operation::pages) return fail(Errc::corrupt, "{} instead of PAGES", name_of(frame.header.operation));
@@ -66,10 +61,6 @@ Result<Batch> answer_about(const std::vector<PageRun>& asked, const Frame& frame
 }
 
 }  // namespace
-
-std::string ServerAddress::text() const {
-  return unix_path.empty() ? fmt::format("{}:{}", address, port) : unix_path;
-}
 
 ServerLink::ServerLink(asio::any_io_executor executor, BlockPool& blocks, std::shared_ptr<const wire::Target> target,
                        const LinkOptions& options)
@@ -106,7 +97,7 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
   const std::shared_ptr<wire::Stream> stream(link, &link->stream());
   auto channel = std::make_shared<Channel>(stream, self->executor_, self->blocks_);
   asio::co_spawn(self->executor_, Channel::write_loop(channel), asio::detached);
-  ++self->hello_.generation;
+  if (self->hello_.role == Role::owner) ++self->hello_.generation;
   channel->send(Operation::hello, hello_id, make_hello(self->hello_));
   auto frame = co_await Channel::receive(channel);
   deadline.guard(nullptr);

@@ -17,14 +17,6 @@
 
 namespace yado::pager {
 
-struct ServerAddress {
-  std::string unix_path;      ///< or:
-  std::string address;        ///< numeric
-  std::uint16_t port = 0;
-  std::string expected_peer;  ///< the name in its certificate: "agent:h2"
-  std::string text() const;
-};
-
 struct LinkOptions {
   Hello hello;                      ///< its generation counts up with every connection
   nanoseconds patience = 5s;        ///< with silence while something is waited for; then once more to be connected again

@@ -119,7 +119,7 @@ class Network {
  private:
   Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server) {
     LinkOptions options;
-    options.hello = {config_.epoch, 0, pages(), server.quota_bytes / page_bytes, true, config_.session};
+    options.hello = {.epoch = config_.epoch, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .session = config_.session};
     if (!config_.identity.empty()) options.identity = &identity_;
     YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
     auto opened = asio::co_spawn(io_, ServerLink::open(link), asio::use_future).get();
@@ -167,29 +167,9 @@ class Network {
     return {};
   }
 
-  /// What is not here is asked of the server's images.
+  /// What its images have is held by the server from then on.
   Status load_at(std::size_t server, PageBits& had) {
-    const ServiceConfig::Server& config = config_.servers[server];
-    std::vector<PageRun> wanted;
-    for (PageNumber page = 0; page < pages(); ++page) {
-      if (had.test(page)) continue;
-      if (!wanted.empty() && wanted.back().first + wanted.back().pages == page) ++wanted.back().pages;
-      else wanted.push_back({page, 1});
-    }
-    for (std::size_t at = 0; at < wanted.size(); at += most_runs) {
-      const auto some = std::span(wanted).subspan(at, std::min(most_runs, wanted.size() - at));
-      const bool more = at + some.size() < wanted.size();
-      std::vector<std::byte> body;
-      const auto number = static_cast<std::uint32_t>(config.load.size());
-      for (int i = 0; i < 4; ++i) body.push_back(static_cast<std::byte>(number >> 8 * i & 0xff));
-      for (const std::string& name : config.load) {
-        const auto text = make_name(name);
-        body.insert(body.end(), text.begin(), text.end());
-      }
-      const auto batch = make_batch(with_kind(some, PageKind::wanted));
-      body.insert(body.end(), batch.begin(), batch.end());
-      YADO_TRY(ask(server, Operation::load, std::move(body), more ? 1 : 0), "load");
-    }
+    YADO_TRY(ask(server, Operation::load, make_load({{}, config_.servers[server].load})), "load");
     // What it has of these it says in its list.
     for (PageNumber from = 0; from < pages();) {
       YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
@@ -205,10 +185,10 @@ class Network {
     return {};
   }
 
-  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0) {
+  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
     std::promise<Result<Frame>> answer;
     asio::post(io_, [&] {
-      links_[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); }, flags);
+      links_[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); });
     });
     return answer.get_future().get();
   }

@@ -10,23 +10,6 @@ namespace yado::pager {
 namespace asio = boost::asio;
 namespace {
 
-void add_number(std::vector<std::byte>& to, std::uint32_t number) {
-  for (int i = 0; i < 4; ++i) to.push_back(static_cast<std::byte>(number >> 8 * i & 0xff));
-}
-
-std::vector<std::byte> joined(std::vector<std::byte> a, const std::vector<std::byte>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-/// The two numbers of a DONE.
-Result<std::pair<std::uint64_t, std::uint64_t>> two_numbers(const std::vector<std::byte>& body) {
-  if (body.size() != 16) return fail(Errc::corrupt, "DONE with {} bytes, not 16", body.size());
-  std::uint64_t numbers[2];
-  std::memcpy(numbers, body.data(), sizeof numbers);
-  return std::pair(numbers[0], numbers[1]);
-}
-
 }  // namespace
 
 SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
@@ -56,7 +39,7 @@ std::future<Result<std::vector<std::byte>>> SplitSave::ask(const Server& server,
 SplitSave::Answers SplitSave::ask_all(Operation operation) {
   Answers answers;
   for (const Server& server : servers_)
-    answers.push_back(ask(server, operation, operation == Operation::save ? save_body(server) : make_name(name_on(server))));
+    answers.push_back(ask(server, operation, make_name(name_on(server))));
   return answers;
 }
 
@@ -77,15 +60,6 @@ Pager::SaveSink SplitSave::sink() {
   };
 }
 
-std::vector<std::byte> SplitSave::save_body(const Server& server) const {
-  auto body = make_name(name_on(server));
-  for (const image::CutId* cut : {&options_.cut, &options_.base_cut})
-    for (const std::uint8_t byte : cut->bytes) body.push_back(std::byte{byte});
-  add_number(body, rounds_);
-  add_number(body, 0);
-  return body;
-}
-
 Status SplitSave::begin() {
   YADO_TRY(pager_.begin_save(!options_.base_cut.none()), "checkpoint");
   begun_ = true;
@@ -103,15 +77,18 @@ Status SplitSave::begin() {
 }
 
 Result<SplitSave::Round> SplitSave::round() {
-  Answers answers = ask_all(Operation::save);
+  Answers answers;
+  for (const Server& server : servers_)
+    answers.push_back(rounds_ == 0 ? ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut}), flag_first)
+                                   : ask(server, Operation::save, make_name(name_on(server))));
   const auto here = pager_.save_round(sink());
   Round sum;
   Status all;
   for (auto& answer : answers) {
     const auto one = answer.get();
-    const auto numbers = one ? two_numbers(*one) : std::unexpected(one.error());
-    if (numbers) sum.pages += numbers->first;
-    else if (all) all = std::unexpected(numbers.error());
+    const auto saved = one ? parse_saved(*one) : std::unexpected(one.error());
+    if (saved) sum.pages += saved->pages;
+    else if (all) all = std::unexpected(saved.error());
   }
   ++rounds_;
   if (!here) return std::unexpected(here.error());
@@ -131,6 +108,9 @@ Status SplitSave::fix() {
   // Who owns what, and that the servers hold on to it, in one go of the network's thread: nothing comes in between.
   std::promise<Result<Answers>> fixed;
   asio::post(network_, [&] {
+    // A copy of what is here may differ from it; evicting the page later "unchanged" would leave the server with a content that it had
+    // not at the cut, and does not know as changed since.
+    remote_.drop_duplicates();
     owners_.assign(cut_->here.size(), Holder::nobody);
     for (PageNumber page = 0; page < cut_->here.size(); ++page) {
       if (cut_->here.test(page)) continue;
@@ -168,17 +148,16 @@ Status SplitSave::put_rest_of_here(image::PageSet& owned) {
 
 Result<std::vector<SplitSave::Share>> SplitSave::finish() {
   // What the servers own, in frames of as many runs as one may have.
-  const bool whole = options_.base_cut.none();
   std::vector<Answers> answers(servers_.size());
   for (std::size_t server = 0; server < servers_.size(); ++server) {
     std::vector<KindRun> runs;
     const auto send = [&](bool more) {
-      answers[server].push_back(ask(servers_[server], Operation::finish, joined(make_name(name_on(servers_[server])), make_batch(runs)), more ? 1 : 0));
+      answers[server].push_back(ask(servers_[server], Operation::finish, make_finish({runs, name_on(servers_[server])}), more ? flag_more : 0));
       runs.clear();
     };
     for (PageNumber page = 0; page < owners_.size(); ++page) {
       if (owners_[page] != Holder(server)) continue;
-      append(runs, page, whole || cut_->changed.test(page) ? PageKind::data : PageKind::wanted);
+      append(runs, page, PageKind::wanted);
       if (runs.size() == most_runs) send(true);
     }
     send(false);
@@ -198,9 +177,9 @@ Result<std::vector<SplitSave::Share>> SplitSave::finish() {
   for (std::size_t server = 0; server < servers_.size(); ++server)
     for (auto& answer : answers[server]) {
       const auto one = answer.get();
-      const auto numbers = !one ? std::unexpected(one.error()) : one->empty() ? std::pair<std::uint64_t, std::uint64_t>{} : two_numbers(*one);
-      if (!numbers) theirs = std::unexpected(numbers.error());
-      else if (&answer == &answers[server].back()) shares_.push_back({servers_[server].host, numbers->first, numbers->second, {}});
+      const auto saved = one ? parse_saved(*one) : std::unexpected(one.error());
+      if (!saved) theirs = std::unexpected(saved.error());
+      else if (&answer == &answers[server].back()) shares_.push_back({servers_[server].host, saved->pages, saved->bytes, {}});
     }
   YADO_TRY(mine, "checkpoint");
   YADO_TRY(theirs, "checkpoint");

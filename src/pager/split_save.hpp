@@ -67,7 +67,6 @@ class SplitSave {
   Status all_done(Answers& answers);
   Pager::SaveSink sink();
   std::string name_on(const Server& server) const { return options_.name + "." + server.host; }
-  std::vector<std::byte> save_body(const Server& server) const;
   Status put_rest_of_here(image::PageSet& owned);
 
   Pager& pager_;

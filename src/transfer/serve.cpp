@@ -1,10 +1,11 @@
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <memory>
+#include <span>
 
+#include "image/extents.hpp"
+#include "image/file_io.hpp"
 #include "transfer/blocking.hpp"
 #include "transfer/target.hpp"
 #include "transfer/transfer.hpp"
@@ -44,18 +45,58 @@ Result<std::shared_ptr<OpenFile>> open_file(const image::Store& store, const Tar
   return std::make_shared<OpenFile>(OpenFile{std::move(*fd), static_cast<std::uint64_t>(s.st_size)});
 }
 
+Status read_into(std::string& to, const OpenFile& file, Range range) {
+  const std::size_t before = to.size();
+  to.resize(before + range.bytes());
+  const auto room = std::as_writable_bytes(std::span(to)).subspan(before);
+  YADO_ASSIGN(const std::size_t got, image::read_at(file.fd, room, range.first), "read");
+  if (got != room.size()) return fail(Errc::corrupt, "the file became shorter");
+  return {};
+}
+
 Result<std::string> read_piece(const OpenFile& file, Range range) {
-  std::string piece(range.end - range.first, '\0');
-  std::size_t done = 0;
-  while (done < piece.size()) {
-    const ssize_t got =
-        ::pread(file.fd.get(), piece.data() + done, piece.size() - done, static_cast<off_t>(range.first + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_errno("read");
-    if (got == 0) return fail(Errc::corrupt, "the file became shorter");
-    done += static_cast<std::size_t>(got);
+  std::string piece;
+  YADO_TRY(read_into(piece, file, range), "piece");
+  return piece;
+}
+
+struct SparsePiece {
+  Range covered;
+  std::vector<Range> data;
+  std::string body;
+};
+
+// As many bytes of data as `asked` has, and the holes around them.
+Result<SparsePiece> read_data(const OpenFile& file, Range asked) {
+  SparsePiece piece{.covered = {asked.first, asked.first}};
+  while (piece.covered.end < file.bytes) {
+    YADO_ASSIGN(const image::Extent next, image::next_data(file.fd, piece.covered.end, file.bytes), "seek");
+    piece.covered.end = next.first;
+    const std::uint64_t room = asked.bytes() - piece.body.size();
+    if (next.empty() || room == 0 || piece.data.size() == max_data_ranges) break;
+    const Range data{next.first, next.first + std::min(room, next.bytes())};
+    YADO_TRY(read_into(piece.body, file, data), "piece");
+    piece.data.push_back(data);
+    piece.covered.end = data.end;
   }
   return piece;
+}
+
+asio::awaitable<void> serve_data(asio::any_io_executor executor, std::shared_ptr<OpenFile> file, Range asked,
+                                 wire::Responder& responder) {
+  asked.end = std::min(asked.end, asked.first + piece_bytes);
+  std::function<Result<SparsePiece>()> read = [file, asked] { return read_data(*file, asked); };
+  auto piece = co_await blocking(std::move(executor), std::move(read));
+  wire::Response response;
+  if (piece)
+    response = {206,
+                {{"content-type", "application/octet-stream"},
+                 {"content-range", content_range(piece->covered, file->bytes)},
+                 {"x-yado-data", data_header(piece->data)}},
+                std::move(piece->body)};
+  else
+    response = text_response(500, piece.error().message);
+  (void)co_await responder.respond(std::move(response));
 }
 
 asio::awaitable<void> serve_manifest(const image::Store& store, asio::any_io_executor executor, const Target& target,
@@ -92,10 +133,12 @@ asio::awaitable<void> serve_file(const image::Store& store, asio::any_io_executo
     (void)co_await responder.respond(std::move(refusal));
     co_return;
   }
+  if (!asked.empty() && wire::find(request.headers, "x-yado-holes") == "skip")
+    co_return co_await serve_data(std::move(executor), std::move(*file), *range, responder);
   wire::Headers headers{{"content-type", "application/octet-stream"},
                         {"content-length", std::to_string(range->end - range->first)}};
   if (!asked.empty())
-    headers.emplace_back("content-range", fmt::format("bytes {}-{}/{}", range->first, range->end - 1, (*file)->bytes));
+    headers.emplace_back("content-range", content_range(*range, (*file)->bytes));
   if (auto started = co_await responder.start(asked.empty() ? 200 : 206, std::move(headers)); !started) co_return;
 
   for (Range left = *range; left.first < left.end;) {

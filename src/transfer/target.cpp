@@ -38,6 +38,19 @@ std::string_view take_component(std::string_view& text) {
   return component;
 }
 
+// "3-5" is [3, 6).
+std::optional<Range> first_and_last(std::string_view text) {
+  const char* end = text.data() + text.size();
+  Range range;
+  std::uint64_t last = 0;
+  const auto first = std::from_chars(text.data(), end, range.first);
+  if (first.ec != std::errc{} || first.ptr == end || *first.ptr != '-') return std::nullopt;
+  const auto second = std::from_chars(first.ptr + 1, end, last);
+  if (second.ec != std::errc{} || second.ptr != end || last < range.first) return std::nullopt;
+  range.end = last == UINT64_MAX ? last : last + 1;
+  return range;
+}
+
 }  // namespace
 
 std::string manifest_target(const ImageId& image) { return fmt::format("{}{}/manifest", prefix, image); }
@@ -72,21 +85,48 @@ Result<Range> parse_range(std::string_view header, std::uint64_t file_bytes) {
   if (header.empty()) return Range{0, file_bytes};
   constexpr std::string_view unit = "bytes=";
   if (header.starts_with(unit)) {
-    const char* end = header.data() + header.size();
-    Range range;
-    std::uint64_t last = 0;
-    const auto first = std::from_chars(header.data() + unit.size(), end, range.first);
-    if (first.ec == std::errc{} && first.ptr != end && *first.ptr == '-') {
-      const auto second = std::from_chars(first.ptr + 1, end, last);
-      if (second.ec == std::errc{} && second.ptr == end && last >= range.first && range.first < file_bytes) {
-        range.end = std::min(last, file_bytes - 1) + 1;
-        return range;
-      }
-    }
+    auto range = first_and_last(header.substr(unit.size()));
+    if (range && range->first < file_bytes) return Range{range->first, std::min(range->end, file_bytes)};
   }
   return fail(Errc::invalid_argument, "\"{}\" is no range of a file of {} bytes", header, file_bytes);
 }
 
 std::string range_header(Range range) { return fmt::format("bytes={}-{}", range.first, range.end - 1); }
+
+std::string content_range(Range range, std::uint64_t file_bytes) {
+  return fmt::format("bytes {}-{}/{}", range.first, range.end - 1, file_bytes);
+}
+
+Result<Range> parse_content_range(std::string_view header) {
+  constexpr std::string_view unit = "bytes ";
+  const auto slash = header.find('/');
+  if (header.starts_with(unit) && slash != std::string_view::npos)
+    if (const auto range = first_and_last(header.substr(unit.size(), slash - unit.size()))) return *range;
+  return fail(Errc::corrupt, "\"{}\" is no content-range", header);
+}
+
+std::string data_header(const std::vector<Range>& data) {
+  if (data.empty()) return "none";
+  std::string text;
+  for (const Range& range : data)
+    text += fmt::format("{}{}-{}", text.empty() ? "" : ",", range.first, range.end - 1);
+  return text;
+}
+
+Result<std::vector<Range>> parse_data_header(std::string_view header, Range covered) {
+  std::vector<Range> data;
+  if (header == "none") return data;
+  std::uint64_t next = covered.first;
+  for (std::size_t at = 0; at <= header.size();) {
+    const std::size_t comma = std::min(header.find(',', at), header.size());
+    const auto range = first_and_last(header.substr(at, comma - at));
+    if (!range || range->first < next || range->end > covered.end)
+      return fail(Errc::corrupt, "\"{}\" are no ranges inside {}", header.substr(0, 100), range_header(covered));
+    data.push_back(*range);
+    next = range->end;
+    at = comma + 1;
+  }
+  return data;
+}
 
 }  // namespace yado::transfer

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.hpp"
 #include "model/ids.hpp"
@@ -28,6 +29,7 @@ std::optional<Target> parse_target(std::string_view target);
 struct Range {
   std::uint64_t first = 0;
   std::uint64_t end = 0;
+  std::uint64_t bytes() const { return end - first; }
   bool operator==(const Range&) const = default;
 };
 
@@ -35,5 +37,17 @@ struct Range {
 /// `header` is the whole file. Error `invalid_argument` for anything else, several ranges included (RFC 9110, 14.1.2).
 Result<Range> parse_range(std::string_view header, std::uint64_t file_bytes);
 std::string range_header(Range range);
+
+/// The value of "content-range": "bytes 0-4/5".
+std::string content_range(Range range, std::uint64_t file_bytes);
+/// Its inverse, without the file's length. `corrupt` when it is none.
+Result<Range> parse_content_range(std::string_view header);
+
+/// At most so many ranges are in one "x-yado-data".
+inline constexpr std::size_t max_data_ranges = 256;
+/// The value of "x-yado-data" (transfer.hpp).
+std::string data_header(const std::vector<Range>& data);
+/// `corrupt` when they are not ascending, or not all in `covered`.
+Result<std::vector<Range>> parse_data_header(std::string_view header, Range covered);
 
 }  // namespace yado::transfer

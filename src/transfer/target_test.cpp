@@ -37,5 +37,19 @@ TEST(TransferTargetTest, OneRangeInsideTheFile) {
   EXPECT_FALSE(parse_range("bytes=0-0", 0));
 }
 
+TEST(TransferTargetTest, DataAndWhatItCoversComeBack) {
+  EXPECT_EQ(parse_content_range(content_range({3, 10}, 20)), (Range{3, 10}));
+  for (const char* header : {"", "bytes 3-9", "bytes=3-9/20", "bytes 9-3/20", "bytes 3-/20", "bytes a-9/20"})
+    EXPECT_EQ(parse_content_range(header).error().code, Errc::corrupt) << header;
+
+  const std::vector<Range> data{{3, 5}, {5, 6}, {9, 10}};
+  EXPECT_EQ(data_header(data), "3-4,5-5,9-9");
+  EXPECT_EQ(parse_data_header(data_header(data), {3, 10}), data);
+  EXPECT_EQ(parse_data_header(data_header({}), {3, 10}), std::vector<Range>());
+  for (const char* header : {"", "3-4,", ",3-4", "3-4,4-5", "2-4", "9-10", "5-3", "3", "3-4 5-6",
+                             "3-18446744073709551615", "18446744073709551615-18446744073709551615"})
+    EXPECT_EQ(parse_data_header(header, {3, 10}).error().code, Errc::corrupt) << header;
+}
+
 }  // namespace
 }  // namespace yado::transfer

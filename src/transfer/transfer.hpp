@@ -5,6 +5,14 @@
 //   GET /v1/images/<id>/parts/<part>/<path>         200: the file; with "range: bytes=<first>-<last>" 206: that piece
 //   otherwise                                       403, 404, 405, 416, 500 with one line of text
 //
+// Holes stay holes: with "x-yado-holes: skip" beside the range, an answer carries data only. It covers as much of the
+// file as has that many bytes of data, and the holes behind it:
+//
+//   range: bytes=0-1048575                          206, content-range: bytes 0-8388607/8392704
+//   x-yado-holes: skip                              x-yado-data: 0-65535,4194304-5177343    the body's bytes, in order;
+//                                                                                           "none": a hole and nothing else
+// A server that does not know of it answers the range, holes and all.
+//
 // An image is as secret as the memory it holds: only other agents are served (by the name in their certificate), and
 // whoever may use this host's unix socket.
 //
@@ -35,7 +43,7 @@ boost::asio::awaitable<void> serve(const image::Store& store, boost::asio::any_i
                                    const wire::Request& request, wire::Responder& responder);
 
 struct Progress {
-  std::uint64_t bytes = 0;  ///< here already
+  std::uint64_t bytes = 0;  ///< here already, holes included
   std::uint64_t of = 0;
 };
 
@@ -47,5 +55,11 @@ struct Progress {
 boost::asio::awaitable<Result<image::Manifest>> pull(const image::Store& store, boost::asio::any_io_executor blocking,
                                                      ImageId id, wire::Client& from, nanoseconds limit,
                                                      std::function<void(Progress)> on_progress);
+
+/// Only the manifest and the indices of its pages, for image::Store::keep_indices: enough to know where pages lie.
+/// Errors as of pull.
+boost::asio::awaitable<Result<image::Manifest>> pull_indices(const image::Store& store,
+                                                             boost::asio::any_io_executor blocking, ImageId id,
+                                                             wire::Client& from, nanoseconds limit);
 
 }  // namespace yado::transfer

@@ -1,5 +1,6 @@
 #include "transfer/transfer.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,7 +13,9 @@
 #include <thread>
 
 #include "image/checksum.hpp"
+#include "image/page_testing.hpp"
 #include "image/temporary_directory.hpp"
+#include "os/file.hpp"
 #include "transfer/blocking.hpp"
 #include "transfer/target.hpp"
 #include "wire/run.hpp"
@@ -92,6 +95,34 @@ class TransferTest : public testing::Test {
     ASSERT_TRUE(committed) << committed.error().message;
   }
 
+  /// 8 MiB, of which 64 KiB at 1 MiB and 3 MiB at 4 MiB are data; and pages, every second extent of the log a hole.
+  void make_sparse_image() {
+    auto draft = there_->begin(id);
+    ASSERT_TRUE(draft);
+    const fs::path disk = *draft->part_directory("disk") / "layer";
+    image::put_file(disk, "");
+    fs::resize_file(disk, 8 << 20);
+    std::fstream file(disk, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(1 << 20).write(std::string(64 << 10, 'x').data(), 64 << 10);
+    file.seekp(4 << 20).write(std::string(3 << 20, 'y').data(), 3 << 20);
+    file.close();
+    auto writer = image::PageWriter::create(*draft->part_directory("memory"),
+                                            {.guest_pages = 2048, .cut = image::cut_number(1)});
+    ASSERT_TRUE(writer) << writer.error().text();
+    image::PageAppender appender = writer->appender();
+    for (std::uint32_t round = 0; round < 2; ++round)
+      for (std::uint64_t page = 0; page < 2048; ++page)
+        if (round == 0 || page / 256 % 2 == 0)
+          ASSERT_OK(appender.put(image::PageNumber{page}, image::page_of(page + 3000 * round + 1), image::Round{round}));
+    ASSERT_OK(appender.flush());
+    ASSERT_OK(writer->finish(image::all_pages(2048)));
+    ASSERT_OK(draft->commit({.id = id,
+                             .workload = WorkloadId("vm"),
+                             .parts = {{image::PartType::disk, "disk", {}}, {image::PartType::pages, "memory", {}}}}));
+  }
+  fs::path disk_of(const image::Store& store) const { return store.part_directory(id, "disk") / "layer"; }
+  fs::path log_of(const image::Store& store) const { return store.part_directory(id, "memory") / "pages.log"; }
+
   Result<image::Manifest> pull_it() {
     return wire::run(io_, pull(*here_, pool_.get_executor(), id, *client_, patience,
                                [this](Progress progress) { progress_.push_back(progress); }));
@@ -138,6 +169,80 @@ TEST_F(TransferTest, APulledImageIsTheSameImage) {
   EXPECT_TRUE(std::ranges::is_sorted(progress_, {}, &Progress::bytes));
   EXPECT_EQ(progress_.back().bytes, pulled->bytes());
   EXPECT_EQ(progress_.front().of, pulled->bytes());
+}
+
+TEST_F(TransferTest, HolesArriveAsHoles) {
+  make_sparse_image();
+  const wire::Server::Handler honest = handler_;
+  handler_ = [&](const wire::Request& request, wire::Responder& responder) -> asio::awaitable<void> {
+    EXPECT_TRUE(request.target.ends_with("manifest") || wire::find(request.headers, "x-yado-holes") == "skip");
+    co_return co_await honest(request, responder);
+  };
+  auto pulled = pull_it();
+  ASSERT_TRUE(pulled) << pulled.error().message;
+  ASSERT_OK(here_->verify(id));
+  EXPECT_EQ(image::read_file(disk_of(*here_)), image::read_file(disk_of(*there_)));
+  for (const image::Store* store : {&*there_, &*here_}) {
+    EXPECT_LE(image::allocated_bytes(disk_of(*store)), (3U << 20) + (128U << 10));
+    EXPECT_LE(image::allocated_bytes(log_of(*store)), (8U << 20) + (128U << 10));
+  }
+  EXPECT_EQ(fs::file_size(log_of(*here_)), 12U << 20);
+  EXPECT_LE(pulled->data_bytes(), 12U << 20);
+  EXPECT_LE(requests_, 20) << "holes cost no round trips";
+  EXPECT_EQ(progress_.back().bytes, pulled->bytes());
+}
+
+TEST_F(TransferTest, AServerThatKnowsNothingOfHolesIsUnderstood) {
+  make_sparse_image();
+  const wire::Server::Handler honest = handler_;
+  handler_ = [&](const wire::Request& request, wire::Responder& responder) -> asio::awaitable<void> {
+    wire::Request older = request;
+    std::erase_if(older.headers, [](const auto& header) { return header.first == "x-yado-holes"; });
+    co_return co_await honest(older, responder);
+  };
+  ASSERT_OK(pull_it());
+  ASSERT_OK(here_->verify(id));
+}
+
+TEST_F(TransferTest, ManySmallHolesAreSkippedToo) {
+  auto draft = there_->begin(id);
+  ASSERT_TRUE(draft);
+  const fs::path file = *draft->part_directory("disk") / "layer";
+  image::put_file(file, "");
+  fs::resize_file(file, 8 << 20);
+  std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
+  for (int page = 1; page < 2048; page += 2) stream.seekp(page * 4096).write(std::string(4096, 'x').data(), 4096);
+  stream.close();
+  ASSERT_OK(draft->commit({.id = id, .workload = WorkloadId("vm"), .parts = {{image::PartType::disk, "disk", {}}}}));
+  ASSERT_OK(pull_it());
+  EXPECT_EQ(image::read_file(disk_of(*here_)), image::read_file(disk_of(*there_)));
+}
+
+TEST_F(TransferTest, AHoleWhereThereWasDataIsCorrupt) {
+  make_sparse_image();
+  for (const fs::path& damaged : {disk_of(*there_), log_of(*there_)}) {
+    const std::string before = image::read_file(damaged);
+    const os::Fd file = std::move(*os::open_path(damaged, O_RDWR));
+    ASSERT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 5 << 20, 4096), 0);
+    const Error error = pull_error();
+    EXPECT_EQ(error.code, Errc::corrupt);
+    EXPECT_NE(error.message.find("checksum differs"), std::string::npos) << error.message;
+    image::put_file(damaged, before);
+  }
+}
+
+TEST_F(TransferTest, OnlyTheIndicesCanBePulled) {
+  make_sparse_image();
+  auto kept = wire::run(io_, pull_indices(*here_, pool_.get_executor(), id, *client_, patience));
+  ASSERT_TRUE(kept) << kept.error().text();
+  EXPECT_EQ(here_->read(id).error().code, Errc::not_found) << "it is no image";
+  const auto held = here_->find(id);
+  ASSERT_TRUE(held) << held.error().text();
+  EXPECT_FALSE(held->whole);
+  EXPECT_EQ(held->manifest, *there_->read(id));
+  EXPECT_EQ(image::read_file(held->directory / "memory/pages.index"),
+            image::read_file(there_->part_directory(id, "memory") / "pages.index"));
+  EXPECT_EQ(requests_, 2);
 }
 
 TEST_F(TransferTest, WhatIsHereAlreadyIsNotPulledAgain) {
@@ -239,6 +344,37 @@ TEST_F(TransferTest, AnAnswerOfAnotherLengthIsCorrupt) {
     EXPECT_EQ(error.code, Errc::corrupt) << bytes;
     EXPECT_NE(error.message.find(fmt::format("{} bytes came instead of 5", bytes)), std::string::npos) << error.message;
   }
+}
+
+TEST_F(TransferTest, DataThatLiesNotWhereItMayIsCorrupt) {
+  make_image();
+  const wire::Server::Handler honest = handler_;
+  std::string covered, data, body;
+  handler_ = [&](const wire::Request& request, wire::Responder& responder) -> asio::awaitable<void> {
+    if (!request.target.ends_with("core-1.img")) co_return co_await honest(request, responder);
+    wire::Response lie{206, {{"content-range", covered}, {"x-yado-data", data}}, body};
+    (void)co_await responder.respond(std::move(lie));
+  };
+  struct Lie {
+    const char *covered, *data, *body;
+  };
+  for (const Lie& lie : std::initializer_list<Lie>{{"bytes 0-5/6", "0-5", "hello!"},       // behind the end
+                                                   {"bytes 0-4/5", "0-9", "hellohello"},   // outside of what it covers
+                                                   {"bytes 0-4/5", "0-1,1-4", "hello!"},   // twice
+                                                   {"bytes 0-4/5", "0-2", "hello"},        // more than it says
+                                                   {"bytes 0-4/5", "0-4", "hell"},         // less
+                                                   {"bytes 1-4/5", "1-4", "ello"},         // not from where it was asked
+                                                   {"bytes 0-4/5", "none", ""},            // a hole that is none
+                                                   {"", "0-4", "hello"},
+                                                   {"bytes 0-4/5", ",", ""}}) {
+    covered = lie.covered;
+    data = lie.data;
+    body = lie.body;
+    const Error error = pull_error();
+    EXPECT_EQ(error.code, Errc::corrupt) << covered << " " << data << ": " << error.message;
+  }
+  covered = "bytes 0-4/5", data = "0-1,2-4", body = "hello";
+  EXPECT_TRUE(pull_it());
 }
 
 TEST_F(TransferTest, AnAnswerThatIsCutIsUnavailable) {

@@ -1,0 +1,81 @@
+#pragma once
+// One connection of a memory server, on one worker's thread for its whole life.
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "pager/channel.hpp"
+#include "pager/session.hpp"
+#include "wire/link.hpp"
+#include "wire/tls.hpp"
+
+namespace yado::pager {
+
+/// A thread with an io_context.
+struct Worker {
+  boost::asio::io_context io{1};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> busy = boost::asio::make_work_guard(io);
+  std::thread thread;
+};
+
+/// What all connections of a server share. Outlives them.
+struct ServerParts {
+  Sessions& sessions;
+  BlockPool& blocks;
+  Worker& archiver;  ///< for what takes long
+  const std::function<bool(std::string_view peer)>& admits;
+  /// For MOVE: who this server is to another one. Null: only on this host.
+  std::function<std::shared_ptr<const wire::Identity>()> identity;
+};
+
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(wire::Stream stream, Worker& worker, const ServerParts& parts);
+  /// Until its end.
+  static boost::asio::awaitable<void> serve(std::shared_ptr<Connection> self, bool tls);
+
+ private:
+  static boost::asio::awaitable<void> answer_requests(std::shared_ptr<Connection> self);
+  static boost::asio::awaitable<void> wait_for_room_aside(std::shared_ptr<Connection> self);
+  void refuse(std::uint64_t id, const Error& error);
+  void break_off(const Error& error);
+  void done(std::uint64_t id, std::vector<std::byte> body = {});
+
+  Status welcome(const Frame& frame);
+  bool may(Operation operation) const;
+  Status answer(const Frame& frame);
+  Status get(const Frame& frame);
+  Status put(const Frame& frame);
+  Status drop(const Frame& frame);
+  Status list(const Frame& frame);
+  Status end(const Frame& frame);
+  Status save(const Frame& frame);
+  Status fix(const Frame& frame);
+  Status finish(const Frame& frame);
+  Status keep(const Frame& frame);
+  Status abandon(const Frame& frame);
+  Status load(const Frame& frame);
+  Status move(const Frame& frame);
+
+  using Work = std::function<Result<std::vector<std::byte>>()>;
+  Status archive(std::uint64_t id, Work work);
+  PageStore::Owner owner() const { return {hello_.epoch, hello_.generation}; }
+
+  std::shared_ptr<wire::Stream> stream_;
+  Worker& worker_;
+  const ServerParts& parts_;
+  wire::Deadline hello_deadline_;
+  boost::asio::steady_timer room_aside_;
+  std::shared_ptr<Channel> channel_;  ///< after the handshake
+  std::string peer_ = "a peer before its handshake";
+  Hello hello_;
+  std::shared_ptr<Session> session_;  ///< after HELLO
+};
+
+}  // namespace yado::pager

@@ -1,0 +1,46 @@
+#pragma once
+// MOVE: copies of pages go from one memory server directly to another.
+
+#include <functional>
+#include <memory>
+
+#include "pager/page_store.hpp"
+#include "pager/server_link.hpp"
+
+namespace yado::pager {
+
+/// Everything on one executor. Keeps itself until it is over.
+class PageMove : public std::enable_shared_from_this<PageMove> {
+ public:
+  struct What {
+    boost::asio::any_io_executor executor;
+    BlockPool& blocks;
+    PageStore& store;
+    std::shared_ptr<const void> keeps_store;
+    PageStore::Owner owner;                         ///< who asked: once another one has taken over, it ends
+    std::shared_ptr<const wire::Identity> identity; ///< null: only to a server on this host
+    Hello hello;                                    ///< a mover's
+    MoveRequest request;
+  };
+  /// How many pages were there to be copied, or why they could not be: then some may have been.
+  using Done = std::function<void(Result<std::uint64_t>)>;
+  static void start(What what, Done done);
+
+ private:
+  PageMove(What what, Done done) : what_(std::move(what)), done_(std::move(done)) {}
+  static boost::asio::awaitable<void> connect(std::shared_ptr<PageMove> self);
+  void pump();
+  Status send_some();
+  void finish();
+
+  What what_;
+  Done done_;
+  std::shared_ptr<ServerLink> link_;
+  std::size_t run_ = 0;        ///< of the request: the one that is next,
+  std::uint32_t in_run_ = 0;   ///< and how much of it is done
+  unsigned under_way_ = 0;
+  std::uint64_t moved_ = 0;
+  std::optional<Error> failed_;
+};
+
+}  // namespace yado::pager

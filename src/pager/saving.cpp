@@ -1,0 +1,98 @@
+#include "pager/saving.hpp"
+
+namespace yado::pager {
+
+Result<std::unique_ptr<Saving>> Saving::begin(PageStore& store, PageArchive& archive, const std::string& session,
+                                              const SaveRequest& request, PageStore::Scope scope) {
+  YADO_ASSIGN(const auto directory, archive.begin(session, request.name), "SAVE");
+  auto writer = image::PageWriter::create(
+      directory, {.guest_pages = store.pages(), .cut = request.cut, .base_cut = request.base});
+  if (!writer) {
+    archive.abandon(session, request.name);
+    return context(writer.error(), "SAVE");
+  }
+  store.begin_cut(scope);
+  return std::unique_ptr<Saving>(new Saving(store, archive, session, request, std::move(*writer)));
+}
+
+Saving::Saving(PageStore& store, PageArchive& archive, std::string session, SaveRequest request, image::PageWriter writer)
+    : store_(store), archive_(archive), session_(std::move(session)), request_(std::move(request)), writer_(std::move(writer)) {}
+
+Saving::~Saving() {
+  if (kept_) return;
+  store_.end_cut(false);
+  archive_.abandon(session_, request_.name);
+}
+
+Result<Saved> Saving::write(bool only_owned) {
+  image::PageSet owned;
+  {
+    const std::lock_guard lock(mutex_);
+    owned = image::normalised(owned_);
+  }
+  const auto before = writer_.figures();
+  image::PageAppender appender = writer_.appender();
+  const image::Round round{++rounds_};
+  std::array<std::byte, page_bytes> content;
+  Saved saved;
+  for (PageNumber next = 0;;) {
+    if (stopped_) return fail(Errc::canceled, "the cut was abandoned");
+    // Writers may wait for room there.
+    YADO_ASSIGN(auto pending, store_.take_aside(content), "save");
+    if (!pending) {
+      YADO_ASSIGN(pending, store_.take_pending(next, content), "save");
+      if (!pending) break;
+      next = pending->page + 1;
+    }
+    const image::PageNumber page{pending->page};
+    if (only_owned && !image::contains(owned, page)) continue;
+    YADO_TRY(pending->kind == PageKind::zero ? appender.put_zeros(page, round) : appender.put(page, content, round), "save");
+    ++saved.pages;
+  }
+  YADO_TRY(appender.flush(), "save");
+  saved.bytes = writer_.figures().bytes_written - before.bytes_written;
+  return saved;
+}
+
+Result<Saved> Saving::round() {
+  auto saved = write(false);
+  if (saved && rounds_ == 1) first_round_ = *saved;
+  return saved;
+}
+
+Status Saving::fix() {
+  const std::lock_guard lock(mutex_);
+  if (!std::exchange(fixed_, true)) store_.fix();
+  return {};
+}
+
+Status Saving::own(const std::vector<KindRun>& runs) {
+  const std::lock_guard lock(mutex_);
+  if (!fixed_) return fail(Errc::conflict, "FINISH comes after FIX");
+  if (!runs.empty() && runs.back().first + runs.back().pages > store_.pages())
+    return fail(Errc::invalid_argument, "a page outside a memory of {} pages is owned", store_.pages());
+  for (const KindRun& run : runs) owned_.push_back({image::PageNumber{run.first}, run.pages});
+  return {};
+}
+
+Result<Saved> Saving::finish() {
+  if (finished_) return finished_with_;
+  YADO_ASSIGN(finished_with_, write(true), "FINISH");
+  image::PageSet owned;
+  {
+    const std::lock_guard lock(mutex_);
+    owned = image::normalised(owned_);
+  }
+  YADO_ASSIGN(finished_, writer_.finish(owned), "FINISH");
+  finished_with_.bytes = writer_.figures().bytes_written;
+  return finished_with_;
+}
+
+Result<std::string> Saving::keep() {
+  if (!finished_) return fail(Errc::conflict, "KEEP comes after FINISH");
+  YADO_ASSIGN(kept_, archive_.keep(session_, request_.name, *finished_), "KEEP");
+  store_.end_cut(true);
+  return *kept_;
+}
+
+}  // namespace yado::pager

@@ -1,0 +1,250 @@
+#include "pager/session.hpp"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/id.hpp"
+#include "base/log.hpp"
+
+namespace yado::pager {
+namespace {
+
+constexpr std::size_t brought_in_at_once = 256;
+constexpr std::size_t most_sessions = 1024;  // their page tables are not part of any quota
+
+/// Of what is in a log on this host.
+image::PageSet all_here(const image::PageChain& chain) {
+  std::vector<image::PageRange> pages;
+  for (const image::PagePart* part : chain.parts())
+    if (part->has_log())
+      for (const image::PlacedPage& placed : chain.live(*part)) pages.push_back({placed.page, 1});
+  return image::normalised(std::move(pages));
+}
+
+std::vector<KindRun> runs_of_set(const image::PageSet& set) {
+  constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
+  std::vector<KindRun> runs;
+  for (const image::PageRange& range : set)
+    for (std::uint64_t at = range.begin(); at < range.end(); at += most)
+      runs.push_back({at, static_cast<std::uint32_t>(std::min(most, range.end() - at)), PageKind::wanted});
+  return runs;
+}
+
+}  // namespace
+
+void Session::end() {
+  ended_ = true;
+  stop_saving({});
+}
+
+// ---- the draft -------------------------------------------------------------------------------------------------------
+
+Result<Saving*> Session::saving(const std::string& name) const {
+  if (saving_ && saving_->request().name == name) return saving_.get();
+  return fail(Errc::conflict, "there is no draft {} of session {} here{}", name, name_,
+              saving_ ? ", but one of " + saving_->request().name : std::string());
+}
+
+void Session::forget_saving() {
+  std::unique_ptr<Saving> gone;
+  const std::lock_guard lock(mutex_);
+  gone = std::move(saving_);
+}
+
+Result<Saved> Session::save(const SaveRequest& request, bool first) {
+  Saving* saving = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return fail(Errc::canceled, "session {} was ended", name_);
+    const bool same = saving_ && saving_->request().name == request.name;
+    if (first && same && saving_->request().cut == request.cut) return saving_->first_round();  // a repetition
+    if (first && saving_)
+      return fail(Errc::conflict, "draft {} was neither kept nor abandoned", saving_->request().name);
+    if (first) {
+      const bool changed_only = !request.base.none() && kept_cut_ == request.base;
+      YADO_ASSIGN(saving_, Saving::begin(store_, *archive_, name_, request,
+                                         changed_only ? PageStore::Scope::changed : PageStore::Scope::all),
+                  "draft " + request.name);
+    }
+    YADO_ASSIGN(saving, this->saving(request.name), "SAVE");
+  }
+  auto saved = saving->round();
+  if (!saved) forget_saving();
+  return saved;
+}
+
+Status Session::fix(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  YADO_ASSIGN(Saving* const saving, this->saving(name), "FIX");
+  return saving->fix();
+}
+
+Status Session::own(const FinishRequest& finish) {
+  const std::lock_guard lock(mutex_);
+  YADO_ASSIGN(Saving* const saving, this->saving(finish.name), "FINISH");
+  return saving->own(finish.owned);
+}
+
+Result<Saved> Session::finish(const std::string& name) {
+  Saving* saving = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    YADO_ASSIGN(saving, this->saving(name), "FINISH");
+  }
+  auto saved = saving->finish();
+  if (!saved) forget_saving();
+  return saved;
+}
+
+Result<std::string> Session::keep(const std::string& name) {
+  Saving* saving = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!saving_ && kept_name_ == name && kept_cut_) return kept_sum_;  // a repetition
+    YADO_ASSIGN(saving, this->saving(name), "KEEP");
+  }
+  YADO_ASSIGN(std::string sum, saving->keep(), "draft " + name);
+  const std::lock_guard lock(mutex_);
+  kept_sum_ = sum;
+  kept_cut_ = saving->request().cut;
+  kept_name_ = name;
+  saving_.reset();
+  return sum;
+}
+
+void Session::stop_saving(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  if (saving_ && (name.empty() || saving_->request().name == name)) saving_->stop();
+}
+
+void Session::abandon(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  if (saving_ && (name.empty() || saving_->request().name == name)) saving_.reset();
+}
+
+// ---- an image --------------------------------------------------------------------------------------------------------
+
+void Session::want(const LoadRequest& request) {
+  const std::lock_guard lock(mutex_);
+  if (wanted_names_ != request.names) wanted_.clear();
+  wanted_names_ = request.names;
+  for (const KindRun& run : request.wanted) wanted_.push_back({image::PageNumber{run.first}, run.pages});
+}
+
+Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::vector<std::string>& names) {
+  if (ended_) return fail(Errc::canceled, "session {} was ended", name_);
+  image::PageSet wanted;
+  {
+    const std::lock_guard lock(mutex_);
+    wanted = image::normalised(wanted_);
+  }
+  YADO_ASSIGN(const auto chain, open_chain(*archive_, name_, names), "LOAD");
+  {
+    const std::lock_guard lock(mutex_);
+    if (kept_cut_ && *kept_cut_ != chain->cut())
+      return fail(Errc::conflict, "LOAD: changes are counted from the cut {}, the image is of the cut {}", kept_cut_->hex(),
+                  chain->cut().hex());
+  }
+  if (wanted.empty()) wanted = all_here(*chain);
+  YADO_ASSIGN(const std::uint64_t pages, store_.load(owner, chain, runs_of_set(wanted)), "LOAD");
+  chain_ = store_.chain();
+  for (const image::PagePart* part : chain_->parts()) {
+    Source source{part, part->has_log() ? chain_->live(*part) : std::vector<image::PlacedPage>{}};
+    std::erase_if(source.pages, [&](const image::PlacedPage& page) {
+      return page.record.zero() || !image::contains(wanted, page.page);
+    });
+    if (!source.pages.empty()) sources_.push_back(std::move(source));
+  }
+  const std::lock_guard lock(mutex_);
+  kept_cut_ = chain_->cut();
+  return pages;
+}
+
+bool Session::bring_in() {
+  while (!sources_.empty() && sources_.back().next == sources_.back().pages.size()) sources_.pop_back();
+  if (ended_ || sources_.empty()) return false;
+  Source& source = sources_.back();
+  const std::size_t count = std::min(brought_in_at_once, source.pages.size() - source.next);
+  const std::span some(source.pages.data() + source.next, count);
+  source.next += count;
+  const auto install = [&](image::PageNumber page, std::optional<image::PageContents> content) -> Status {
+    if (content) store_.fetch_from_disk(*chain_, image::value_of(page), *content);
+    return {};
+  };
+  if (source.part->scan(some, install)) return true;
+  std::array<std::byte, page_bytes> content;
+  for (const image::PlacedPage& page : some) {
+    if (auto read = source.part->read(page, content))
+      (void)install(page.page, content);
+    else
+      log::error("memory server: session {}: {}", name_, read.error().text());
+  }
+  return true;
+}
+
+// ---- all of them -----------------------------------------------------------------------------------------------------
+
+Result<std::shared_ptr<Session>> Sessions::open(const Hello& hello, const std::string& peer) {
+  if (!valid_name(hello.session)) return fail(Errc::invalid_argument, "\"{}\" is no name of a session", hello.session);
+  const std::lock_guard lock(mutex_);
+  if (const auto found = sessions_.find(hello.session); found != sessions_.end()) {
+    if (hello.role != Role::owner || hello.epoch <= found->second->store().owner().epoch) return join(found->second, hello, peer);
+    // A greater epoch is another life of the workload, perhaps on another host: what the one before kept here is of no use to it.
+    found->second->end();
+    sessions_.erase(found);
+  }
+  if (hello.role != Role::owner) return fail(Errc::not_found, "there is no session {}", hello.session);
+  if (sessions_.size() >= most_sessions) return fail(Errc::no_space, "there are {} sessions already", most_sessions);
+  std::uint64_t set_aside = 0;
+  for (const auto& [name, session] : sessions_) set_aside += session->store().quota_pages();
+  if (hello.quota_pages > arena_.capacity_pages() - set_aside)
+    return fail(Errc::no_space, "{} pages are asked for, {} of {} are free", hello.quota_pages,
+                arena_.capacity_pages() - set_aside, arena_.capacity_pages());
+  std::uint64_t instance = 0;
+  if (::getrandom(&instance, sizeof instance, 0) != sizeof instance) return fail_errno("getrandom");
+  auto session = std::make_shared<Session>(hello.session, peer, instance, arena_, hello, archive_);
+  sessions_.emplace(hello.session, session);
+  return session;
+}
+
+Result<std::shared_ptr<Session>> Sessions::join(const std::shared_ptr<Session>& session, const Hello& hello,
+                                                const std::string& peer) const {
+  if (hello.role == Role::mover) {
+    // Only the session's owner can have told it.
+    if (hello.generation != session->instance() || hello.epoch != session->store().owner().epoch)
+      return fail(Errc::permission, "{} may not move pages into session {}", peer, hello.session);
+    return session;
+  }
+  if (session->owner() != peer)
+    return fail(Errc::permission, "session {} belongs to {}, not to {}", hello.session, session->owner(), peer);
+  const PageStore& store = session->store();
+  if (hello.role == Role::owner && (store.pages() != hello.pages || store.quota_pages() != hello.quota_pages))
+    return fail(Errc::conflict, "session {} has {} pages and a quota of {}, not {} and {}", hello.session, store.pages(),
+                store.quota_pages(), hello.pages, hello.quota_pages);
+  return session;
+}
+
+Status Sessions::end(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(name);
+  if (found == sessions_.end()) return fail(Errc::not_found, "there is no session {}", name);
+  found->second->end();
+  sessions_.erase(found);
+  return {};
+}
+
+void Sessions::end_all() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, session] : sessions_) session->end();
+}
+
+std::vector<std::shared_ptr<Session>> Sessions::all() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Session>> sessions;
+  for (const auto& [name, session] : sessions_) sessions.push_back(session);
+  return sessions;
+}
+
+}  // namespace yado::pager

@@ -1,0 +1,101 @@
+#pragma once
+// What a memory server keeps of one workload, from the first HELLO to END, over any number of connections; and all of them.
+//
+// Connections call from their threads. What takes long (marked) runs on the archiver's one thread, so it comes one after
+// the other; only there a saving begins and ends.
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pager/image_archive.hpp"
+#include "pager/page_store.hpp"
+#include "pager/saving.hpp"
+
+namespace yado::pager {
+
+class Session {
+ public:
+  Session(std::string name, std::string owner, std::uint64_t instance, PageArena& arena, const Hello& hello,
+          std::shared_ptr<PageArchive> archive)
+      : name_(std::move(name)), owner_(std::move(owner)), instance_(instance), archive_(std::move(archive)),
+        store_(arena, hello.pages, hello.quota_pages) {}
+
+  const std::string& name() const { return name_; }
+  const std::string& owner() const { return owner_; }
+  std::uint64_t instance() const { return instance_; }
+  PageStore& store() { return store_; }
+  const PageStore& store() const { return store_; }
+  bool has_archive() const { return archive_ != nullptr; }
+
+  /// Whatever takes long ends soon, with an error; nothing new begins.
+  void end();
+  bool ended() const { return ended_; }
+
+  // The draft. Errors: conflict (another one, or none, or the order is wrong), and those of Saving.
+  Result<Saved> save(const SaveRequest& request, bool first);  ///< long
+  Status fix(const std::string& name);
+  Status own(const FinishRequest& finish);
+  Result<Saved> finish(const std::string& name);               ///< long
+  Result<std::string> keep(const std::string& name);           ///< long; what the image is known by
+  void abandon(const std::string& name);                       ///< long; an empty name: whichever there is
+  /// In front of abandon(): what is under way ends soon.
+  void stop_saving(const std::string& name);
+
+  // An image. `more`: only notes the pages.
+  void want(const LoadRequest& request);
+  /// Long. Afterwards bring_in() brings some pages into memory; false: there is no more to do. (A damaged page stays where
+  /// it is; whoever asks for it gets the error.)
+  Result<std::uint64_t> load(const PageStore::Owner& owner, const std::vector<std::string>& names);
+  bool bring_in();
+
+ private:
+  Result<Saving*> saving(const std::string& name) const;  // mutex_ is held
+  void forget_saving();
+
+  const std::string name_, owner_;
+  const std::uint64_t instance_;
+  const std::shared_ptr<PageArchive> archive_;
+  PageStore store_;
+  std::atomic<bool> ended_ = false;
+  mutable std::mutex mutex_;
+  std::unique_ptr<Saving> saving_;              // guarded by mutex_, changed on the archiver's thread
+  std::optional<image::CutId> kept_cut_;        // guarded by mutex_: "changed" counts from it
+  std::string kept_name_, kept_sum_;                       // guarded by mutex_
+  std::vector<std::string> wanted_names_;       // guarded by mutex_
+  std::vector<image::PageRange> wanted_;        // guarded by mutex_
+  struct Source {
+    const image::PagePart* part;
+    std::vector<image::PlacedPage> pages;       ///< in file order
+    std::size_t next = 0;
+  };
+  std::shared_ptr<const image::PageChain> chain_;  // the archiver's
+  std::vector<Source> sources_;                    // the archiver's
+};
+
+/// Thread-safe.
+class Sessions {
+ public:
+  Sessions(std::uint64_t capacity_pages, std::shared_ptr<PageArchive> archive)
+      : arena_(capacity_pages), archive_(std::move(archive)) {}
+
+  /// The session that a HELLO names, made if need be. Errors: invalid_argument, not_found, permission, conflict, no_space.
+  Result<std::shared_ptr<Session>> open(const Hello& hello, const std::string& peer);
+  Status end(const std::string& name);
+  void end_all();
+  std::vector<std::shared_ptr<Session>> all() const;
+
+ private:
+  Result<std::shared_ptr<Session>> join(const std::shared_ptr<Session>& session, const Hello& hello, const std::string& peer) const;
+
+  PageArena arena_;
+  std::shared_ptr<PageArchive> archive_;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<Session>> sessions_;  // guarded by mutex_
+};
+
+}  // namespace yado::pager
