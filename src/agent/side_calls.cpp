@@ -50,7 +50,11 @@ asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
   const InstanceId builder = call.instance;
   const ImageId image = call.image;
   const bool of_owner = call.spec.kind == Kind::vm && call.spec.vm.split;
-  auto manifest = of_owner ? co_await checkpoint_owner(std::move(call)) : co_await take_image(std::move(call));
+  Result<image::Manifest> manifest = fail(Errc::internal, "not taken");
+  if (of_owner)
+    manifest = co_await checkpoint_owner(std::move(call));
+  else
+    manifest = co_await take_image(std::move(call));
   if (!of_owner) co_await around_.instances.kill(builder);  // after a failure it may still be there
   if (!manifest) {
     Error why = context(manifest.error(), fmt::format("image {}", image)).error();
@@ -173,9 +177,12 @@ asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   if (!hash) co_return std::unexpected(hash.error());
   if (Status root = co_await around_.instances.prepare_root(call.spec); !root) co_return std::unexpected(root.error());
   // Shares first: whoever has the main image may count on them.
-  for (const PullCall::Member& member : call.members)
-    if (Status pulled = co_await pull_one(member.image, member.from, ""); !pulled) co_return std::unexpected(pulled.error());
-  if (Status pulled = co_await pull_one(call.image, call.from, *hash); !pulled) co_return std::unexpected(pulled.error());
+  for (const PullCall::Member& member : call.members) {
+    Status pulled = co_await pull_one(member.image, member.from, *hash);
+    if (!pulled) co_return std::unexpected(pulled.error());
+  }
+  Status pulled = co_await pull_one(call.image, call.from, *hash);
+  if (!pulled) co_return std::unexpected(pulled.error());
   CallReply reply;
   reply.image = around_.images.report(around_.images.all().at(call.image));
   co_return reply;

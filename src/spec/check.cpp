@@ -155,8 +155,9 @@ void check_service(Problems& problems, const Service& service) {
                  quote(service.idempotency_header));
 }
 
-void check_policy(Problems& problems, const Policy& policy) {
-  if (policy.consistency == Consistency::exclusive && policy.standby != StandbyLevel::cold)
+void check_policy(Problems& problems, const Policy& policy, bool checkpoints_owner) {
+  const bool image_of_owner = checkpoints_owner && policy.standby == StandbyLevel::image;
+  if (policy.consistency == Consistency::exclusive && policy.standby != StandbyLevel::cold && !image_of_owner)
     problems.add("policy.standby",
                  "an exclusive workload can only have standby = \"cold\": images and frozen copies are taken from a "
                  "second start of the application, which it must never have");
@@ -192,7 +193,7 @@ std::vector<Problem> problems_of(const WorkloadSpec& spec) {
     check_container(problems, spec.container);
   }
   check_service(problems, spec.service);
-  check_policy(problems, spec.policy);
+  check_policy(problems, spec.policy, spec.kind == Kind::vm && spec.vm.split.has_value());
   return std::move(problems.list);
 }
 

@@ -157,10 +157,11 @@ class Reader {
       if (const toml::node* other = root.get("vm")) wrong(*other, "vm", "only a workload of kind \"vm\" has one");
     }
     required(root, "", "service", [&](auto& node, auto& field) { service(node, field, spec.service); });
-    // Images and frozen copies of an exclusive workload are refused (check.cpp), so cold is what its default can be.
+    // Images and frozen copies of an exclusive workload are refused (check.cpp), but for checkpoints of the owner itself, so cold is
+    // what its default can be.
     bool standby_given = false;
     optional(root, "", "policy", [&](auto& node, auto& field) { policy(node, field, spec.policy, standby_given); });
-    if (!standby_given && spec.policy.consistency == Consistency::exclusive) spec.policy.standby = StandbyLevel::cold;
+    if (!standby_given && spec.policy.consistency == Consistency::exclusive && !spec.vm.split) spec.policy.standby = StandbyLevel::cold;
 
     for (const Problem& problem : problems_of(spec))
       if (!known_wrong(problem.field)) errors_.add(position_of(problem.field), problem.field, problem.message);
