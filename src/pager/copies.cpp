@@ -24,6 +24,13 @@ void Copies::adopt(std::span<const KindRun> runs, std::size_t server) {
     }
 }
 
+std::size_t Copies::add_server(PageServer* server) {
+  YADO_CHECK(servers_.size() < 16, "a 17th server");
+  servers_.push_back(server);
+  room_.emplace_back();
+  return servers_.size() - 1;
+}
+
 Copies::Servers Copies::alive() const {
   Servers servers = 0;
   for (std::size_t i = 0; i < servers_.size(); ++i)

@@ -71,6 +71,18 @@ class Copies : public RemoteMemory {
   /// A server died: called before its requests under way are answered.
   void server_died(std::size_t server);
 
+  /// A further one, while the others serve: its number. It must outlive this.
+  std::size_t add_server(PageServer* server);
+  /// Before MOVE is asked of server `from`: room is taken on `to`. end_move(), once it is answered, makes `to` the holder
+  /// of those pages that nobody stored meanwhile, and drops them on `from`. A GET in between is served as before.
+  struct Moving {
+    std::vector<PageNumber> pages;         ///< ascending: those of the runs that are to be moved
+    std::vector<std::uint32_t> versions;
+    std::size_t from = 0, to = 0;
+  };
+  Moving begin_move(std::span<const PageRun> runs, std::size_t from, std::size_t to);
+  void end_move(const Moving& moving, bool moved);
+
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
   void kept(std::span<const PageNumber> pages) override;
@@ -141,7 +153,7 @@ class Copies : public RemoteMemory {
   void make_room(std::size_t server);
   void drop(Servers from, std::vector<PageNumber> pages);
 
-  // copies_rebuild.cpp
+  // copies_rebuild.cpp (and the public ones of a move)
   bool short_of_copies(const Entry& entry) const;
   void rebuild_later(PageNumber page);
   void rebuild_some();
