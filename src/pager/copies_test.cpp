@@ -82,6 +82,7 @@ class FakeServer : public PageServer {
   std::function<bool(const std::vector<PageRun>&)> refuses;  ///< a GET
   bool connected_now = true, takes_pages = true;
   std::uint64_t puts = 0;
+  std::set<PageNumber> unchanged;  ///< said to be, when it was put last
 
  private:
   struct Request {
@@ -116,6 +117,8 @@ class FakeServer : public PageServer {
     const auto used = static_cast<std::uint64_t>(std::ranges::count_if(after, [](const auto& page) { return page.second != 0; }));
     if (used > quota_) return fail(Errc::no_space, "{} pages of {}", used, quota_);
     held = std::move(after);
+    for (const PageNumber page : batch.pages)
+      if (batch.unchanged) unchanged.insert(page); else unchanged.erase(page);
     return {};
   }
 
@@ -222,6 +225,16 @@ TEST_F(CopiesTest, EvictingAPageUnchangedSendsNothing) {
   EXPECT_EQ(remote->counts().pages_sent - before, 2u) << "page 2, to both";
   EXPECT_EQ(remote->counts().pages_clean, 3u) << "page 3 twice: it was zero before";
   EXPECT_EQ(fetch({1, 2, 3}).value(), (Contents{{1, 1}, {2, 22}, {3, 0}}));
+}
+
+TEST_F(CopiesTest, WhatIsUnchangedSinceTheLastCutIsSentAsSuch) {
+  make(1, 1);
+  Evicted both = evicted({{1, 1}, {2, 2}, {3, 3}});
+  both.unchanged = {true, false, true};
+  remote->store(std::move(both), [](const Status& status) { EXPECT_TRUE(status); });
+  settle();
+  EXPECT_EQ(servers[0]->held, (Contents{{1, 1}, {2, 2}, {3, 3}}));
+  EXPECT_EQ(servers[0]->unchanged, (std::set<PageNumber>{1, 3}));
 }
 
 TEST_F(CopiesTest, AnAdoptedPageIsCleanOnceItWasSeen) {

@@ -34,6 +34,9 @@ struct Piece {
 struct Evicted {
   Piece piece;
   std::vector<std::uint64_t> sums;
+  /// By page, or empty: its content is that of the last cut that was kept (not of one under way, which may yet be
+  /// abandoned), so that a server which has to be sent it need not save it again.
+  std::vector<bool> unchanged;
 };
 
 class RemoteMemory {
@@ -125,7 +128,7 @@ class Copies : public RemoteMemory {
   struct Fetching;
   struct Storing;
   struct Group;
-  using Groups = std::map<Servers, std::shared_ptr<Group>>;
+  using Groups = std::map<std::pair<Servers, bool>, std::shared_ptr<Group>>;  ///< by target, and whether unchanged
 
   // copies.cpp
   Servers alive() const;
@@ -139,7 +142,7 @@ class Copies : public RemoteMemory {
   bool clean(const Entry& entry, bool zero, std::uint64_t sum) const;
   void plan(const std::shared_ptr<Storing>& storing, std::size_t which, Servers tried, Servers has, Groups& groups);
   void send_groups(const std::shared_ptr<Storing>& storing, Groups& groups);
-  void send_group(const std::shared_ptr<Storing>& storing, Servers to, const std::shared_ptr<Group>& group);
+  void send_group(const std::shared_ptr<Storing>& storing, Servers to, bool unchanged, const std::shared_ptr<Group>& group);
   void group_answered(const std::shared_ptr<Storing>& storing, const std::shared_ptr<Group>& group, std::size_t server,
                       const Status& status);
   void settle(const std::shared_ptr<Storing>& storing, std::size_t which, Servers has);

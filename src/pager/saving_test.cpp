@@ -140,6 +140,36 @@ TEST_F(SavingTest, ADeltaHasOnlyWhatChangedSinceTheLastKeptCut) {
   EXPECT_EQ(holder.save(4, cut(3), all)->pages, 0u);
 }
 
+TEST_F(SavingTest, APageSentBackUnchangedIsNotSavedAgainInADelta) {
+  put_everything();
+  ASSERT_TRUE(holder.save(1, {}, all));
+  const auto put_unchanged = [&](PageNumber page) {
+    ASSERT_TRUE(holder.session.store().put(owner, put_body({{page, model.at(page)}}).batch(), true));
+  };
+  holder.drop(3);
+  put_unchanged(3);
+  ASSERT_TRUE(holder.session.save({name(2), cut(2), cut(1)}, true));
+  holder.drop(6);
+  put_unchanged(6);
+  put({{9, 90}});
+  ASSERT_TRUE(holder.session.fix(name(2)));
+  holder.drop(12);
+  put_unchanged(12);
+  const auto saved = holder.finish(2, all);
+  ASSERT_TRUE(saved) << saved.error().text();
+  EXPECT_EQ(saved->pages, 1u);
+  ASSERT_TRUE(holder.session.keep(name(2)));
+  EXPECT_EQ(read_chain(*holder.archive, 1, 2), model);
+  EXPECT_EQ(holder.session.store().stats().changed_pages, 0u);
+  ASSERT_TRUE(holder.session.save({name(3), cut(3), {}}, true));
+  holder.drop(15);
+  put_unchanged(15);
+  ASSERT_TRUE(holder.session.fix(name(3)));
+  EXPECT_EQ(holder.finish(3, all)->pages, 1u) << "a full image needs it";
+  ASSERT_TRUE(holder.session.keep(name(3)));
+  EXPECT_EQ(read_chain(*holder.archive, 3, 3), model);
+}
+
 TEST_F(SavingTest, OnAnotherBaseThanTheKeptOneEverythingHeldIsWritten) {
   put_everything();
   ASSERT_TRUE(holder.save(1, {}, all));

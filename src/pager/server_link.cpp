@@ -294,7 +294,7 @@ void ServerLink::put(PutBatch batch, Done done) {
     }
     done(frame ? Status{} : Status(std::unexpected(frame.error())));
   };
-  add({Operation::put, 0, make_batch(runs), std::move(data), std::move(batch.hold), answer, {}});
+  add({Operation::put, batch.unchanged ? flag_unchanged : std::uint16_t{0}, make_batch(runs), std::move(data), std::move(batch.hold), answer, {}});
 }
 
 void ServerLink::request_done(Operation operation, std::vector<std::byte> head, Done done) {
