@@ -219,6 +219,29 @@ TEST_F(SavingTest, AFailedDraftIsGoneAndTheNextOneWorks) {
   EXPECT_EQ(holder.save(1, cut(1), all).error().code, Errc::already_exists) << "an image's name is never used again";
 }
 
+TEST_F(SavingTest, ASaveThatIsHeldBackByItsRateCanBeStopped) {
+  class Slow : public DirectoryArchive {
+   public:
+    using DirectoryArchive::DirectoryArchive;
+    std::uint64_t bytes_per_second() const override { return 1; }
+  };
+  PageArena arena(guest_pages);
+  Session session("vm", "local", 1, arena, Hello{.epoch = 1, .pages = guest_pages, .quota_pages = guest_pages},
+                  std::make_shared<Slow>(directory.path(), "h9"));
+  ASSERT_TRUE(session.store().take_over(owner));
+  for (PageNumber first = 0; first < 2000; first += 250) {
+    Contents some;
+    for (PageNumber page = first; page < first + 250; ++page) some[page] = page + 1;
+    ASSERT_TRUE(session.store().put(owner, put_body(some).batch()));
+  }
+  std::jthread stopper([&] {
+    while (!std::filesystem::exists(directory.path() / name(1) / "draft-h9" / "pages.log")) std::this_thread::yield();
+    while (session.fix(name(1)).has_value() == false) std::this_thread::yield();  // a round is under way
+    session.stop_saving(name(1));
+  });
+  EXPECT_EQ(session.save({name(1), cut(1), {}}, true).error().code, Errc::canceled) << "8 MB at 1 byte/s";
+}
+
 TEST_F(SavingTest, NothingHalfSavedIsTakenForAnImage) {
   put_everything();
   {
