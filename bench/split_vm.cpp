@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 
@@ -29,6 +30,7 @@ struct Options {
   int repeat = 3;
   bool quick = false;
   std::uint64_t memory_mib = 512, disk_mib_per_s = 100;
+  std::vector<std::uint32_t> hosts;
   std::vector<std::uint64_t> prefetch_kib = {4, 64, 512, 2048};
   std::vector<std::string> only;
   std::vector<unsigned> live_percent;
@@ -54,6 +56,18 @@ std::vector<Load> loads_of(const Options& options) {
   return loads;
 }
 
+struct Split {
+  std::uint32_t hosts = 0;
+  std::uint64_t prefetch_bytes = 0;
+};
+/// Never empty.
+std::vector<Split> splits_of(const Options& options) {
+  std::vector<Split> splits;
+  for (const std::uint32_t hosts : options.hosts)
+    for (const std::uint64_t kib : options.prefetch_kib) splits.push_back({hosts, kib << 10});
+  return splits;
+}
+
 /// "[ 12.3 s] …"
 class Progress {
  public:
@@ -75,8 +89,7 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
   SplitVmReport report{.machine = describe_machine(), .runs = {}, .left_out = {}};
   YADO_ASSIGN(Rig rig, Rig::create(options.rig, disks, say), "rig");
   report.machine += "; " + rig.describe();
-  report.hosts = options.rig.hosts;
-  report.bound = rig.bound();
+  for (const std::uint32_t hosts : options.hosts) report.bounds[hosts] = rig.bound(hosts);
 
   std::vector<std::unique_ptr<Variant>> variants = make_variants(wanted);
   std::vector<std::string> names;
@@ -88,13 +101,15 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
     return !why.empty();
   });
   if (variants.empty()) return fail(Errc::not_found, "no variant is left to measure; there are: {}", fmt::join(names, ", "));
+  const std::vector<Split> splits = splits_of(options);
   const int rounds = options.quick ? 1 : options.repeat;
   for (int round = 1; round <= rounds; ++round)
     for (const Load& load : loads_of(options))
-      for (std::size_t step = 0; step < std::max<std::size_t>(1, options.prefetch_kib.size()); ++step)
+      for (const Split& split : splits)
         for (const auto& variant : variants) {
-          if (!variant->splits() && step > 0) continue;
-          const Case one{.load = load, .prefetch_bytes = variant->splits() ? options.prefetch_kib[step] << 10 : 0};
+          // What does not split is measured once per load.
+          if (!variant->splits() && &split != &splits.front()) continue;
+          const Case one = variant->splits() ? Case{load, split.hosts, split.prefetch_bytes} : Case{.load = load};
           auto outcome = variant->measure(rig, one);
           if (!outcome) return context(outcome.error(), fmt::format("{}, {}, round {}", variant->name(), one.name(), round));
           say(fmt::format("{}/{} {}, {}: {}", round, rounds, one.name(), variant->name(), describe(*outcome)));
@@ -154,6 +169,8 @@ Status check(const Options& options) {
 
 Result<int> run(Options options) {
   YADO_TRY(check(options), "split-vm");
+  if (options.hosts.empty()) options.hosts = options.quick ? std::vector<std::uint32_t>{2} : std::vector<std::uint32_t>{2, 4};
+  options.rig.hosts = *std::ranges::max_element(options.hosts);
   options.rig.disk_bytes_per_second = options.disk_mib_per_s << 20;
   options.rig.disk_bytes = (options.memory_mib << 20) * images_in_memories;
   sigset_t signals;
@@ -186,7 +203,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--repeat", options.repeat, "How often each variant meets each case")->check(CLI::Range(1, 100))->capture_default_str();
   app.add_flag("--quick", options.quick, "Once, and without the heaviest load");
   app.add_option("--memory", options.memory_mib, "Of the guest, MiB")->check(CLI::Range(256, 1 << 20))->capture_default_str();
-  app.add_option("--hosts", options.rig.hosts, "Over which a split VM's memory lies")->check(CLI::Range(1, 16))->capture_default_str();
+  app.add_option("--hosts", options.hosts, "Over how many a split VM's memory lies, each a case of its own (default 2,4; 2 with --quick)")->delimiter(',')->check(CLI::Range(2, 16));
   app.add_option("--disk-rate", options.disk_mib_per_s, "Of every host's disk, MiB/s")->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--link-rate", options.rig.link_bits_per_second, "Of every host's link, bit/s each way")->capture_default_str();
   app.add_option("--prefetch", options.prefetch_kib, "KiB per fault of a split VM, each a case of its own")->delimiter(',')->check(CLI::Range(4, 2048))->capture_default_str();
@@ -206,7 +223,7 @@ int main_of(int argc, char** argv) {
   }
   const auto status = run(std::move(options));
   if (status) return *status;
-  fmt::print(stderr, "split-vm: {}\n", status.error().message);
+  fmt::print(stderr, "{}\n", status.error().message);
   return 1;
 }
 

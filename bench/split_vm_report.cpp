@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include <nlohmann/json.hpp>
 
@@ -37,17 +38,15 @@ const Metric metrics[] = {
     {"restore_gap_ms", "ms", [](const Outcome& o) { return o.restore_gap_ms; }, true},
 };
 
-/// Above 1: faster than the reference.
-struct Ratio {
-  const char* name;
-  double (*of)(const Outcome&);
-  bool of_restore = false;
-};
-const Ratio ratios[] = {
-    {"checkpoint_times_as_fast", [](const Outcome& o) { return o.checkpoint_s; }},
-    {"pause_times_as_short", [](const Outcome& o) { return o.standstill.most_ms(); }},
-    {"restore_run_times_as_fast", [](const Outcome& o) { return o.restore_run_s; }, true},
-    {"restore_all_times_as_fast", [](const Outcome& o) { return o.restore_all_s; }, true},
+/// What others are compared with; "conventional-split" only over as many hosts and with the same prefetch size.
+constexpr const char* references[] = {"conventional-ordinary", "mapped-ram", "conventional-split"};
+
+/// Named "NAME_as_REFERENCE"; above 1: faster than the reference.
+const Metric ratios[] = {
+    {"checkpoint_times_as_fast", "1", [](const Outcome& o) { return o.checkpoint_s; }},
+    {"pause_times_as_short", "1", [](const Outcome& o) { return o.standstill.most_ms(); }},
+    {"restore_run_times_as_fast", "1", [](const Outcome& o) { return o.restore_run_s; }, true},
+    {"restore_all_times_as_fast", "1", [](const Outcome& o) { return o.restore_all_s; }, true},
 };
 
 /// The runs of one case and variant, in the order of their rounds.
@@ -67,20 +66,22 @@ std::vector<Cell> cells_of(const std::vector<SplitVmRun>& runs) {
   return cells;
 }
 
-const SplitVmRun* reference_of(const SplitVmRun& run, const std::vector<SplitVmRun>& runs) {
+const SplitVmRun* find_reference(const SplitVmRun& run, std::string_view reference, const std::vector<SplitVmRun>& runs) {
   for (const SplitVmRun& other : runs)
-    if (other.variant == reference_variant && other.round == run.round && other.one.load.name() == run.one.load.name()) return &other;
+    if (other.variant == reference && other.round == run.round && other.one.load.name() == run.one.load.name() &&
+        (other.one.hosts == 0 || (other.one.hosts == run.one.hosts && other.one.prefetch_bytes == run.one.prefetch_bytes)))
+      return &other;
   return nullptr;
 }
 
 /// Per round: the reference's value over the run's.
-std::vector<double> compared(const Cell& cell, const Ratio& ratio, const std::vector<SplitVmRun>& runs) {
+std::vector<double> compared(const Cell& cell, const Metric& ratio, std::string_view reference, const std::vector<SplitVmRun>& runs) {
   std::vector<double> values;
   for (const SplitVmRun* run : cell.runs) {
-    const SplitVmRun* reference = reference_of(*run, runs);
-    if (!reference || ratio.of(run->outcome) <= 0) continue;
-    if (ratio.of_restore && !(run->outcome.wrong.empty() && reference->outcome.wrong.empty())) continue;
-    values.push_back(ratio.of(reference->outcome) / ratio.of(run->outcome));
+    const SplitVmRun* other = find_reference(*run, reference, runs);
+    if (!other || ratio.of(run->outcome) <= 0) continue;
+    if (ratio.of_restore && !(run->outcome.wrong.empty() && other->outcome.wrong.empty())) continue;
+    values.push_back(ratio.of(other->outcome) / ratio.of(run->outcome));
   }
   return values;
 }
@@ -102,9 +103,10 @@ std::vector<Row> SplitVmReport::rows() const {
         if (!metric.of_restore || run->outcome.wrong.empty()) values.push_back(metric.of(run->outcome));
       if (!values.empty()) rows.push_back(drill::summarize(cell.name, cell.variant, metric.name, metric.unit, values));
     }
-    for (const Ratio& ratio : ratios)
-      if (const auto values = compared(cell, ratio, runs); !values.empty() && cell.variant != reference_variant)
-        rows.push_back(drill::summarize(cell.name, cell.variant, ratio.name, "1", values));
+    for (const Metric& ratio : ratios)
+      for (const char* reference : references)
+        if (const auto values = compared(cell, ratio, reference, runs); !values.empty() && cell.variant != reference)
+          rows.push_back(drill::summarize(cell.name, cell.variant, fmt::format("{}_as_{}", ratio.name, reference), ratio.unit, values));
   }
   return rows;
 }
@@ -117,19 +119,27 @@ void SplitVmReport::print() const {
         return row.n > 1 ? fmt::format("{:.{}f} ({:.{}f}-{:.{}f})", row.median, digits, row.min, digits, row.max, digits) : fmt::format("{:.{}f}", row.median, digits);
     return "-";
   };
+  // Column, metric, digits behind the point.
+  const std::tuple<const char*, const char*, int> columns[] = {
+      {"checkpoint s", "checkpoint_s", 2}, {"pause ms", "pause_ms", 0}, {"p99 ms", "pause_p99_ms", 1}, {"MiB on disks", "bytes_disk", 0}, {"MiB on wires", "bytes_wire", 1},
+      {"restore, runs s", "restore_run_s", 2}, {"restore, all s", "restore_all_s", 2}, {"x conventional", "checkpoint_times_as_fast_as_conventional-ordinary", 2},
+      {"x mapped-ram", "checkpoint_times_as_fast_as_mapped-ram", 2}, {"x split", "checkpoint_times_as_fast_as_conventional-split", 2}};
   std::string name;
   for (const Cell& cell : cells_of(runs)) {
-    if (cell.name != name)
-      fmt::print("\n{}\n{:<24} {:>18} {:>22} {:>10} {:>18} {:>18} {:>18} {:>18} {:>18}\n", name = cell.name, "", "checkpoint s", "pause ms", "p99 ms", "MiB on disks", "MiB on wires",
-                 "restore, runs s", "restore, all s", "times as fast");
-    fmt::print("{:<24} {:>18} {:>22} {:>10} {:>18} {:>18} {:>18} {:>18} {:>18}\n", cell.variant, shown(cell, "checkpoint_s", 2), shown(cell, "pause_ms", 0), shown(cell, "pause_p99_ms", 1).substr(0, 10),
-               shown(cell, "bytes_disk", 0), shown(cell, "bytes_wire", 1), shown(cell, "restore_run_s", 2), shown(cell, "restore_all_s", 2),
-               cell.variant == reference_variant ? "1" : shown(cell, "checkpoint_times_as_fast", 2));
+    if (cell.name != name) {
+      fmt::print("\n{:<24}", name = cell.name);
+      for (const auto& [title, metric, digits] : columns) fmt::print("{:>19}", title);
+      fmt::print("\n");
+    }
+    fmt::print("{:<24}", cell.variant);
+    for (const auto& [title, metric, digits] : columns) fmt::print("{:>19}", shown(cell, metric, digits));
+    fmt::print("\n");
   }
-  fmt::print("\nMedians, and in brackets the smallest and the largest. Pause: the most that the guest's longest standstill can have been, by its own clock and the CMOS clock together.\n"
-             "Times as fast: the checkpoint, against {} of the same round.\n", reference_variant);
-  fmt::print("What these disks and links allow (docs/scale.md): {:.2f} times a conventional checkpoint of the split VM, max(hosts, (hosts - 1) * disk / link);\n"
-             "{} times one of an ordinary VM.\n", bound, hosts);
+  fmt::print("\nMedians, and in brackets the smallest and the largest. Pause: the most that the guest's longest standstill can have been, by its own clock and the\n"
+             "CMOS clock together. x: how many times as fast as that way of the same round the checkpoint was.\n");
+  for (const auto& [hosts, bound] : bounds)
+    fmt::print("What disks and links allow with {} hosts (docs/scale.md): {:.2f} times a conventional checkpoint of the split VM, max(hosts, (hosts - 1) * disk / link);\n"
+               "{} times one of an ordinary VM.\n", hosts, bound, hosts);
   for (const SplitVmRun& run : runs)
     if (!run.outcome.wrong.empty()) fmt::print("WRONG image by {}, {}, round {}: {}\n", run.variant, run.one.name(), run.round, run.outcome.wrong.substr(0, run.outcome.wrong.find('\n')));
   for (const std::string& line : left_out) fmt::print("Left out: {}\n", line);

@@ -2,6 +2,7 @@
 // What split-vm measured, as rows of bench/results/split-vm.json and as a table.
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -17,17 +18,14 @@ struct SplitVmRun {
   Outcome outcome;
 };
 
-/// The variant that all others are compared with, in the same load and round.
-inline constexpr const char* reference_variant = "conventional-ordinary";
-
 struct SplitVmReport {
   std::string machine;  ///< computer and rig
-  std::uint32_t hosts = 0;
-  double bound = 0;     ///< Rig::bound
+  std::map<std::uint32_t, double> bounds;  ///< by number of hosts: Rig::bound
   std::vector<SplitVmRun> runs;
   std::vector<std::string> left_out;  ///< "variant: why", printed
 
-  /// One row per case, variant and metric: medians over rounds, and how many times as fast as the reference variant.
+  /// One row per case, variant and metric: medians over rounds; and how many times as fast as conventional ways, of
+  /// the same load and round.
   std::vector<drill::Row> rows() const;
   void print() const;
   /// {case, variant, metric, unit, n, median, p95, min, max, machine}, one row per line, as demo.json.

@@ -120,8 +120,8 @@ Status Rig::measure_link() {
   return {};
 }
 
-double Rig::bound() const {
-  const double n = static_cast<double>(hosts().size());
+double Rig::bound(std::uint32_t hosts) const {
+  const double n = hosts;
   return link_rate_ > 0 ? std::max(n, (n - 1) * write_rate_ / link_rate_) : n;
 }
 

@@ -61,9 +61,9 @@ class Rig {
   double disk_read_rate() const { return read_rate_; }
   /// Payload bytes per second from the last host to the first, as measured. 0: one host has no link to measure.
   double link_rate() const { return link_rate_; }
-  /// The most by which saving on all hosts at once can beat saving everything on the first one: all pages through one disk, and
+  /// The most by which saving on that many hosts at once can beat saving everything on the first one: all pages through one disk, and
   /// all but the first host's through its link (docs/scale.md).
-  double bound() const;
+  double bound(std::uint32_t hosts) const;
   /// What was measured of this rig, in one line.
   std::string describe() const;
 

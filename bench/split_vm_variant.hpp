@@ -23,9 +23,10 @@ struct Load {
 
 struct Case {
   Load load;
-  std::uint64_t prefetch_bytes = 0;  ///< per fault of a split VM; 0: the VM is not split
-  /// "stopped", "live 10 %, prefetch 4 KiB".
-  std::string name() const { return prefetch_bytes == 0 ? load.name() : fmt::format("{}, prefetch {} KiB", load.name(), prefetch_bytes >> 10); }
+  std::uint32_t hosts = 0;           ///< the first ones of the rig, over which the guest's memory is split; 0: it is not
+  std::uint64_t prefetch_bytes = 0;  ///< per fault of a split VM
+  /// "stopped", "live 10 %, 2 hosts, prefetch 4 KiB".
+  std::string name() const { return hosts == 0 ? load.name() : fmt::format("{}, {} hosts, prefetch {} KiB", load.name(), hosts, prefetch_bytes >> 10); }
 };
 
 struct Outcome {

@@ -386,14 +386,14 @@ void Agent::Impl::changed() {
   if (heartbeat) heartbeat->hurry();
 }
 
-/// What may be restored: no container without CRIU, and no image that is known to be stale.
+/// What may be restored: no container without CRIU, no image that is known to be stale, no member of another.
 void Agent::Impl::tell_images() {
   std::set<ImageId> present;
   std::map<WorkloadId, ImageId> newest;
   std::map<WorkloadId, std::int64_t> taken_ms;
   for (const auto& [id, manifest] : images->all()) {
     const bool by_criu = std::ranges::find(manifest.parts, image::PartType::criu, &image::Part::type) != manifest.parts.end();
-    if (by_criu && config.criu.empty()) continue;
+    if (manifest.member_of || (by_criu && config.criu.empty())) continue;
     if (!images->current(manifest, core.spec(manifest.workload))) continue;
     present.insert(id);
     if (auto [at, first] = taken_ms.try_emplace(manifest.workload, manifest.created_wall_ms);
@@ -413,7 +413,8 @@ std::string Agent::Impl::report() {
   made.memory = memory_endpoint;
   made.instances = core.report(made.sequence, os::now());
   for (const auto& [id, manifest] : images->all())
-    if (images->current(manifest, core.spec(manifest.workload))) made.images.push_back(images->report(manifest));
+    if (!manifest.member_of && images->current(manifest, core.spec(manifest.workload)))
+      made.images.push_back(images->report(manifest));
   const HostLoad load = host_load();
   made.memory_free_bytes = load.memory_free_bytes;
   made.load = load.load;

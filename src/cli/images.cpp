@@ -1,10 +1,11 @@
-// yado images: the ready images and who holds them.
+// yado images: the ready images and who holds them; and one image of a store, from near.
 
 #include <nlohmann/json.hpp>
 
 #include "api/json.hpp"
 #include "cli/client.hpp"
 #include "cli/command.hpp"
+#include "cli/images.hpp"
 #include "cli/table.hpp"
 
 namespace yado::cli {
@@ -30,13 +31,51 @@ int list(const Common& common) {
   return Exit::ok;
 }
 
+/// `show`, `export` and `import` look into the store itself: they are for the host where the image is, as root.
+CLI::App* add_near(CLI::App& images, const char* name, const char* what, ImageOptions& options) {
+  CLI::App* command = images.add_subcommand(name, what);
+  command->add_option("--store", options.store, "Directory of the images: <agent's --state>/images")
+      ->type_name("DIR")
+      ->capture_default_str();
+  command->add_flag("--json", options.json, "Print JSON (docs/cli.md) to stdout");
+  return command;
+}
+
 }  // namespace
 
 void add_images(CLI::App& app, Outcome& outcome) {
   auto common = std::make_shared<Common>();
-  CLI::App* command = app.add_subcommand("images", "List the ready images and the hosts that hold them");
+  auto near = std::make_shared<ImageOptions>();
+  CLI::App* command = app.add_subcommand(
+      "images", "List the ready images and the hosts that hold them; or look into one, on the host where it is");
   add_common(*command, *common);
-  on_chosen(*command, outcome, [common] { return list(*common); });
+  command->require_subcommand(0, 1);
+
+  CLI::App* show = add_near(*command, "show",
+                            "Parts, members by host, what it is a delta of, records, bytes on disk, working set", *near);
+  show->add_option("image", near->id, "Id of the image")->required()->type_name("ID");
+  show->add_flag("--verify", near->verify, "Read all of it, its members and its bases that are here, and compare every checksum");
+
+  CLI::App* exporting = add_near(
+      *command, "export", "Write the guest's memory at the image's cut as a sparse file, base and deltas taken together", *near);
+  exporting->add_option("image", near->id, "Id of the image")->required()->type_name("ID");
+  exporting->add_option("--flat", near->file, "The file to make: offset = address in the guest, zeros are holes")
+      ->required()
+      ->type_name("FILE");
+
+  CLI::App* importing = add_near(*command, "import", "Make an image of a memory file; print its id", *near);
+  importing->add_option("file", near->file, "Memory: offset = address in the guest")->required()->type_name("FILE");
+  importing->add_option("--workload", near->workload, "Whose memory it is")->required()->type_name("NAME");
+  importing->add_option("--like", near->like, "Take devices, disks and properties from this image; without, there is memory alone")
+      ->type_name("ID");
+  importing->add_option("--id", near->id, "Id of the new image; without, one is made")->type_name("ID");
+
+  on_chosen(*command, outcome, [=] {
+    if (show->parsed()) return show_image(*near);
+    if (exporting->parsed()) return export_image(*near);
+    if (importing->parsed()) return import_image(*near);
+    return list(*common);
+  });
 }
 
 }  // namespace yado::cli

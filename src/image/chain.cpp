@@ -158,7 +158,8 @@ void order(const std::vector<Manifest>& images, const ImageId& id, std::set<Imag
 std::vector<ImageId> removal_order(const std::vector<Manifest>& images, const ImageId& id) {
   std::set<ImageId> seen;
   std::vector<ImageId> out;
-  order(images, id, seen, out);
+  const auto itself = std::ranges::find(images, id, &Manifest::id);
+  order(images, itself == images.end() ? id : itself->member_of.value_or(id), seen, out);
   return out;
 }
 

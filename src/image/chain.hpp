@@ -29,7 +29,8 @@ Result<PageChain> load_chain(const Store& store, const ImageId& id);
 Result<std::vector<Held>> bases(const Store& store, const ImageId& id);
 
 /// In which order images go so that none that stays is useless: what depends on `id` (deltas, newest first), `id`, its
-/// members. Pure; `images` is Store::list(). May name main images that are not among them.
+/// members. Of a member that of its main image. Pure; `images` is Store::list(). May name main images that are not among
+/// them.
 std::vector<ImageId> removal_order(const std::vector<Manifest>& images, const ImageId& id);
 
 enum class Deltas { refuse, remove };

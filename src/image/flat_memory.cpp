@@ -40,11 +40,12 @@ class FlatWriter {
   std::size_t used_ = 0;
 };
 
-Status export_to(const PageChain& chain, const os::Fd& file) {
+Status export_to(const PageChain& chain, const os::Fd& file, const std::function<void()>& on_page) {
   if (::ftruncate(file.get(), static_cast<off_t>(chain.guest_pages() * page_bytes)) != 0) return fail_errno("truncate");
   FlatWriter writer(file);
   for (const PagePart* part : chain.parts())
     YADO_PASS(part->scan(chain.live(*part), [&](PageNumber page, std::optional<PageContents> contents) {
+      if (on_page) on_page();
       return contents ? writer.put(page, *contents) : Status();
     }));
   YADO_PASS(writer.flush());
@@ -80,10 +81,10 @@ Status import_from(const os::Fd& file, std::uint64_t bytes, PageAppender& append
 
 }  // namespace
 
-Status export_flat(const PageChain& chain, const std::filesystem::path& file) {
+Status export_flat(const PageChain& chain, const std::filesystem::path& file, const std::function<void()>& on_page) {
   constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
   YADO_ASSIGN(const os::Fd fd, os::open_path(file, flags, 0600), "export of memory");
-  Status exported = export_to(chain, fd);
+  Status exported = export_to(chain, fd, on_page);
   if (exported) return {};
   ::unlink(file.c_str());
   return context(exported.error(), fmt::format("export of memory to {}", file.native()));

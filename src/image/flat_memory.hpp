@@ -3,6 +3,7 @@
 // map as a guest's memory.
 
 #include <filesystem>
+#include <functional>
 
 #include "base/error.hpp"
 #include "image/page_chain.hpp"
@@ -10,8 +11,9 @@
 namespace yado::image {
 
 /// Makes the file, which must not exist (0600), of the length of the guest; pages of zeros are holes. On the disk when
-/// it returns; no file stays after an error.
-Status export_flat(const PageChain& chain, const std::filesystem::path& file);
+/// it returns; no file stays after an error. `on_page` is called for every page, those of zeros included.
+Status export_flat(const PageChain& chain, const std::filesystem::path& file,
+                   const std::function<void()>& on_page = {});
 
 /// Makes in the directory `part` a self-contained part that owns all pages. `invalid_argument` when the file's length
 /// is no number of pages. Whoever writes into the file meanwhile gets a mixture.

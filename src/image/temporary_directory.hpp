@@ -13,8 +13,8 @@ namespace yado::image {
 
 class TemporaryDirectory {
  public:
-  TemporaryDirectory() {
-    std::string path = (std::filesystem::temp_directory_path() / "yado-test-XXXXXX").native();
+  explicit TemporaryDirectory(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string path = (parent / "yado-test-XXXXXX").native();
     YADO_CHECK(::mkdtemp(path.data()) != nullptr, "mkdtemp {}", path);
     path_ = path;
   }

@@ -156,7 +156,8 @@ Status Connection::get(const Frame& frame) {
 
 Status Connection::put(const Frame& frame) {
   YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::put), "PUT");
-  YADO_TRY(hello_.role == Role::mover ? session_->store().add(batch) : session_->store().put(owner(), batch), "PUT");
+  const bool unchanged = frame.header.flags == flag_unchanged;
+  YADO_TRY(hello_.role == Role::mover ? session_->store().add(batch) : session_->store().put(owner(), batch, unchanged), "PUT");
   done(frame.header.id);
   return {};
 }

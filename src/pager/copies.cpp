@@ -24,6 +24,13 @@ void Copies::adopt(std::span<const KindRun> runs, std::size_t server) {
     }
 }
 
+std::size_t Copies::add_server(PageServer* server) {
+  YADO_CHECK(servers_.size() < 16, "a 17th server");
+  servers_.push_back(server);
+  room_.emplace_back();
+  return servers_.size() - 1;
+}
+
 Copies::Servers Copies::alive() const {
   Servers servers = 0;
   for (std::size_t i = 0; i < servers_.size(); ++i)
@@ -200,7 +207,8 @@ void Copies::store(Evicted evicted, Stored stored) {
 void Copies::plan(const std::shared_ptr<Storing>& storing, std::size_t which, Servers tried, Servers has, Groups& groups) {
   const unsigned missing = options_.copies - static_cast<unsigned>(std::popcount(has));
   const Servers to = occupy(storing->evicted.piece.pages[which], missing, alive() & static_cast<Servers>(~tried));
-  auto& group = groups[to];
+  const std::vector<bool>& unchanged = storing->evicted.unchanged;
+  auto& group = groups[{to, !unchanged.empty() && unchanged[which]}];
   if (!group) group = std::make_shared<Group>();
   group->which.push_back(which);
   group->tried = tried | to;
@@ -209,10 +217,10 @@ void Copies::plan(const std::shared_ptr<Storing>& storing, std::size_t which, Se
 
 void Copies::send_groups(const std::shared_ptr<Storing>& storing, Groups& groups) {
   storing->groups += groups.size();
-  for (const auto& [to, group] : groups) send_group(storing, to, group);
+  for (const auto& [to, group] : groups) send_group(storing, to.first, to.second, group);
 }
 
-void Copies::send_group(const std::shared_ptr<Storing>& storing, Servers to, const std::shared_ptr<Group>& group) {
+void Copies::send_group(const std::shared_ptr<Storing>& storing, Servers to, bool unchanged, const std::shared_ptr<Group>& group) {
   const Piece& piece = storing->evicted.piece;
   if (to == 0) {
     for (const std::size_t which : group->which) settle(storing, which, group->has);
@@ -228,6 +236,7 @@ void Copies::send_group(const std::shared_ptr<Storing>& storing, Servers to, con
       batch.contents.push_back(piece.contents[i]);
     }
     batch.hold = piece.hold;
+    batch.unchanged = unchanged;
     counts_.pages_sent += batch.pages.size();
     servers_[server]->put(std::move(batch), [this, storing, group, server](const Status& status) {
       group_answered(storing, group, server, status);

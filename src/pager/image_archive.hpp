@@ -27,6 +27,8 @@ class PageArchive {
   /// The directory of an image: every directory in it with a pages.index is a part of it, those of other hosts without
   /// their logs perhaps.
   virtual Result<std::filesystem::path> open(const std::string& session, const std::string& name) = 0;
+  /// How much of the disk a save may take, so that others get theirs. 0: all.
+  virtual std::uint64_t bytes_per_second() const { return 0; }
 };
 
 /// Images as directories: <root>/<image>/pages-<holder>/, drafts as <root>/<image>/draft-<holder>/. Several holders may

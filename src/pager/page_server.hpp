@@ -17,6 +17,7 @@ struct PutBatch {
   std::vector<PageNumber> pages;  ///< ascending
   std::vector<const std::byte*> contents;
   std::shared_ptr<const void> hold;
+  bool unchanged = false;  ///< all of them: since the last cut that was kept
 };
 
 /// One thread. An answer comes later, never from inside the call. After the server is dead (its on_dead was called), every request under

@@ -75,11 +75,12 @@ void PageStore::set(PageNumber page, Slot slot) {
   old = slot;
 }
 
-/// Has been put.
-void PageStore::mark(PageNumber page) {
+/// Has been put. What is as it was at the last kept cut is not in a delta from there.
+void PageStore::mark(PageNumber page, bool unchanged) {
   Leaf& leaf = *leaves_[page / leaf_pages];
+  if (cut_ == Cut::open && (!unchanged || scope_ == Scope::all)) leaf.pending[page % leaf_pages] = true;
+  if (unchanged) return;
   leaf.changed[page % leaf_pages] = true;
-  if (cut_ == Cut::open) leaf.pending[page % leaf_pages] = true;
   if (cut_ == Cut::fixed) leaf.changed_after[page % leaf_pages] = true;
 }
 
@@ -112,7 +113,7 @@ Result<std::vector<PageStore::Slot>> PageStore::allocate(std::uint64_t slots) {
 }
 
 /// `data` empty: zero. `fresh`: slots to take from.
-void PageStore::write(PageNumber page, Bytes data, std::vector<Slot>& fresh) {
+void PageStore::write(PageNumber page, Bytes data, bool unchanged, std::vector<Slot>& fresh) {
   const bool is_data = !data.empty() && !is_zero(PageData(data));
   const std::lock_guard lock(mutex_of(page));
   set_aside(page);
@@ -126,21 +127,21 @@ void PageStore::write(PageNumber page, Bytes data, std::vector<Slot>& fresh) {
     std::memcpy(arena_.at(to).data(), data.data(), page_bytes);
   }
   set(page, to);
-  mark(page);
+  mark(page, unchanged);
 }
 
-Status PageStore::put(const Owner& owner, const Batch& batch) {
+Status PageStore::put(const Owner& owner, const Batch& batch, bool unchanged) {
   const std::lock_guard lock(writer_);
   if (auto may = check(owner); !may) return may;
-  return store(batch, false);
+  return store(batch, false, unchanged);
 }
 
 Status PageStore::add(const Batch& batch) {
   const std::lock_guard lock(writer_);
-  return store(batch, true);
+  return store(batch, true, false);
 }
 
-Status PageStore::store(const Batch& batch, bool only_absent) {
+Status PageStore::store(const Batch& batch, bool only_absent, bool unchanged) {
   if (auto inside = check_inside(batch.runs); !inside) return inside;
   // Only writers change places, and this is the writer.
   const auto skipped = [&](PageNumber page) { return only_absent && slot(page) != absent; };
@@ -159,7 +160,7 @@ Status PageStore::store(const Batch& batch, bool only_absent) {
     for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
       const Bytes content = run.kind == PageKind::data ? data.first(page_bytes) : Bytes{};
       data = data.subspan(content.size());
-      if (!skipped(page)) write(page, content, fresh);
+      if (!skipped(page)) write(page, content, unchanged, fresh);
     }
   for (const Slot left : fresh) arena_.release(left);  // zeros that came as data
   ++puts_;
@@ -254,6 +255,7 @@ void PageStore::begin_cut(Scope scope) {
   const std::lock_guard lock(writer_);
   YADO_CHECK(cut_ == Cut::none, "a cut is under way");
   cut_ = Cut::open;
+  scope_ = scope;
   each_leaf([&](Leaf& leaf) {
     leaf.changed_after.reset();
     leaf.pending = leaf.changed;

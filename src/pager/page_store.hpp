@@ -42,7 +42,8 @@ class PageStore {
   Owner owner() const;
 
   /// All of the batch or nothing. Errors: stale_epoch, invalid_argument (a page outside), no_space.
-  Status put(const Owner& owner, const Batch& batch);
+  /// `unchanged`: since the last cut that was kept.
+  Status put(const Owner& owner, const Batch& batch, bool unchanged = false);
   /// For a mover: the same, but pages that are held stay as they are.
   Status add(const Batch& batch);
   /// What there is of these pages: the runs of the answer and, copied to the beginning of `space`, their content. Reads
@@ -110,11 +111,11 @@ class PageStore {
   Status check_inside(const std::vector<KindRun>& runs) const;
   Slot slot(PageNumber page) const;
   void set(PageNumber page, Slot slot);
-  void mark(PageNumber page);
+  void mark(PageNumber page, bool unchanged);
   void set_aside(PageNumber page);
-  Status store(const Batch& batch, bool only_absent);
+  Status store(const Batch& batch, bool only_absent, bool unchanged);
   Result<std::vector<Slot>> allocate(std::uint64_t slots);
-  void write(PageNumber page, Bytes data, std::vector<Slot>& fresh);
+  void write(PageNumber page, Bytes data, bool unchanged, std::vector<Slot>& fresh);
   template <class Work>
   void each_leaf(Work work);
   std::mutex& mutex_of(PageNumber page) const { return shards_[page / leaf_pages % shards]; }
@@ -127,6 +128,7 @@ class PageStore {
   mutable std::mutex owner_mutex_;  ///< for a moment
   Owner owner_;                     // changed with writer_ and owner_mutex_, read with either
   Cut cut_ = Cut::none;             // guarded by writer_
+  Scope scope_ = Scope::all;        // guarded by writer_
   mutable std::mutex aside_mutex_;
   std::unordered_map<PageNumber, Aside> aside_;      // guarded by aside_mutex_
   std::vector<std::function<void()>> waiting_aside_; // guarded by aside_mutex_

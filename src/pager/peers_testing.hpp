@@ -77,7 +77,8 @@ class RawPeer {
   }
   bool ended() const {
     std::byte one;
-    return ::recv(fd_.get(), &one, 1, 0) == 0;
+    const ssize_t got = ::recv(fd_.get(), &one, 1, 0);
+    return got == 0 || (got < 0 && errno == ECONNRESET);
   }
   int fd() const { return fd_.get(); }
 

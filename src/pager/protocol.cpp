@@ -163,7 +163,7 @@ Result<Header> parse_header(std::span<const std::byte, header_bytes> bytes) {
                 name_of(header.operation), header.body_bytes, most_body_bytes);
   if (read_at<std::uint32_t>(bytes, 20) != 0) return wrong("reserved bits are set");
   const bool has_flag = header.operation == Operation::save || header.operation == Operation::finish ||
-                        header.operation == Operation::load;
+                        header.operation == Operation::load || header.operation == Operation::put;
   if (header.flags > (has_flag ? 1 : 0)) return wrong("unknown flags are set");
   return header;
 }

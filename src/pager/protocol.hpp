@@ -29,6 +29,7 @@ bool takes_long(Operation operation);
 
 constexpr std::uint16_t flag_first = 1;  ///< of SAVE: a new draft
 constexpr std::uint16_t flag_more = 1;   ///< of FINISH and LOAD: more pages follow
+constexpr std::uint16_t flag_unchanged = 1;  ///< of PUT: as these pages were at the last cut that was kept
 constexpr std::size_t header_bytes = 32;
 constexpr std::size_t most_body_bytes = 1_MiB + 128_KiB;
 constexpr std::size_t most_frame_bytes = header_bytes + most_body_bytes;

@@ -67,6 +67,56 @@ TEST(PageProtocolTest, TheLargestFramesFit) {
   EXPECT_LE(make_batch(std::vector<KindRun>(most_runs)).size(), most_body_bytes);
 }
 
+std::string hex(std::span<const std::byte> bytes) {
+  std::string text;
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    text += fmt::format("{}{:02x}", i == 0 ? "" : i % 16 == 0 ? "\n" : i % 8 == 0 ? "  " : " ", static_cast<unsigned>(bytes[i]));
+  return text;
+}
+
+// The golden frames of docs/formats/page_protocol.md.
+TEST(PageProtocolTest, GoldenFrames) {
+  image::CutId cut, base;
+  std::memcpy(cut.bytes.data(), "cut-0123456789ab", 16);
+  std::memcpy(base.bytes.data(), "cut-ba9876543210", 16);
+  EXPECT_EQ(hex(make_frame(Operation::hello, 1, make_hello({3, 4, 524288, 131072, Role::owner, "bigvm.2"}))), R"(59 44 50 47 01 01 00 00  01 00 00 00 00 00 00 00
+33 00 00 00 00 00 00 00  27 bf 42 21 27 29 18 fa
+03 00 00 00 00 00 00 00  04 00 00 00 00 00 00 00
+00 00 08 00 00 00 00 00  00 00 02 00 00 00 00 00
+00 10 00 00 01 00 00 00  07 00 00 00 62 69 67 76
+6d 2e 32)");
+  EXPECT_EQ(hex(make_frame(Operation::save, 10, make_save({"image-1", cut, base}), flag_first)), R"(59 44 50 47 01 07 01 00  0a 00 00 00 00 00 00 00
+2b 00 00 00 00 00 00 00  bd 66 79 60 24 79 41 e4
+07 00 00 00 69 6d 61 67  65 2d 31 63 75 74 2d 30
+31 32 33 34 35 36 37 38  39 61 62 63 75 74 2d 62
+61 39 38 37 36 35 34 33  32 31 30)");
+  EXPECT_EQ(hex(make_frame(Operation::finish, 12, make_finish({{{0, 100, PageKind::wanted}}, "image-1"}), flag_more)), R"(59 44 50 47 01 0c 01 00  0c 00 00 00 00 00 00 00
+23 00 00 00 00 00 00 00  85 62 7f ce 66 6f 0b 8d
+01 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00
+64 00 00 00 00 00 00 00  07 00 00 00 69 6d 61 67
+65 2d 31)");
+}
+
+TEST(PageProtocolTest, RequestsOfACheckpointSurviveTheirWay) {
+  const SaveRequest save{"image-1", image::CutId::of("a"), image::CutId::of("b")};
+  EXPECT_EQ(parse_save(make_save(save))->base, save.base);
+  EXPECT_FALSE(parse_save(make_save({"", save.cut, save.base}))) << "no name";
+  EXPECT_FALSE(parse_save(make_save({"image-1", {}, save.base}))) << "no cut";
+  EXPECT_FALSE(parse_save(make_save({"image-1", save.cut, save.cut}))) << "its own base";
+  const std::vector<KindRun> runs{{0, 100'000, PageKind::wanted}, {200'000, 1, PageKind::wanted}};
+  EXPECT_EQ(parse_finish(make_finish({runs, "image-1"}))->owned, runs);
+  EXPECT_EQ(parse_load(make_load({runs, {"a", "b"}}))->names, (std::vector<std::string>{"a", "b"}));
+  EXPECT_FALSE(parse_load(make_load({runs, {}})));
+  EXPECT_FALSE(parse_load(make_load({runs, std::vector<std::string>(17, "a")})));
+  EXPECT_FALSE(parse_load(make_load({runs, {"a", ""}})));
+  const auto move = parse_move(make_move({runs, {.address = "10.0.0.2", .port = 7001, .expected_peer = "agent:h2"}, 9}));
+  ASSERT_TRUE(move);
+  EXPECT_EQ(move->to.text(), "10.0.0.2:7001");
+  EXPECT_EQ(move->instance, 9u);
+  EXPECT_FALSE(parse_move(make_move({runs, {}, 9}))) << "to nobody";
+  EXPECT_EQ(parse_saved(make_saved({7, 8}))->bytes, 8u);
+}
+
 TEST(PageProtocolTest, BadBatchesAreRefused) {
   const auto put = [](std::vector<KindRun> runs, std::size_t pages_of_data) {
     auto body = make_batch(runs);

@@ -35,6 +35,9 @@ struct Piece {
 struct Evicted {
   Piece piece;
   std::vector<std::uint64_t> sums;
+  /// By page, or empty: its content is that of the last cut that was kept (not of one under way, which may yet be
+  /// abandoned), so that a server which has to be sent it need not save it again.
+  std::vector<bool> unchanged;
 };
 
 class RemoteMemory {
@@ -75,6 +78,18 @@ class Copies : public RemoteMemory {
   void adopt(std::span<const KindRun> runs, std::size_t server);
   /// A server died: called before its requests under way are answered.
   void server_died(std::size_t server);
+
+  /// A further one, while the others serve: its number. It must outlive this.
+  std::size_t add_server(PageServer* server);
+  /// Before MOVE is asked of server `from`: room is taken on `to`. end_move(), once it is answered, makes `to` the holder
+  /// of those pages that nobody stored meanwhile, and drops them on `from`. A GET in between is served as before.
+  struct Moving {
+    std::vector<PageNumber> pages;         ///< ascending: those of the runs that are to be moved
+    std::vector<std::uint32_t> versions;
+    std::size_t from = 0, to = 0;
+  };
+  Moving begin_move(std::span<const PageRun> runs, std::size_t from, std::size_t to);
+  void end_move(const Moving& moving, bool moved);
 
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
@@ -120,7 +135,7 @@ class Copies : public RemoteMemory {
   struct Fetching;
   struct Storing;
   struct Group;
-  using Groups = std::map<Servers, std::shared_ptr<Group>>;
+  using Groups = std::map<std::pair<Servers, bool>, std::shared_ptr<Group>>;  ///< by target, and whether unchanged
 
   // copies.cpp
   Servers alive() const;
@@ -134,7 +149,7 @@ class Copies : public RemoteMemory {
   bool clean(const Entry& entry, bool zero, std::uint64_t sum) const;
   void plan(const std::shared_ptr<Storing>& storing, std::size_t which, Servers tried, Servers has, Groups& groups);
   void send_groups(const std::shared_ptr<Storing>& storing, Groups& groups);
-  void send_group(const std::shared_ptr<Storing>& storing, Servers to, const std::shared_ptr<Group>& group);
+  void send_group(const std::shared_ptr<Storing>& storing, Servers to, bool unchanged, const std::shared_ptr<Group>& group);
   void group_answered(const std::shared_ptr<Storing>& storing, const std::shared_ptr<Group>& group, std::size_t server,
                       const Status& status);
   void settle(const std::shared_ptr<Storing>& storing, std::size_t which, Servers has);
@@ -149,7 +164,7 @@ class Copies : public RemoteMemory {
   void forget_copies(PageNumber page, std::map<Servers, std::vector<PageNumber>>& drops);
   void drop(Servers from, std::vector<PageNumber> pages);
 
-  // copies_rebuild.cpp
+  // copies_rebuild.cpp (and the public ones of a move)
   bool short_of_copies(const Entry& entry) const;
   void rebuild_later(PageNumber page);
   void rebuild_some();

@@ -1,6 +1,9 @@
 #include "pager/saving.hpp"
 
 namespace yado::pager {
+namespace {
+constexpr std::uint64_t pages_between_looks = 256;  // an appender's buffer
+}  // namespace
 
 Result<std::unique_ptr<Saving>> Saving::begin(PageStore& store, PageArchive& archive, const std::string& session,
                                               const SaveRequest& request, PageStore::Scope scope) {
@@ -31,6 +34,7 @@ Result<Saved> Saving::write(bool only_owned) {
     owned = image::normalised(owned_);
   }
   const auto before = writer_.figures();
+  const auto begun = std::chrono::steady_clock::now();
   image::PageAppender appender = writer_.appender();
   const image::Round round{++rounds_};
   std::array<std::byte, page_bytes> content;
@@ -48,10 +52,26 @@ Result<Saved> Saving::write(bool only_owned) {
     if (only_owned && !image::contains(owned, page)) continue;
     YADO_TRY(pending->kind == PageKind::zero ? appender.put_zeros(page, round) : appender.put(page, content, round), "save");
     ++saved.pages;
+    if (saved.pages % pages_between_looks == 0) wait_for_turn(begun, writer_.figures().bytes_written - before.bytes_written);
   }
   YADO_TRY(appender.flush(), "save");
   saved.bytes = writer_.figures().bytes_written - before.bytes_written;
   return saved;
+}
+
+void Saving::stop() {
+  const std::lock_guard lock(mutex_);
+  stopped_ = true;
+  stop_.notify_all();
+}
+
+/// Until a save that keeps to the archive's rate has come as far.
+void Saving::wait_for_turn(std::chrono::steady_clock::time_point begun, std::uint64_t bytes) {
+  const std::uint64_t rate = archive_.bytes_per_second();
+  if (rate == 0) return;
+  const std::chrono::duration<double> wanted(static_cast<double>(bytes) / static_cast<double>(rate));
+  std::unique_lock lock(mutex_);
+  stop_.wait_until(lock, begun + std::chrono::duration_cast<std::chrono::nanoseconds>(wanted), [&] { return stopped_.load(); });
 }
 
 Result<Saved> Saving::round() {

@@ -2,6 +2,8 @@
 // The saving of one cut of a PageStore as a part of pages: SAVE, FIX, FINISH, then KEEP or ABANDON.
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -35,7 +37,7 @@ class Saving {
   Result<Saved> finish();
   Result<std::string> keep();
   /// Ends a round or a finish under way.
-  void stop() { stopped_ = true; }
+  void stop();
 
   const SaveRequest& request() const { return request_; }
   const Saved& first_round() const { return first_round_; }
@@ -43,6 +45,7 @@ class Saving {
  private:
   Saving(PageStore& store, PageArchive& archive, std::string session, SaveRequest request, image::PageWriter writer);
   Result<Saved> write(bool only_owned);
+  void wait_for_turn(std::chrono::steady_clock::time_point begun, std::uint64_t bytes);
 
   PageStore& store_;
   PageArchive& archive_;
@@ -53,6 +56,7 @@ class Saving {
   Saved first_round_;
   std::atomic<bool> stopped_ = false;
   std::mutex mutex_;
+  std::condition_variable stop_;               ///< with mutex_
   bool fixed_ = false;                         // guarded by mutex_
   std::vector<image::PageRange> owned_;        // guarded by mutex_
   std::optional<image::PageIndex> finished_;

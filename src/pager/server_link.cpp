@@ -294,13 +294,93 @@ void ServerLink::put(PutBatch batch, Done done) {
     }
     done(frame ? Status{} : Status(std::unexpected(frame.error())));
   };
-  add({Operation::put, 0, make_batch(runs), std::move(data), std::move(batch.hold), answer, {}});
+  add({Operation::put, batch.unchanged ? flag_unchanged : std::uint16_t{0}, make_batch(runs), std::move(data), std::move(batch.hold), answer, {}});
+}
+
+void ServerLink::request_done(Operation operation, std::vector<std::byte> head, Done done) {
+  request(operation, std::move(head), [done = std::move(done)](const Result<Frame>& frame) {
+    done(frame ? Status{} : Status(std::unexpected(frame.error())));
+  });
+}
+
+/// An answer that says something else than was asked for is the server's fault, as with GET.
+template <class T, class Parse>
+void ServerLink::request_told(Operation operation, std::vector<std::byte> head, Operation expected, Parse parse, Told<T> told,
+                              std::uint16_t flags) {
+  request(operation, std::move(head), [this, expected, parse, told = std::move(told)](const Result<Frame>& frame) {
+    if (!frame) return told(std::unexpected(frame.error()));
+    Result<T> answer = frame->header.operation == expected
+                           ? parse(frame->body)
+                           : fail(Errc::corrupt, "{} instead of {}", name_of(frame->header.operation), name_of(expected));
+    if (!answer) distrust(answer.error());
+    told(std::move(answer));
+  }, flags);
 }
 
 void ServerLink::drop(std::vector<PageRun> pages, Done done) {
-  request(Operation::drop, make_batch(with_kind(pages, PageKind::wanted)), [done = std::move(done)](Result<Frame> frame) {
-    done(frame ? Status{} : Status(std::unexpected(frame.error())));
-  });
+  request_done(Operation::drop, make_batch(with_kind(pages, PageKind::wanted)), std::move(done));
+}
+
+void ServerLink::stat(Told<SessionStats> told) {
+  request_told<SessionStats>(Operation::stat, {}, Operation::stats, parse_stats, std::move(told));
+}
+
+void ServerLink::list(PageNumber from, Told<std::vector<KindRun>> told) {
+  const auto parse = [](Bytes body) -> Result<std::vector<KindRun>> {
+    YADO_ASSIGN(Batch batch, parse_batch(body, BatchUse::listing), "PAGES");
+    return std::move(batch.runs);
+  };
+  request_told<std::vector<KindRun>>(Operation::list, make_number(from), Operation::pages, parse, std::move(told));
+}
+
+void ServerLink::save(const SaveRequest& save, Told<Saved> told) {
+  request_told<Saved>(Operation::save, make_save(save), Operation::done, parse_saved, std::move(told), flag_first);
+}
+
+void ServerLink::save_again(const std::string& name, Told<Saved> told) {
+  request_told<Saved>(Operation::save, make_name(name), Operation::done, parse_saved, std::move(told));
+}
+
+void ServerLink::fix(const std::string& name, Done done) { request_done(Operation::fix, make_name(name), std::move(done)); }
+void ServerLink::keep(const std::string& name, Done done) { request_done(Operation::keep, make_name(name), std::move(done)); }
+void ServerLink::abandon(const std::string& name, Done done) {
+  request_done(Operation::abandon, make_name(name), std::move(done));
+}
+void ServerLink::end(Done done) { request_done(Operation::end, {}, std::move(done)); }
+
+/// What fits into one message, and more of them in front of it where needed: the first error of any is the answer.
+template <class T, class Make, class Parse>
+void ServerLink::request_runs(Operation operation, const std::vector<PageRun>& runs, Make make, Parse parse, Told<T> told) {
+  const auto failed = std::make_shared<std::optional<Error>>();
+  const auto wanted = with_kind(runs, PageKind::wanted);
+  std::size_t at = 0;
+  for (; wanted.size() - at > most_runs; at += most_runs) {
+    const auto begin = wanted.begin() + static_cast<long>(at);
+    request_told<T>(operation, make({begin, begin + most_runs}), Operation::done, parse, [failed](const Result<T>& answer) {
+      if (!answer && !*failed) *failed = answer.error();
+    }, flag_more);
+  }
+  request_told<T>(operation, make({wanted.begin() + static_cast<long>(at), wanted.end()}), Operation::done, parse,
+                  [failed, told = std::move(told)](Result<T> answer) {
+                    if (*failed) return told(std::unexpected(**failed));
+                    told(std::move(answer));
+                  });
+}
+
+void ServerLink::finish(const std::string& name, const std::vector<PageRun>& owned, Told<Saved> told) {
+  const auto make = [&](std::vector<KindRun> runs) { return make_finish({std::move(runs), name}); };
+  request_runs<Saved>(Operation::finish, owned, make, parse_saved, std::move(told));
+}
+
+void ServerLink::load(const std::vector<std::string>& names, const std::vector<PageRun>& wanted, Told<std::uint64_t> told) {
+  const auto make = [&](std::vector<KindRun> runs) { return make_load({std::move(runs), names}); };
+  request_runs<std::uint64_t>(Operation::load, wanted, make, parse_number, std::move(told));
+}
+
+void ServerLink::move(const std::vector<PageRun>& pages, const ServerAddress& to, std::uint64_t instance,
+                      Told<std::uint64_t> told) {
+  request_told<std::uint64_t>(Operation::move, make_move({with_kind(pages, PageKind::wanted), to, instance}), Operation::done,
+                              parse_number, std::move(told));
 }
 
 }  // namespace yado::pager

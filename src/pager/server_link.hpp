@@ -46,6 +46,24 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   const std::string& name() const override { return target_->where; }
   void distrust(const Error& why) override;
 
+  // The rest of the protocol, as it stands in docs/formats/page_protocol.md. Runs ascending, any number of them.
+  template <class T>
+  using Told = std::function<void(Result<T>)>;
+  void stat(Told<SessionStats> told);
+  void list(PageNumber from, Told<std::vector<KindRun>> told);
+  void save(const SaveRequest& save, Told<Saved> told);               ///< the first round
+  void save_again(const std::string& name, Told<Saved> told);         ///< a further one
+  void fix(const std::string& name, Done done);
+  void finish(const std::string& name, const std::vector<PageRun>& owned, Told<Saved> told);
+  void keep(const std::string& name, Done done);
+  void abandon(const std::string& name, Done done);
+  void load(const std::vector<std::string>& names, const std::vector<PageRun>& wanted, Told<std::uint64_t> told);
+  /// At most most_runs. `instance` is the other link's. Both servers have the pages then.
+  void move(const std::vector<PageRun>& pages, const ServerAddress& to, std::uint64_t instance, Told<std::uint64_t> told);
+  void end(Done done);
+
+  /// Of the session in the server's memory: known once open.
+  std::uint64_t instance() const { return instance_.value_or(0); }
   /// Any other request; the answer is its frame, or the error that an ERROR frame names.
   using Answer = std::function<void(Result<Frame>)>;
   void request(Operation operation, std::vector<std::byte> head, Answer answer, std::uint16_t flags = 0);
@@ -67,6 +85,13 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   };
   ServerLink(boost::asio::any_io_executor executor, BlockPool& blocks, std::shared_ptr<const wire::Target> target,
              const LinkOptions& options);
+
+  void request_done(Operation operation, std::vector<std::byte> head, Done done);
+  template <class T, class Parse>
+  void request_told(Operation operation, std::vector<std::byte> head, Operation expected, Parse parse, Told<T> told,
+                    std::uint16_t flags = 0);
+  template <class T, class Make, class Parse>
+  void request_runs(Operation operation, const std::vector<PageRun>& runs, Make make, Parse parse, Told<T> told);
 
   static boost::asio::awaitable<Result<Welcome>> connect(std::shared_ptr<ServerLink> self, nanoseconds limit);
   static boost::asio::awaitable<void> live(std::shared_ptr<ServerLink> self);

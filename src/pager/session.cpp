@@ -138,7 +138,7 @@ Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::ve
   image::PageSet wanted;
   {
     const std::lock_guard lock(mutex_);
-    wanted = image::normalised(wanted_);
+    wanted = image::normalised(std::exchange(wanted_, {}));
   }
   YADO_ASSIGN(const auto chain, open_chain(*archive_, name_, names), "LOAD");
   {

@@ -1,0 +1,298 @@
+// SAVE, LOAD and MOVE as a pager asks for them: memory servers, links, files.
+
+#include <boost/asio/io_context.hpp>
+#include <thread>
+
+#include "image/page_testing.hpp"
+#include "image/temporary_directory.hpp"
+#include "pager/image_archive.hpp"
+#include "pager/memory_server.hpp"
+#include "pager/peers_testing.hpp"
+#include "pager/server_link.hpp"
+#include "wire/run.hpp"
+
+namespace yado::pager {
+namespace {
+
+constexpr std::uint64_t guest_pages = 20'000;
+
+class ImageArchiveTest : public testing::Test {
+ protected:
+  ~ImageArchiveTest() override {
+    for (const auto& link : links_) link->close();
+  }
+  std::string path(const std::string& name) const { return directory.path() / name; }
+  std::unique_ptr<MemoryServer> start(const std::string& host, bool with_archive = true) const {
+    auto server = std::make_unique<MemoryServer>(MemoryServer::Options{
+        .capacity_pages = guest_pages, .archive = with_archive ? std::make_shared<DirectoryArchive>(path("images"), host) : nullptr});
+    const Status listening = server->listen_unix(path(host), 0600);
+    EXPECT_TRUE(listening) << listening.error().text();
+    return server;
+  }
+  std::shared_ptr<ServerLink> open(const ServerAddress& address, nanoseconds patience = 20s, std::uint64_t epoch = 1,
+                                   const wire::Identity* identity = nullptr) {
+    const Hello hello{.epoch = epoch, .pages = guest_pages, .quota_pages = guest_pages, .session = "vm"};
+    auto link = ServerLink::make(io.get_executor(), blocks, address, {hello, patience, identity});
+    EXPECT_TRUE(link);
+    const auto welcome = wire::run(io, ServerLink::open(*link));
+    EXPECT_TRUE(welcome) << welcome.error().text();
+    links_.push_back(*link);
+    return *link;
+  }
+  std::shared_ptr<ServerLink> open(const std::string& host) { return open(ServerAddress{.unix_path = path(host)}); }
+
+  template <class T, class Ask>
+  Result<T> answer_of(Ask ask) {
+    std::optional<Result<T>> answer;
+    ask([&](Result<T> got) { answer.emplace(std::move(got)); });
+    io.restart();
+    while (!answer && io.run_one() > 0) {}
+    return answer ? std::move(*answer) : fail(Errc::internal, "nothing answers");
+  }
+  void put(ServerLink& link, const Contents& contents) {
+    auto pages = std::make_shared<std::vector<Page>>();
+    pages->reserve(contents.size());
+    PutBatch batch;
+    for (const auto& [page, number] : contents) {
+      batch.pages.push_back(page);
+      pages->push_back(page_with(number));
+      batch.contents.push_back(number == 0 ? nullptr : pages->back().data());
+    }
+    batch.hold = pages;
+    const Status done = answer_of<void>([&](auto told) { link.put(std::move(batch), told); });
+    EXPECT_TRUE(done) << done.error().text();
+  }
+  Result<Contents> get(ServerLink& link, std::vector<PageRun> runs) {
+    auto got = answer_of<std::pair<Batch, Frame>>([&](auto told) { link.get(runs, told); });
+    if (!got) return std::unexpected(got.error());
+    return contents_of(got->first.runs, got->first.data);
+  }
+  Status save(ServerLink& link, const std::string& name, image::CutId cut, image::CutId base, const std::vector<PageRun>& owned) {
+    YADO_TRY(answer_of<Saved>([&](auto told) { link.save({name, cut, base}, told); }), "save");
+    YADO_TRY(answer_of<Saved>([&](auto told) { link.save_again(name, told); }), "save");
+    YADO_TRY(answer_of<void>([&](auto told) { link.fix(name, told); }), "fix");
+    YADO_TRY(answer_of<Saved>([&](auto told) { link.finish(name, owned, told); }), "finish");
+    return answer_of<void>([&](auto told) { link.keep(name, told); });
+  }
+  SessionStats stats(ServerLink& link) {
+    return answer_of<SessionStats>([&](auto told) { link.stat(told); }).value();
+  }
+
+  image::TemporaryDirectory directory;
+  BlockPool blocks{channel_block_bytes};
+  boost::asio::io_context io;
+
+ private:
+  std::vector<std::shared_ptr<ServerLink>> links_;
+};
+
+TEST_F(ImageArchiveTest, TwoServersSaveTogetherAndOneLoadsIt) {
+  auto one = start("h1"), two = start("h2");
+  const auto to_one = open("h1"), to_two = open("h2");
+  // Every other page, in more runs than one message has room for.
+  std::vector<PageRun> even, odd;
+  Contents all;
+  for (PageNumber page = 0; page < guest_pages; ++page) {
+    (page % 2 == 0 ? even : odd).push_back({page, 1});
+    all[page] = page % 5 == 0 ? page + 1 : 0;
+  }
+  for (const auto& [link, remainder] : {std::pair(to_one, 0u), std::pair(to_two, 1u)})
+    for (PageNumber first = 0; first < guest_pages; first += 500) {
+      Contents some;
+      for (PageNumber page = first + remainder; page < first + 500; page += 2) some[page] = all[page];
+      put(*link, some);
+    }
+  const image::CutId cut = image::cut_number(1);
+  for (const auto& [link, owned] : {std::pair(to_one, even), std::pair(to_two, odd)}) {
+    const Status saved = save(*link, "image-1", cut, {}, owned);
+    ASSERT_TRUE(saved) << saved.error().text();
+    EXPECT_EQ(stats(*link).changed_pages, 0u);
+  }
+  one.reset();
+  two.reset();
+
+  auto three = start("h3");
+  const auto to_three = open("h3");
+  const auto loaded = answer_of<std::uint64_t>([&](auto told) { to_three->load({"image-1"}, even, told); });
+  ASSERT_TRUE(loaded) << loaded.error().text();
+  EXPECT_EQ(*loaded, even.size()) << "all messages together";
+  for (PageNumber first = 0; first < guest_pages; first += 200) {
+    std::vector<PageRun> runs;
+    Contents expected;
+    for (PageNumber page = first; page < first + 200; page += 2) runs.push_back({page, 1}), expected[page] = all[page];
+    const auto got = get(*to_three, runs);
+    ASSERT_TRUE(got) << got.error().text();
+    ASSERT_EQ(*got, expected);
+  }
+  while (stats(*to_three).disk_pages > 0) {}
+  EXPECT_EQ(get(*to_three, {{0, 1}, {10, 1}}).value(), (Contents{{0, 1}, {10, 11}}));
+  put(*to_three, {{10, 5}});
+  EXPECT_EQ(stats(*to_three).changed_pages, 1u);
+}
+
+TEST_F(ImageArchiveTest, ABrokenConnectionInEveryPlaceOfASave) {
+  auto server = start("h1");
+  std::int64_t left = 0;
+  std::mutex mutex;
+  std::atomic<int> cuts = 0;
+  Proxy proxy(path("proxy"), path("h1"), [&](std::span<std::byte> bytes) {
+    const std::lock_guard lock(mutex);
+    left -= static_cast<std::int64_t>(bytes.size());
+    if (left > 0) return true;
+    left = 1'000'000'000;
+    ++cuts;
+    return false;
+  });
+  for (int number = 1; number <= 20; ++number) {
+    {
+      const std::lock_guard lock(mutex);
+      left = 1'000'000'000;
+    }
+    const auto link = open(ServerAddress{.unix_path = path("proxy")}, 20s, static_cast<std::uint64_t>(number));
+    put(*link, {{5, static_cast<std::uint64_t>(number)}});
+    {
+      const std::lock_guard lock(mutex);
+      left = 30 * number;  // what is said in a SAVE is about 600 bytes
+    }
+    const std::string name = "image-" + std::to_string(number);
+    const Status saved = save(*link, name, image::cut_number(number), {}, {{5, 1}});
+    ASSERT_TRUE(saved) << number << ": " << saved.error().text();
+    link->close();
+    io.restart();
+    io.poll();
+    auto part = image::PagePart::open(path("images") + "/" + name + "/pages-h1");
+    ASSERT_TRUE(part) << part.error().text();
+    Page content;
+    ASSERT_TRUE(part->read(image::PageNumber{5}, content));
+    EXPECT_EQ(std::memcmp(content.data(), page_with(static_cast<std::uint64_t>(number)).data(), page_bytes), 0);
+  }
+  EXPECT_GT(cuts, 10);
+}
+
+TEST_F(ImageArchiveTest, ADraftGoesWithItsOwnersEpochAndWithItsSession) {
+  auto server = start("h1");
+  const auto first = open("h1");
+  put(*first, {{1, 1}});
+  ASSERT_TRUE(answer_of<Saved>([&](auto told) { first->save({"image-1", image::cut_number(1), {}}, told); }));
+  EXPECT_TRUE(std::filesystem::exists(path("images") + "/image-1"));
+  const auto second = open(ServerAddress{.unix_path = path("h1")}, 20s, 2);
+  EXPECT_TRUE(save(*second, "image-2", image::cut_number(2), {}, {{1, 1}})) << "that of the older epoch was abandoned";
+  EXPECT_FALSE(std::filesystem::exists(path("images") + "/image-1"));
+  ASSERT_TRUE(answer_of<Saved>([&](auto told) { second->save({"image-3", image::cut_number(3), {}}, told); }));
+  ASSERT_TRUE(answer_of<void>([&](auto told) { second->end(told); }));
+  server.reset();
+  EXPECT_FALSE(std::filesystem::exists(path("images") + "/image-3"));
+  EXPECT_TRUE(std::filesystem::exists(path("images") + "/image-2/pages-h1/pages.index"));
+}
+
+TEST_F(ImageArchiveTest, WithoutAnArchiveItSaysSo) {
+  auto server = start("h1", false);
+  const auto link = open("h1");
+  EXPECT_EQ(answer_of<Saved>([&](auto told) { link->save({"image-1", image::cut_number(1), {}}, told); }).error().code, Errc::unsupported);
+  EXPECT_EQ(answer_of<std::uint64_t>([&](auto told) { link->load({"image-1"}, {}, told); }).error().code, Errc::unsupported);
+}
+
+TEST_F(ImageArchiveTest, LongWorkIsWaitedForWhileItsServerLives) {
+  RawServer raw(path("raw"), [](RawPeer& peer, int) {
+    if (peer.read()) peer.send(Operation::welcome, 1, make_welcome({77, 0}));
+    std::uint64_t save = 0;
+    int stats = 0;
+    while (const auto request = peer.read()) {
+      if (request->header.operation == Operation::save) save = request->header.id;
+      if (request->header.operation != Operation::stat) continue;
+      peer.send(Operation::stats, request->header.id, make_stats({}));
+      if (++stats == 4) peer.send(Operation::done, save, make_saved({7, 8}));
+    }
+  });
+  const auto link = open(ServerAddress{.unix_path = path("raw")}, 200ms);
+  const auto saved = answer_of<Saved>([&](auto told) { link->save({"image-1", image::cut_number(1), {}}, told); });
+  ASSERT_TRUE(saved) << saved.error().text();
+  EXPECT_EQ(saved->pages, 7u);
+  EXPECT_EQ(link->traffic().reconnections, 0u);
+}
+
+TEST_F(ImageArchiveTest, ASilentServerAtLongWorkIsDeadAfterPatience) {
+  RawServer raw(path("raw"), [](RawPeer& peer, int) {
+    if (peer.read()) peer.send(Operation::welcome, 1, make_welcome({77, 0}));
+    while (peer.read()) {}
+  });
+  const auto link = open(ServerAddress{.unix_path = path("raw")}, 50ms);
+  EXPECT_FALSE(answer_of<Saved>([&](auto told) { link->save({"image-1", image::cut_number(1), {}}, told); }));
+  EXPECT_FALSE(link->alive());
+}
+
+// ---- MOVE ------------------------------------------------------------------------------------------------------------
+
+TEST_F(ImageArchiveTest, PagesMoveFromServerToServer) {
+  auto one = start("h1"), two = start("h2");
+  const auto to_one = open("h1"), to_two = open("h2");
+  Contents all;
+  for (PageNumber first = 0; first < 3000; first += 250) {
+    Contents some;
+    for (PageNumber page = first; page < first + 250; ++page) all[page] = some[page] = page % 4 == 0 ? 0 : page + 1;
+    put(*to_one, some);
+  }
+  put(*to_two, {{7, 777}});
+  const auto moved = answer_of<std::uint64_t>(
+      [&](auto told) { to_one->move({{0, 2000}, {2500, 1000}}, {.unix_path = path("h2")}, to_two->instance(), told); });
+  ASSERT_TRUE(moved) << moved.error().text();
+  EXPECT_EQ(*moved, 2500u);
+  all[7] = 777;  // what is there already is newer
+  for (PageNumber first = 0; first < 3000; first += 250) {
+    const auto got = get(*to_two, {{first, 250}});
+    ASSERT_TRUE(got);
+    if (first < 2000 || first >= 2500)
+      ASSERT_EQ(*got, Contents(all.lower_bound(first), all.lower_bound(first + 250)));
+    else
+      ASSERT_TRUE(got->empty());
+  }
+  EXPECT_EQ(to_two->traffic().reconnections, 0u) << "the mover fences nobody";
+  EXPECT_EQ(get(*to_one, {{8, 2}}).value(), (Contents{{8, 0}, {9, 10}})) << "and they are still here";
+}
+
+TEST_F(ImageArchiveTest, AMoveThatCannotBeSaysWhy) {
+  auto one = start("h1"), two = start("h2");
+  const auto to_one = open("h1"), to_two = open("h2");
+  put(*to_one, {{1, 1}});
+  const auto error = [&](const std::string& where, std::uint64_t instance) {
+    return answer_of<std::uint64_t>([&](auto told) { to_one->move({{1, 1}}, {.unix_path = path(where)}, instance, told); }).error().code;
+  };
+  EXPECT_EQ(error("h2", to_two->instance() + 1), Errc::permission) << "only the owner knows it";
+  EXPECT_EQ(error("nowhere", 1), Errc::refused);
+  two.reset();
+  EXPECT_EQ(error("h2", 1), Errc::refused);
+  EXPECT_EQ(get(*to_one, {{1, 1}}).value(), (Contents{{1, 1}}));
+}
+
+TEST_F(ImageArchiveTest, ServersMoveByTlsWithTheirOwnNames) {
+  auto authority = wire::Authority::open_or_create(directory.path() / "ca");
+  ASSERT_TRUE(authority);
+  auto one = start("h1"), two = start("h2");
+  const auto port_one = one->listen_tls("127.0.0.1", 0, *authority->issue("agent:h1"));
+  const auto port_two = two->listen_tls("127.0.0.1", 0, *authority->issue("agent:h2"));
+  ASSERT_TRUE(port_one && port_two);
+  const wire::Identity own = *authority->issue("agent:h0");
+  const ServerAddress at_two{.address = "127.0.0.1", .port = *port_two, .expected_peer = "agent:h2"};
+  const auto to_one = open({.address = "127.0.0.1", .port = *port_one, .expected_peer = "agent:h1"}, 20s, 1, &own);
+  const auto to_two = open(at_two, 20s, 1, &own);
+  put(*to_one, {{1, 1}, {2, 0}});
+  ASSERT_TRUE(answer_of<std::uint64_t>([&](auto told) { to_one->move({{0, 5}}, at_two, to_two->instance(), told); }));
+  EXPECT_EQ(get(*to_two, {{0, 5}}).value(), (Contents{{1, 1}, {2, 0}}));
+}
+
+TEST_F(ImageArchiveTest, AMoverMayOnlyPut) {
+  auto server = start("h1");
+  const auto link = open("h1");
+  const RawPeer mover = RawPeer::connect(path("h1"));
+  const Hello hello{.epoch = 1, .generation = link->instance(), .pages = guest_pages, .quota_pages = 0, .role = Role::mover, .session = "vm"};
+  ASSERT_EQ(mover.ask(Operation::hello, 1, make_hello(hello))->header.operation, Operation::welcome);
+  EXPECT_EQ(mover.ask(Operation::put, 2, put_body({{1, 1}}).bytes)->header.operation, Operation::done);
+  std::uint64_t id = 2;
+  for (const Operation operation : {Operation::get, Operation::drop, Operation::list, Operation::save, Operation::fix, Operation::finish,
+                                    Operation::keep, Operation::abandon, Operation::load, Operation::move, Operation::end})
+    EXPECT_EQ(mover.ask(operation, ++id, {})->error().code, Errc::permission) << name_of(operation);
+  EXPECT_EQ(get(*link, {{1, 1}}).value(), (Contents{{1, 1}}));
+}
+
+}  // namespace
+}  // namespace yado::pager
