@@ -85,6 +85,9 @@ void append(std::vector<KindRun>& runs, PageNumber page, PageKind kind);
 
 enum class Role : std::uint32_t { looker = 0, owner = 1, mover = 2 };
 
+/// Of a generation: which process of the epoch (upper half); the lower half counts its connections.
+constexpr std::uint32_t life_of(std::uint64_t generation) { return static_cast<std::uint32_t>(generation >> 32); }
+
 struct Hello {
   std::uint64_t epoch = 0;
   std::uint64_t generation = 0;   ///< a mover's: the session's instance

@@ -5,6 +5,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_future.hpp>
+#include <future>
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
@@ -64,11 +65,8 @@ class Network {
     }
     thread_ = std::thread([this] { io_.run(); });
     std::vector<PageServer*> servers;
-    for (const ServiceConfig::Server& one : config_.servers) {
-      YADO_ASSIGN(auto link, connect(one), fmt::format("memory on {}", one.host));
-      servers.push_back(link.get());
-      links_.push_back({std::move(link), one.host});
-    }
+    YADO_TRY(connect_all(), "memory");
+    for (const SplitSave::Server& one : links_) servers.push_back(one.link.get());
     if (!config_.image.empty()) {
       YADO_ASSIGN(chain_, open_chain(), "image");
       image_ = std::make_unique<ImageServer>(io_.get_executor(), chain_, "the image on this host");
@@ -117,9 +115,34 @@ class Network {
   }
 
  private:
+  /// One that cannot be had is done without, unless it has a share of the image, or nobody else is left.
+  Status connect_all() {
+    std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
+    for (const ServiceConfig::Server& one : config_.servers)
+      opening.push_back(std::async(std::launch::async, [this, &one] { return connect(one); }));
+    std::optional<Error> missing;
+    for (std::size_t i = 0; i < opening.size(); ++i) {
+      const ServiceConfig::Server& server = config_.servers[i];
+      auto link = opening[i].get();
+      if (link) {
+        links_.push_back({std::move(*link), server.host});
+        loads_.push_back(server.load);
+        continue;
+      }
+      const Error why{link.error().code, fmt::format("memory on {}: {}", server.host, link.error().message)};
+      if (!server.load.empty()) return std::unexpected(why);
+      log::warn("pager: {}: done without", why.text());
+      missing = why;
+    }
+    if (links_.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
+    return {};
+  }
+
   Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server) {
     LinkOptions options;
-    options.hello = {.epoch = config_.epoch, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .session = config_.session};
+    // Of two pagers under one epoch, on one host, the later one is another life.
+    const auto life = static_cast<std::uint64_t>(os::now().time_since_epoch() / 125ms) & 0xffffffff;
+    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .session = config_.session};
     if (!config_.identity.empty()) options.identity = &identity_;
     YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
     auto opened = asio::co_spawn(io_, ServerLink::open(link), asio::use_future).get();
@@ -155,8 +178,7 @@ class Network {
       return true;
     });
     for (std::size_t i = 0; i < links_.size(); ++i) {
-      const auto& load = config_.servers[i].load;
-      if (load.empty()) continue;
+      if (loads_[i].empty()) continue;
       YADO_TRY(load_at(i, had), fmt::format("memory on {}", links_[i].host));
     }
     if (had.count() != pages()) {
@@ -169,7 +191,7 @@ class Network {
 
   /// What its images have is held by the server from then on.
   Status load_at(std::size_t server, PageBits& had) {
-    YADO_TRY(ask(server, Operation::load, make_load({{}, config_.servers[server].load})), "load");
+    YADO_TRY(ask(server, Operation::load, make_load({{}, loads_[server]})), "load");
     // What it has of these it says in its list.
     for (PageNumber from = 0; from < pages();) {
       YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
@@ -200,6 +222,7 @@ class Network {
   asio::executor_work_guard<asio::io_context::executor_type> busy_ = asio::make_work_guard(io_);
   std::thread thread_;
   std::vector<SplitSave::Server> links_;
+  std::vector<std::vector<std::string>> loads_;  ///< of each link: images to load
   std::shared_ptr<const image::PageChain> chain_;
   std::unique_ptr<ImageServer> image_;
   std::unique_ptr<Copies> memory_;

@@ -190,8 +190,10 @@ Result<std::shared_ptr<Session>> Sessions::open(const Hello& hello, const std::s
   if (!valid_name(hello.session)) return fail(Errc::invalid_argument, "\"{}\" is no name of a session", hello.session);
   const std::lock_guard lock(mutex_);
   if (const auto found = sessions_.find(hello.session); found != sessions_.end()) {
-    if (hello.role != Role::owner || hello.epoch <= found->second->store().owner().epoch) return join(found->second, hello, peer);
-    // A greater epoch is another life of the workload, perhaps on another host: what the one before kept here is of no use to it.
+    const PageStore::Owner now = found->second->store().owner();
+    const bool another_life = std::pair(hello.epoch, life_of(hello.generation)) > std::pair(now.epoch, life_of(now.generation));
+    if (hello.role != Role::owner || !another_life) return join(found->second, hello, peer);
+    // Of the workload, perhaps on another host: what the one before kept here is of no use to it.
     found->second->end();
     sessions_.erase(found);
   }

@@ -242,7 +242,7 @@ class ControlCore {
   void drop_unwanted(Workload& workload);
   bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
   static bool checkpoints_owner(const WorkloadSpec& spec);
-  WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main) const;
+  WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
   std::vector<PullCall::Member> members_of(const ImageId& image) const;
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);

@@ -80,7 +80,7 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   std::optional<ImageId> image;
   if (record.image_revision == record.revision && holders(workload).contains(record.host)) image = record.image;
   emit("raise", workload, record.host);
-  operation.call = call(RaiseCall{with_memory_hosts(record.spec, record.host), record.spec.name, record.instance, record.epoch, image},
+  operation.call = call(RaiseCall{with_memory_hosts(record.spec, record.host, operation.suspect), record.spec.name, record.instance, record.epoch, image},
                         raise_limit(record.spec),
                         Pending{Pending::What::raise, record.spec.name, record.host, record.instance, {}, record.epoch});
 }

@@ -56,11 +56,13 @@ bool ControlCore::takes_images(const HostId& host, const WorkloadSpec& spec) con
 bool ControlCore::checkpoints_owner(const WorkloadSpec& spec) { return spec.kind == Kind::vm && spec.vm.split.has_value(); }
 
 /// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another.
-WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main) const {
+WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
   if (!spec.vm.split) return spec;
   std::vector<MemoryHost>& over = spec.vm.split->over;
   const std::size_t wanted = over.size();
-  const auto usable = [&](const HostId& id) { return id != main && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0; };
+  const auto usable = [&](const HostId& id) {
+    return id != main && id != suspect && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0;
+  };
   std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
   for (const auto& [id, host] : hosts_)
     if (over.size() < wanted && usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) over.push_back({.host = id, .address = {}});
