@@ -136,10 +136,11 @@ int measure(const Options& options, const RigDisks& disks) {
 }
 
 /// What the child has left, however it ended: control groups and directories of its lab, and processes, which are this process's
-/// children now.
-void sweep(const RigOptions& rig) {
-  { const auto swept = lab::StateDirectory::create(rig.run_directory, rig_name); }
+/// children now. Error `already_exists` when another benchmark is running.
+Status sweep(const RigOptions& rig) {
+  { YADO_TRY(lab::StateDirectory::create(rig.run_directory, rig_name), "split-vm"); }
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}
+  return {};
 }
 
 /// The child's exit status, or 128 + the signal that interrupted it.
@@ -180,13 +181,13 @@ Result<int> run(Options options) {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
 
   // What a run left that was killed with its supervisor.
-  sweep(options.rig);
+  YADO_TRY(sweep(options.rig), "before");
   int status = 0;
   {
     YADO_ASSIGN(const RigDisks disks, RigDisks::create(options.rig), "split-vm");
     YADO_ASSIGN(os::Process child, os::fork_child([&] { return measure(options, disks); }, SIGKILL), "split-vm");
     status = supervise(child, signals);
-    sweep(options.rig);
+    YADO_TRY(sweep(options.rig), "afterwards");
   }
   std::error_code ignored;
   fs::remove(options.rig.run_directory / fmt::format("{}-disks", rig_name), ignored);
