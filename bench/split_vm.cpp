@@ -80,6 +80,20 @@ class Progress {
   Instant begun_ = os::now();
 };
 
+/// Those that are asked for and can be measured here; the report gets the reasons of the others.
+Result<std::vector<std::unique_ptr<Variant>>> choose_variants(const Options& options, const VariantOptions& wanted, SplitVmReport& report) {
+  std::vector<std::unique_ptr<Variant>> chosen;
+  std::string names;
+  for (auto& variant : make_variants(wanted)) {
+    names += (names.empty() ? "" : ", ") + variant->name();
+    if (!options.only.empty() && std::ranges::find(options.only, variant->name()) == options.only.end()) continue;
+    if (const std::string why = variant->why_not(); why.empty()) chosen.push_back(std::move(variant));
+    else report.left_out.push_back(fmt::format("{}: {}", variant->name(), why));
+  }
+  if (chosen.empty()) return fail(Errc::not_found, "none is left to measure; there are: {}", names);
+  return chosen;
+}
+
 Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks) {
   const Progress say;
   VariantOptions wanted{.guest = options.guest, .memory_bytes = options.memory_mib << 20, .qemu = {}, .new_qemu = options.new_qemu};
@@ -91,16 +105,8 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
   report.machine += "; " + rig.describe();
   for (const std::uint32_t hosts : options.hosts) report.bounds[hosts] = rig.bound(hosts);
 
-  std::vector<std::unique_ptr<Variant>> variants = make_variants(wanted);
-  std::vector<std::string> names;
-  for (const auto& variant : variants) names.push_back(variant->name());
-  std::erase_if(variants, [&](const auto& variant) {
-    if (!options.only.empty() && std::ranges::find(options.only, variant->name()) == options.only.end()) return true;
-    const std::string why = variant->why_not();
-    if (!why.empty()) report.left_out.push_back(fmt::format("{}: {}", variant->name(), why)), say(report.left_out.back());
-    return !why.empty();
-  });
-  if (variants.empty()) return fail(Errc::not_found, "no variant is left to measure; there are: {}", fmt::join(names, ", "));
+  YADO_ASSIGN(const auto variants, choose_variants(options, wanted, report), "variants");
+  for (const std::string& line : report.left_out) say("left out: " + line);
   const std::vector<Split> splits = splits_of(options);
   const int rounds = options.quick ? 1 : options.repeat;
   for (int round = 1; round <= rounds; ++round)
@@ -136,10 +142,11 @@ int measure(const Options& options, const RigDisks& disks) {
 }
 
 /// What the child has left, however it ended: control groups and directories of its lab, and processes, which are this process's
-/// children now.
-void sweep(const RigOptions& rig) {
-  { const auto swept = lab::StateDirectory::create(rig.run_directory, rig_name); }
+/// children now. Error `already_exists` when another benchmark is running.
+Status sweep(const RigOptions& rig) {
+  { YADO_TRY(lab::StateDirectory::create(rig.run_directory, rig_name), "split-vm"); }
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}
+  return {};
 }
 
 /// The child's exit status, or 128 + the signal that interrupted it.
@@ -180,13 +187,13 @@ Result<int> run(Options options) {
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
 
   // What a run left that was killed with its supervisor.
-  sweep(options.rig);
+  YADO_TRY(sweep(options.rig), "before");
   int status = 0;
   {
     YADO_ASSIGN(const RigDisks disks, RigDisks::create(options.rig), "split-vm");
     YADO_ASSIGN(os::Process child, os::fork_child([&] { return measure(options, disks); }, SIGKILL), "split-vm");
     status = supervise(child, signals);
-    sweep(options.rig);
+    YADO_TRY(sweep(options.rig), "afterwards");
   }
   std::error_code ignored;
   fs::remove(options.rig.run_directory / fmt::format("{}-disks", rig_name), ignored);

@@ -88,13 +88,14 @@ Result<LimitedDisk> LimitedDisk::create(const fs::path& directory, const fs::pat
   YADO_ASSIGN(const os::Fd file, os::open_path(backing, O_RDWR | O_TMPFILE, 0600), doing);
   if (::ftruncate(file.get(), static_cast<off_t>(bytes)) < 0) return fail_errno(doing);
 
+  // The device first: whoever has it has the directory too, and removing that would take away another one's mount.
+  YADO_TRY(add_device(number), doing);
   LimitedDisk disk;
+  disk.number_ = number;
   disk.directory_ = directory;
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) return fail_errno(error.value(), doing);
-  YADO_TRY(add_device(number), doing);
-  disk.number_ = number;
   YADO_ASSIGN(const os::Fd device, attach(number, file), doing);
   // Nothing is left to be done in the background: it would count as somebody's writing.
   YADO_TRY(run_program({"/sbin/mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", device_of(number)}), doing);

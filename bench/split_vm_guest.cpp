@@ -69,6 +69,12 @@ Status WriterGuest::rewrite(unsigned share_percent) {
   return {};
 }
 
+Result<double> WriterGuest::rate() {
+  YADO_ASSIGN(const std::string text, answer("second"), "rate");
+  YADO_ASSIGN(const json second, parsed(text), "rate");
+  return second.value("mib_per_s", 0.0);
+}
+
 Result<Standstill> WriterGuest::standstill() {
   YADO_TRY(console_.send("gaps\n"), "standstill");
   YADO_ASSIGN(const std::string text, answer("gaps"), "standstill");

@@ -36,6 +36,8 @@ class WriterGuest {
   Status fill();
   /// From now on it rewrites the first `share` percent of its pages in turn; 0: nothing. Returns when it has written all of them once.
   Status rewrite(unsigned share_percent);
+  /// MiB/s that it writes, over the next of its seconds that ends: for slow-downs.
+  Result<double> rate();
   /// Since the last call. Takes up to two seconds, in which the guest writes nothing.
   Result<Standstill> standstill();
   /// Leaves a word in the console that the guest will answer as soon as it runs.

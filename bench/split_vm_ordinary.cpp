@@ -166,7 +166,7 @@ std::unique_ptr<Variant> mapped_ram(const VariantOptions& options) {
   Method method{.name = "mapped-ram", .system = options.new_qemu, .capabilities = {"mapped-ram", "multifd"},
                 .parameters = {{"multifd-channels", 2}, {"direct-io", true}}, .by_path = true, .why_not = {}};
   if (::access(method.system.c_str(), X_OK) != 0)
-    method.why_not = fmt::format("no QEMU 9.1 or later at {}: tools/install-qemu says why", options.new_qemu.native());
+    method.why_not = fmt::format("no QEMU 9.1 or later at \"{}\" (YADO_NEW_QEMU): tools/install-qemu says why", options.new_qemu.native());
   return std::make_unique<Ordinary>(options, std::move(method));
 }
 

@@ -209,9 +209,10 @@ TEST_F(TransferTest, ManySmallHolesAreSkippedToo) {
   ASSERT_TRUE(draft);
   const fs::path file = *draft->part_directory("disk") / "layer";
   image::put_file(file, "");
-  fs::resize_file(file, 8 << 20);
+  constexpr int file_pages = 3 * max_data_ranges;  // more than one answer names
+  fs::resize_file(file, file_pages * 4096);
   std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
-  for (int page = 1; page < 2048; page += 2) stream.seekp(page * 4096).write(std::string(4096, 'x').data(), 4096);
+  for (int page = 1; page < file_pages; page += 2) stream.seekp(page * 4096).write(std::string(4096, 'x').data(), 4096);
   stream.close();
   ASSERT_OK(draft->commit({.id = id, .workload = WorkloadId("vm"), .parts = {{image::PartType::disk, "disk", {}}}}));
   ASSERT_OK(pull_it());
