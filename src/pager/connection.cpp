@@ -96,15 +96,11 @@ void Connection::done(std::uint64_t id, std::vector<std::byte> body) { channel_-
 Status Connection::welcome(const Frame& frame) {
   YADO_ASSIGN(hello_, parse_hello(frame.body), "HELLO");
   if (parts_.admits && !parts_.admits(peer_)) return fail(Errc::permission, "{} may have no memory here", peer_);
-  YADO_ASSIGN(auto session, parts_.sessions.open(hello_, peer_), "HELLO");
-  if (hello_.role == Role::owner) {
-    YADO_ASSIGN(const PageStore::Owner before, session->store().take_over(owner()), "HELLO");
-    if (before.epoch != hello_.epoch) {  // what the owner of an older epoch began, nobody ends
-      session->stop_saving({});
-      asio::post(parts_.archiver.io, [session] { session->abandon({}); });
-    }
-  }
-  session_ = std::move(session);
+  YADO_ASSIGN(const Sessions::Opened opened, parts_.sessions.open(hello_, peer_), "HELLO");
+  if (opened.replaced)  // what the owner of an earlier life began, nobody ends
+    asio::post(parts_.archiver.io, [session = opened.replaced] { session->abandon({}); });
+  if (hello_.role == Role::owner) YADO_TRY(opened.session->store().take_over(owner()), "HELLO");
+  session_ = opened.session;
   hello_deadline_.guard(nullptr);
   const SessionStats stats = session_->store().stats();
   channel_->send(Operation::welcome, frame.header.id, make_welcome({session_->instance(), stats.data_pages + stats.zero_pages}));

@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "pager/hook/protocol.h"
+#include "pager/hook_protocol.h"
 
 // Linux 6.7, linux/fs.h; Debian 12's headers are of 6.1.
 #ifndef PAGEMAP_SCAN

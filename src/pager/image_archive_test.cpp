@@ -176,6 +176,7 @@ TEST_F(ImageArchiveTest, ADraftGoesWithItsOwnersEpochAndWithItsSession) {
   ASSERT_TRUE(answer_of<Saved>([&](auto told) { first->save({"image-1", image::cut_number(1), {}}, told); }));
   EXPECT_TRUE(std::filesystem::exists(path("images") + "/image-1"));
   const auto second = open(ServerAddress{.unix_path = path("h1")}, 20s, 2);
+  put(*second, {{1, 1}});
   EXPECT_TRUE(save(*second, "image-2", image::cut_number(2), {}, {{1, 1}})) << "that of the older epoch was abandoned";
   EXPECT_FALSE(std::filesystem::exists(path("images") + "/image-1"));
   ASSERT_TRUE(answer_of<Saved>([&](auto told) { second->save({"image-3", image::cut_number(3), {}}, told); }));

@@ -104,7 +104,7 @@ Result<Saved> Saving::finish() {
     owned = image::normalised(owned_);
   }
   YADO_ASSIGN(finished_, writer_.finish(owned), "FINISH");
-  finished_with_.bytes = writer_.figures().bytes_written;
+  finished_with_ = {finished_->records(), writer_.figures().bytes_written};
   return finished_with_;
 }
 

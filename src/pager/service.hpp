@@ -1,7 +1,7 @@
 #pragma once
 // `yado pager`: the process beside one QEMU that pages its memory, and the calls that it answers.
 //
-//   descriptor 3  the hook's socket (hook/protocol.h)        descriptor 4  a pipe for "ok", or why it cannot begin
+//   descriptor 3  the hook's socket (hook_protocol.h)        descriptor 4  a pipe for "ok", or why it cannot begin
 //
 // Calls are JSON objects, a line each, over a unix stream socket in the instance's directory; one answer each:
 // {"ok":true,…} or {"error":{"code":…,"message":…}}. A connection that ends with a checkpoint under way abandons it.

@@ -186,15 +186,20 @@ bool Session::bring_in() {
 
 // ---- all of them -----------------------------------------------------------------------------------------------------
 
-Result<std::shared_ptr<Session>> Sessions::open(const Hello& hello, const std::string& peer) {
+Result<Sessions::Opened> Sessions::open(const Hello& hello, const std::string& peer) {
   if (!valid_name(hello.session)) return fail(Errc::invalid_argument, "\"{}\" is no name of a session", hello.session);
   const std::lock_guard lock(mutex_);
+  Opened opened;
   if (const auto found = sessions_.find(hello.session); found != sessions_.end()) {
     const PageStore::Owner now = found->second->store().owner();
     const bool another_life = std::pair(hello.epoch, life_of(hello.generation)) > std::pair(now.epoch, life_of(now.generation));
-    if (hello.role != Role::owner || !another_life) return join(found->second, hello, peer);
+    if (hello.role != Role::owner || !another_life) {
+      YADO_ASSIGN(opened.session, join(found->second, hello, peer), "session");
+      return opened;
+    }
     // Of the workload, perhaps on another host: what the one before kept here is of no use to it.
     found->second->end();
+    opened.replaced = found->second;
     sessions_.erase(found);
   }
   if (hello.role != Role::owner) return fail(Errc::not_found, "there is no session {}", hello.session);
@@ -206,9 +211,9 @@ Result<std::shared_ptr<Session>> Sessions::open(const Hello& hello, const std::s
                 arena_.capacity_pages() - set_aside, arena_.capacity_pages());
   std::uint64_t instance = 0;
   if (::getrandom(&instance, sizeof instance, 0) != sizeof instance) return fail_errno("getrandom");
-  auto session = std::make_shared<Session>(hello.session, peer, instance, arena_, hello, archive_);
-  sessions_.emplace(hello.session, session);
-  return session;
+  opened.session = std::make_shared<Session>(hello.session, peer, instance, arena_, hello, archive_);
+  sessions_.emplace(hello.session, opened.session);
+  return opened;
 }
 
 Result<std::shared_ptr<Session>> Sessions::join(const std::shared_ptr<Session>& session, const Hello& hello,

@@ -84,7 +84,11 @@ class Sessions {
       : arena_(capacity_pages), archive_(std::move(archive)) {}
 
   /// The session that a HELLO names, made if need be. Errors: invalid_argument, not_found, permission, conflict, no_space.
-  Result<std::shared_ptr<Session>> open(const Hello& hello, const std::string& peer);
+  struct Opened {
+    std::shared_ptr<Session> session;
+    std::shared_ptr<Session> replaced;  ///< of an earlier life; its draft wants to be abandoned
+  };
+  Result<Opened> open(const Hello& hello, const std::string& peer);
   Status end(const std::string& name);
   void end_all();
   std::vector<std::shared_ptr<Session>> all() const;

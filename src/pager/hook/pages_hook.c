@@ -24,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "protocol.h"
+#include "../hook_protocol.h"
 
 #ifndef UFFD_FEATURE_WP_ASYNC  // Linux 6.7; Debian 12's headers are of 6.1
 #define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
