@@ -96,14 +96,15 @@ int export_image(const ImageOptions& options) {
 
 int import_image(const ImageOptions& options) {
   if (!valid_name(options.workload))
-    return complain(Error{Errc::invalid_argument, fmt::format("--workload: \"{}\" is no valid name", options.workload)});
+    return complain(
+        Error{Errc::invalid_argument, fmt::format("--workload: \"{}\" is no valid name", options.workload)});
   const auto store = image::Store::look_into(options.store);
   if (!store) return complain(store.error());
   const auto manifest = import_into(*store, options);
   if (!manifest) return complain(manifest.error());
   if (options.json)
-    fmt::print("{}\n", api::dump_pretty(json{{"id", manifest->id.str()}, {"workload", options.workload},
-                                             {"bytes", manifest->bytes()}}));
+    fmt::print("{}\n", api::dump_pretty(json{
+                           {"id", manifest->id.str()}, {"workload", options.workload}, {"bytes", manifest->bytes()}}));
   else
     fmt::print("{}\n", manifest->id);
   return Exit::ok;

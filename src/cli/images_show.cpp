@@ -31,12 +31,9 @@ json pages_json(const Held& held, const image::Part& part) {
   const image::PageIndex& index = opened->index();
   std::uint64_t zeros = 0;
   for (std::uint64_t i = 0; i < index.records(); ++i) zeros += index.at(i).zero();
-  json pages{{"guest_pages", index.guest_pages()},
-             {"owned_pages", image::count_of(index.description().owned)},
-             {"records", index.records()},
-             {"zeros", zeros},
-             {"log_slots", index.log_slots()},
-             {"cut", index.description().cut.hex()}};
+  json pages{{"guest_pages", index.guest_pages()}, {"owned_pages", image::count_of(index.description().owned)},
+             {"records", index.records()},         {"zeros", zeros},
+             {"log_slots", index.log_slots()},     {"cut", index.description().cut.hex()}};
   if (!index.self_contained()) pages["base_cut"] = index.description().base_cut.hex();
   if (const auto set = image::read_working_set(held.directory / part.name)) pages["working_set"] = set->pages.size();
   return pages;
@@ -116,7 +113,9 @@ void add_rows(std::vector<std::vector<std::string>>& rows, const json& parts, co
     rows.push_back({host, id, part.value("name", ""), kind, format_bytes(part.value("bytes", 0ull)),
                     format_bytes(part.value("disk_bytes", 0ull)), count_or_dash(pages, "owned_pages"),
                     count_or_dash(pages, "records"), count_or_dash(pages, "zeros"),
-                    pages.empty() ? "" : pages.contains("working_set") ? "yes" : "no"});
+                    pages.empty()                   ? ""
+                    : pages.contains("working_set") ? "yes"
+                                                    : "no"});
   }
 }
 
@@ -124,7 +123,8 @@ void print(const json& all) {
   std::vector<std::string> chain;
   for (const json& one : all["chain"])
     chain.push_back(one.value("id", "") + (one.value("here", false) ? "" : " (not here)"));
-  fmt::print("image     {}{}\n", all.value("id", ""), all.value("here", "") == "indices" ? " (only its indices are here)" : "");
+  fmt::print("image     {}{}\n", all.value("id", ""),
+             all.value("here", "") == "indices" ? " (only its indices are here)" : "");
   fmt::print("workload  {}\n", all.value("workload", ""));
   fmt::print("age       {}\n",
              format_age(std::max<std::int64_t>(0, os::wall_ms() - all.value("created_wall_ms", std::int64_t{0}))));
@@ -139,7 +139,9 @@ void print(const json& all) {
   add_rows(rows, all["parts"], all.value("id", ""), "here");
   for (const json& member : all["members"]) {
     const std::string here = member.value("here", "");
-    const std::string host = member.value("host", "") + (here == "image" ? " (here)" : here == "indices" ? " (indices)" : "");
+    const std::string host = member.value("host", "") + (here == "image"     ? " (here)"
+                                                         : here == "indices" ? " (indices)"
+                                                                             : "");
     if (here == "no")
       rows.push_back({host, member.value("id", ""), "", "", "", "", "", "", "", ""});
     else

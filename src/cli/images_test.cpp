@@ -145,7 +145,8 @@ TEST_F(CliImagesTest, AnImportLikeAnotherImageHasItsDisks) {
                              .properties = {{"cpu", "max"}}}));
   }
   fs::resize_file((put_file(file("memory"), ""), file("memory")), 4 * page_bytes);
-  const Said said = yado({"import", file("memory"), "--workload", "vm", "--like", "whole", "--id", "new", "--store", root()});
+  const Said said =
+      yado({"import", file("memory"), "--workload", "vm", "--like", "whole", "--id", "new", "--store", root()});
   ASSERT_EQ(said.status, Exit::ok) << said.err;
   const auto made = store_.read(ImageId("new"));
   ASSERT_TRUE(made) << made.error().text();
@@ -164,8 +165,9 @@ TEST_F(CliImagesTest, MistakesGetOneLineAndLeaveNothing) {
   put_file(file("odd"), "odd");
   const Said odd = yado({"import", file("odd"), "--workload", "vm", "--id", "odd", "--store", root()});
   EXPECT_EQ(odd.status, Exit::usage);
-  EXPECT_EQ(odd.err, fmt::format("yado: import: import of memory from {}: 3 bytes are no number of pages of 4096 bytes\n",
-                                 file("odd")));
+  EXPECT_EQ(odd.err,
+            fmt::format("yado: import: import of memory from {}: 3 bytes are no number of pages of 4096 bytes\n",
+                        file("odd")));
   EXPECT_EQ(yado({"import", file("odd"), "--workload", "../vm", "--store", root()}).status, Exit::usage);
   EXPECT_EQ(store_.list().size(), 3U);
   std::size_t left = 0;

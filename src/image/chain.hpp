@@ -20,8 +20,9 @@ namespace yado::image {
 /// The guest's memory at the cut of `id` (of its main image, if it is a member), from what is here: images, and indices
 /// that were kept of those that lie elsewhere. The logs of the latter cannot be read (`unavailable`, when a page of
 /// them is asked for). Goes down to the first image that needs no base. Errors: `not_found` names the image that is not
-/// here at all, and the host that had it; `corrupt` for a member that is not the one its main image names, or bases in a
-/// circle; `invalid_argument` for more than PageChain::max_images, or an image without pages; those of PageChain::make.
+/// here at all, and the host that had it; `corrupt` for a member that is not the one its main image names, or bases in
+/// a circle; `invalid_argument` for more than PageChain::max_images, or an image without pages; those of
+/// PageChain::make.
 Result<PageChain> load_chain(const Store& store, const ImageId& id);
 
 /// `id`, its base, the base of that …, as far as they are here (the last may name a base that is not), newest first. Of
@@ -29,8 +30,8 @@ Result<PageChain> load_chain(const Store& store, const ImageId& id);
 Result<std::vector<Held>> bases(const Store& store, const ImageId& id);
 
 /// In which order images go so that none that stays is useless: what depends on `id` (deltas, newest first), `id`, its
-/// members. Of a member that of its main image. Pure; `images` is Store::list(). May name main images that are not among
-/// them.
+/// members. Of a member that of its main image. Pure; `images` is Store::list(). May name main images that are not
+/// among them.
 std::vector<ImageId> removal_order(const std::vector<Manifest>& images, const ImageId& id);
 
 enum class Deltas { refuse, remove };

@@ -150,7 +150,8 @@ RC_GTEST_PROP(ImageChainPropertyTest, AnyHistoryIsAPlainMap, ()) {
   const std::string flat = read_file(directory.path() / "flat");
   RC_ASSERT(flat.size() == pages * page_bytes);
   for (std::size_t page = 0; page < pages; ++page)
-    RC_ASSERT(std::memcmp(flat.data() + page * page_bytes, page_of(history.back().memory[page]).data(), page_bytes) == 0);
+    RC_ASSERT(std::memcmp(flat.data() + page * page_bytes, page_of(history.back().memory[page]).data(), page_bytes) ==
+              0);
 }
 
 /// The store and what every image in it must be.
@@ -208,7 +209,8 @@ RC_GTEST_PROP(ImageChainPropertyTest, MergingAndRemovingNeverChangeWhatAnImageIs
         must(merge_chain(cluster.store, any, {}));
         break;
       case 1: {
-        const auto& of_set = images[static_cast<std::size_t>(std::ranges::find(images, any, &Manifest::id) - images.begin())];
+        const auto& of_set =
+            images[static_cast<std::size_t>(std::ranges::find(images, any, &Manifest::id) - images.begin())];
         const ImageId main = of_set.member_of.value_or(any);
         const Status removed = remove_set(cluster.store, main);
         if (removed)

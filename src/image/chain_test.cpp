@@ -119,12 +119,22 @@ class ImageChainTest : public testing::Test {
 
   /// m1 <- m2, each with a member on h2; pages 20 to 39 were h2's, page 20 moved to the main host after m1.
   void make_set(const Store& main, const Store& h2) {
-    const Manifest first = make(h2, {.id = "m1.h2", .owned = {{20_page, 20}}, .puts = numbered(20, 40),
-                                     .member_of = "m1"});
+    const Manifest first =
+        make(h2, {.id = "m1.h2", .owned = {{20_page, 20}}, .puts = numbered(20, 40), .member_of = "m1"});
     make(main, {.id = "m1", .owned = {{0_page, 20}}, .puts = numbered(0, 20), .members = {member(first)}});
-    const Manifest second = make(h2, {.id = "m2.h2", .cut = 2, .base_cut = 1, .base = "m1", .owned = {{21_page, 19}},
-                                      .puts = {{25, 100}}, .member_of = "m2"});
-    make(main, {.id = "m2", .cut = 2, .base_cut = 1, .base = "m1", .owned = {{0_page, 21}}, .puts = {{2, 101}},
+    const Manifest second = make(h2, {.id = "m2.h2",
+                                      .cut = 2,
+                                      .base_cut = 1,
+                                      .base = "m1",
+                                      .owned = {{21_page, 19}},
+                                      .puts = {{25, 100}},
+                                      .member_of = "m2"});
+    make(main, {.id = "m2",
+                .cut = 2,
+                .base_cut = 1,
+                .base = "m1",
+                .owned = {{0_page, 21}},
+                .puts = {{2, 101}},
                 .members = {member(second)}});
     memory_ = over(numbered(0, guest_pages), {{25, 100}, {2, 101}});
   }

@@ -125,8 +125,7 @@ Status compare_part(const fs::path& directory, const Part& part, Durable durable
   for (const File& file : part.files) {
     const auto bytes = fs::file_size(directory / file.path, error);
     if (error) return fail_errno(error.value(), fmt::format("stat {}", file.path));
-    if (bytes != file.bytes)
-      return fail(Errc::corrupt, "{}: {} bytes instead of {}", file.path, bytes, file.bytes);
+    if (bytes != file.bytes) return fail(Errc::corrupt, "{}: {} bytes instead of {}", file.path, bytes, file.bytes);
   }
   for (const File& file : part.files) {
     if (!file.proved_by.empty()) continue;

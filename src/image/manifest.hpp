@@ -48,9 +48,9 @@ struct Manifest {
   std::int64_t created_wall_ms = 0;
   std::optional<ImageId> base;  ///< of a delta; of a member: the base of its main image
   std::vector<Part> parts;
-  std::vector<Member> members;        ///< of a main image
-  std::optional<ImageId> member_of;   ///< of a member: its main image
-  std::optional<std::string> stands_for;  ///< merged: checksum_of_manifest of what it took the place of
+  std::vector<Member> members;                    ///< of a main image
+  std::optional<ImageId> member_of;               ///< of a member: its main image
+  std::optional<std::string> stands_for;          ///< merged: checksum_of_manifest of what it took the place of
   std::map<std::string, std::string> properties;  ///< what the driver needs to restore (for containers: pipe inodes …)
 
   std::uint64_t bytes() const;

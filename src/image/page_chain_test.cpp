@@ -200,9 +200,9 @@ TEST_F(ImagePageChainTest, AMergeThatIsStoppedLeavesNothing) {
 
 TEST_F(ImagePageChainTest, OneHostMayMergeItsShareBeforeTheOthersDo) {
   // h1's share of the second image is merged: self-contained. h2's is a delta still, and needs the first.
-  auto made = chain(image(whole(1, 0, numbered(0, 10))),
-                    image(part({"pages-h1", 10, 2, 0, {{0_page, 5}}, numbered(0, 5, 50)}),
-                          part({"pages-h2", 10, 2, 1, {{5_page, 5}}, {{7, 77}}})));
+  auto made =
+      chain(image(whole(1, 0, numbered(0, 10))), image(part({"pages-h1", 10, 2, 0, {{0_page, 5}}, numbered(0, 5, 50)}),
+                                                       part({"pages-h2", 10, 2, 1, {{5_page, 5}}, {{7, 77}}})));
   ASSERT_TRUE(made) << made.error().text();
   MemoryModel model = numbered(0, 5, 50);
   model.merge(numbered(5, 10));

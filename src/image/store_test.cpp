@@ -315,7 +315,8 @@ TEST_F(ImagePagesInStoreTest, EveryLiveRecordIsVerified) {
     if (page.record.zero()) continue;
     flip_bit(log(), page.record.log_offset() + 4095, 7);
     EXPECT_EQ(verify_error(), fmt::format("image site-img.3: part memory: part memory: page {} (pages.log offset {}): "
-                                          "checksum differs", page.page, page.record.log_offset()));
+                                          "checksum differs",
+                                          page.page, page.record.log_offset()));
     flip_bit(log(), page.record.log_offset() + 4095, 7);
   }
   EXPECT_EQ(verify_error(), "(verified)");

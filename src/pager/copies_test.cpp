@@ -1,156 +1,7 @@
-// Copies over servers that are a few lines each: answers late, out of step with each other, servers dying, lying, full.
-
-#include <algorithm>
-#include <deque>
-#include <random>
-
-#include "base/log.hpp"
-#include "pager/pager_testing.hpp"
-#include "pager/remote_memory.hpp"
+#include "pager/remote_testing.hpp"
 
 namespace yado::pager {
 namespace {
-
-constexpr std::uint64_t seed_of_sums = 42;
-
-/// Carries out its requests in their order when it is told to, and answers when it is told to.
-class FakeServer : public PageServer {
- public:
-  FakeServer(std::string name, std::uint64_t quota) : name_(std::move(name)), quota_(quota) {}
-
-  void get(std::vector<PageRun> pages, Got got) override {
-    auto answer = std::make_shared<Result<std::pair<Batch, Frame>>>(fail(Errc::internal, ""));
-    add([this, pages = std::move(pages), answer] { *answer = look_up(pages); },
-        [got, answer](const Error* error) { got(error != nullptr ? std::unexpected(*error) : std::move(*answer)); });
-  }
-  void put(PutBatch batch, Done done) override {
-    for (const PageNumber page : batch.pages) ++unacknowledged[page];
-    auto status = std::make_shared<Status>();
-    auto pages = batch.pages;
-    add([this, batch = std::move(batch), status] { *status = store(batch); },
-        [this, done, status, pages = std::move(pages)](const Error* error) {
-          for (const PageNumber page : pages) --unacknowledged[page];
-          done(error != nullptr ? Status(std::unexpected(*error)) : *status);
-        });
-  }
-  void drop(std::vector<PageRun> pages, Done done) override {
-    EXPECT_FALSE(pages.empty());
-    add([this, pages = std::move(pages)] {
-          for (const PageRun& run : pages)
-            for (PageNumber page = run.first; page < run.first + run.pages; ++page) held.erase(page);
-        },
-        [done](const Error* error) { done(error != nullptr ? Status(std::unexpected(*error)) : Status{}); });
-  }
-  bool alive() const override { return alive_; }
-  bool connected() const override { return connected_now; }
-  bool writable() const override { return takes_pages; }
-  std::uint64_t quota_pages() const override { return quota_; }
-  const std::string& name() const override { return name_; }
-  void distrust(const Error&) override {}
-
-  bool busy() const { return !under_way_.empty(); }
-  /// Carries out a request, or answers one. False: there is nothing to do.
-  bool step(bool rather_answer) {
-    if (under_way_.empty()) return false;
-    const bool answer = carried_out_ > 0 && (rather_answer || carried_out_ == under_way_.size());
-    if (!answer) {
-      under_way_[carried_out_++].carry_out();
-      return true;
-    }
-    const Request request = std::move(under_way_.front());
-    under_way_.pop_front();
-    --carried_out_;
-    const Error dead{Errc::unavailable, "it is dead"};
-    request.answer(alive_ ? nullptr : &dead);
-    return true;
-  }
-  /// As a link does it: first its pager hears of it, then its requests fail, also those that were carried out.
-  void die(const std::function<void()>& tell) {
-    alive_ = false;
-    held.clear();
-    tell();
-    const Error dead{Errc::refused, "it died"};
-    carried_out_ = 0;
-    for (const Request& request : std::exchange(under_way_, {})) request.answer(&dead);
-  }
-  std::uint64_t data_pages() const {
-    return static_cast<std::uint64_t>(std::ranges::count_if(held, [](const auto& page) { return page.second != 0; }));
-  }
-
-  Contents held;
-  std::map<PageNumber, int> unacknowledged;
-  std::function<bool(const std::vector<PageRun>&)> refuses;  ///< a GET
-  bool connected_now = true, takes_pages = true;
-  std::uint64_t puts = 0;
-  std::set<PageNumber> unchanged;  ///< said to be, when it was put last
-
- private:
-  struct Request {
-    std::function<void()> carry_out;
-    std::function<void(const Error*)> answer;
-  };
-  void add(std::function<void()> carry_out, std::function<void(const Error*)> answer) {
-    if (!alive_) carry_out = [] {};
-    under_way_.push_back({std::move(carry_out), std::move(answer)});
-  }
-  Result<std::pair<Batch, Frame>> look_up(const std::vector<PageRun>& pages) const {
-    if (refuses && refuses(pages)) return fail(Errc::io, "a bad disk");
-    Batch batch;
-    auto space = std::make_shared<std::vector<std::byte>>();
-    for (const PageRun& run : pages)
-      for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
-        const auto found = held.find(page);
-        append(batch.runs, page, found == held.end() ? PageKind::absent : found->second == 0 ? PageKind::zero : PageKind::data);
-        if (found == held.end() || found->second == 0) continue;
-        const Page content = page_with(found->second);
-        space->insert(space->end(), content.begin(), content.end());
-      }
-    batch.data = *space;
-    return std::pair(batch, Frame{{}, {}, std::shared_ptr<const std::byte[]>(space, space->data())});
-  }
-  Status store(const PutBatch& batch) {
-    ++puts;
-    Contents after = held;
-    for (std::size_t i = 0; i < batch.pages.size(); ++i)
-      after[batch.pages[i]] =
-          contents_of({{batch.pages[i], 1, PageKind::data}}, Bytes(batch.contents[i], page_bytes)).begin()->second;
-    const auto used = static_cast<std::uint64_t>(std::ranges::count_if(after, [](const auto& page) { return page.second != 0; }));
-    if (used > quota_) return fail(Errc::no_space, "{} pages of {}", used, quota_);
-    held = std::move(after);
-    for (const PageNumber page : batch.pages)
-      if (batch.unchanged) unchanged.insert(page); else unchanged.erase(page);
-    return {};
-  }
-
-  std::string name_;
-  std::uint64_t quota_;
-  bool alive_ = true;
-  std::deque<Request> under_way_;
-  std::size_t carried_out_ = 0;
-};
-
-Evicted evicted(const Contents& contents) {
-  auto pages = std::make_shared<std::vector<Page>>();
-  pages->reserve(contents.size());
-  Evicted out;
-  for (const auto& [page, number] : contents) {
-    pages->push_back(page_with(number));
-    out.piece.pages.push_back(page);
-    out.piece.contents.push_back(number == 0 ? nullptr : pages->back().data());
-    out.sums.push_back(sum_of(pages->back(), seed_of_sums));
-  }
-  out.piece.hold = pages;
-  return out;
-}
-
-Contents contents_of_piece(const Piece& piece) {
-  Contents out;
-  for (std::size_t i = 0; i < piece.pages.size(); ++i)
-    out[piece.pages[i]] = piece.contents[i] == nullptr
-                              ? 0
-                              : contents_of({{piece.pages[i], 1, PageKind::data}}, Bytes(piece.contents[i], page_bytes)).begin()->second;
-  return out;
-}
 
 // ---- one thing at a time ---------------------------------------------------------------------------------------------
 
@@ -422,189 +273,67 @@ TEST_F(CopiesTest, AMoveThatFailedChangesNothing) {
 
 // ---- everything at once ----------------------------------------------------------------------------------------------
 
-/// A pager of few pages over few servers, all of whose choices come from a seed. It knows what every page must contain.
-class Simulation {
+struct Shape {
+  unsigned servers = 3, copies = 1;
+  std::uint64_t quota = 2000;  ///< of each server
+};
+
+class CopiesHosts : public TestedHosts {
  public:
-  struct Plan {
-    unsigned seed = 0, servers = 3, copies = 1, deaths = 0;
-    std::uint64_t quota = 0;  ///< of each server
-    unsigned used_pages = 260;  ///< of `pages`, spread evenly
-    unsigned zeros_of_100 = 12; ///< of what is written
-    unsigned harm_of_1000 = 0;  ///< how often a held page is changed under its server
-  };
-  static constexpr PageNumber pages = 1300;  // three regions
-  static constexpr std::size_t local_limit = 60, kept_local = 30, most_evicted = 8;
-
-  explicit Simulation(const Plan& plan) : plan_(plan), random_(plan.seed) {
+  explicit CopiesHosts(const Shape& shape) : shape_(shape) {
     std::vector<PageServer*> all;
-    for (unsigned i = 0; i < plan.servers; ++i) {
-      servers_.push_back(std::make_unique<FakeServer>("s" + std::to_string(i), plan.quota));
-      all.push_back(servers_.back().get());
+    for (unsigned i = 0; i < shape.servers; ++i) {
+      servers.push_back(std::make_unique<FakeServer>("s" + std::to_string(i), shape.quota));
+      all.push_back(servers.back().get());
     }
-    remote_ = std::make_unique<Copies>(Copies::Options{.pages = pages, .copies = plan.copies, .seed = seed_of_sums}, all);
+    copies = std::make_unique<Copies>(Copies::Options{.pages = Simulation::pages, .copies = shape.copies, .seed = seed_of_sums}, all);
   }
-
-  /// False: a page was lost, and rightly so.
-  bool run() {
-    for (int step = 0; step < 6000 && !lost_ && !testing::Test::HasFailure(); ++step) {
-      const auto dice = random_() % 100;
-      if (dice < 55)
-        step_a_server();
-      else if (dice < 75)
-        touch();
-      else if (dice < 97)
-        evict();
-      else if (random_() % 1000 < plan_.harm_of_1000)
-        harm();
-      else if (plan_.deaths > 0 && random_() % 150 == 0)
-        kill();
-      for (auto& server : servers_) {
-        EXPECT_LE(server->data_pages(), plan_.quota);
-        if (random_() % 50 == 0) server->connected_now = !server->connected_now;
-      }
-    }
-    return !lost_;
+  RemoteMemory& remote() override { return *copies; }
+  void kill(std::size_t host) override {
+    if (servers[host]->alive()) servers[host]->die([&] { copies->server_died(host); });
   }
-
-  /// No more faults: everything comes to rest as it should be.
-  void check_at_rest() {
-    while (step_a_server()) {}
-    EXPECT_FALSE(remote_->rebuilding());
-    std::size_t living = 0;
-    for (std::size_t i = 0; i < servers_.size(); ++i) {
-      if (!servers_[i]->alive()) continue;
-      ++living;
-      EXPECT_EQ(remote_->pages_at(i), servers_[i]->data_pages()) << "they differ about server " << i;
-    }
-    if (plan_.copies <= living && plan_.quota >= pages && plan_.harm_of_1000 == 0) {
-      EXPECT_EQ(remote_->pages_without_redundancy(), 0u);
-      for (PageNumber page = 0; page < pages; ++page) {
-        if (local_.contains(page) || content(page) == 0 || remote_->lost(page)) continue;
-        EXPECT_GE(holders(page), plan_.copies) << "page " << page;
-      }
-    }
-    for (PageNumber page = 0; page < pages && !lost_; ++page)
-      if (!local_.contains(page) && !fetching_.contains(page)) fetch(page);
-    while (!lost_ && step_a_server()) {}
-    EXPECT_TRUE(lost_ || fetching_.empty());
+  std::size_t any_alive(std::size_t random) const override {
+    for (std::size_t i = 0; i < servers.size(); ++i)
+      if (const std::size_t host = (random + i) % servers.size(); servers[host]->alive()) return host;
+    return 0;
   }
-  std::uint64_t failed_stores() const { return failed_stores_; }
-  const Copies::Counts& counts() const { return remote_->counts(); }
-
- private:
-  std::uint64_t content(PageNumber page) const {
-    const auto found = contents_.find(page);
-    return found == contents_.end() ? 0 : found->second;
+  void check_at_rest() override {
+    EXPECT_FALSE(copies->rebuilding());
+    for (std::size_t i = 0; i < servers.size(); ++i)
+      EXPECT_TRUE(!servers[i]->alive() || copies->pages_at(i) == servers[i]->data_pages()) << "they differ about server " << i;
   }
-  std::size_t holders(PageNumber page) const {
-    return static_cast<std::size_t>(std::ranges::count_if(servers_, [&](const auto& server) {
+  bool can_lose_another() const override {
+    const auto living = std::ranges::count_if(servers, [](const auto& server) { return server->alive(); });
+    return shape_.copies == 2 && living >= 2 && shape_.quota >= Simulation::pages;
+  }
+  bool may_be_lost(PageNumber page, std::uint64_t content) const override {
+    return std::ranges::none_of(servers, [&](const auto& server) {
       const auto found = server->held.find(page);
       const auto waits = server->unacknowledged.find(page);
-      return server->alive() && found != server->held.end() && found->second == content(page) &&
+      return server->alive() && found != server->held.end() && found->second == content &&
              (waits == server->unacknowledged.end() || waits->second == 0);
-    }));
-  }
-  bool step_a_server() {
-    const std::size_t first = random_() % servers_.size();
-    for (std::size_t i = 0; i < servers_.size(); ++i)
-      if (servers_[(first + i) % servers_.size()]->step(random_() % 2 == 0)) return true;
-    return false;
-  }
-  /// The guest reads or writes a page.
-  void touch() {
-    const PageNumber page = random_() % plan_.used_pages * (pages / plan_.used_pages);
-    if (!local_.contains(page)) {
-      if (local_.size() + fetching_.size() < local_limit && !fetching_.contains(page)) fetch(page);
-      return;
-    }
-    write(page);
-    if (const auto storing = storing_.find(page); storing != storing_.end()) storing_.erase(storing);  // undone
-  }
-  void write(PageNumber page) {
-    if (random_() % 2 == 0) contents_[page] = random_() % 100 < plan_.zeros_of_100 ? 0 : ++last_number_;
-  }
-  void fetch(PageNumber page) {
-    fetching_.insert(page);
-    remote_->fetch({page}, [this, page](const Result<Piece>& piece) {
-      fetching_.erase(page);
-      if (!piece) {
-        lost_ = true;
-        EXPECT_TRUE(harmed_.contains(page) || holders(page) == 0) << "page " << page << " is there: " << piece.error().text();
-        return;
-      }
-      EXPECT_EQ(contents_of_piece(*piece), (Contents{{page, content(page)}})) << "seed " << plan_.seed;
-      local_.insert(page);
-      write(page);
     });
-  }
-  void evict() {
-    if (local_.size() < under_way_ + kept_local) return;
-    Contents batch;
-    const std::size_t most = 1 + random_() % most_evicted;
-    auto at = local_.lower_bound(random_() % pages);
-    for (; at != local_.end() && batch.size() < most; ++at)
-      if (!storing_.contains(*at)) batch[*at] = content(*at);
-    if (batch.empty()) return;
-    const std::uint64_t ticket = ++last_ticket_;
-    for (const auto& [page, number] : batch) storing_[page] = ticket;
-    under_way_ += batch.size();
-    remote_->store(evicted(batch), [this, ticket, batch](const Status& status) {
-      failed_stores_ += !status;
-      under_way_ -= batch.size();
-      std::vector<PageNumber> undone;
-      for (const auto& [page, number] : batch) {
-        const auto storing = storing_.find(page);
-        if (storing == storing_.end() || storing->second != ticket) {
-          if (storing == storing_.end() && local_.contains(page)) undone.push_back(page);
-          continue;
-        }
-        storing_.erase(storing);
-        if (!status) continue;
-        local_.erase(page);  // punched out: from here on it must be had from the others
-        if (holders(page) > 0) harmed_.erase(page);
-      }
-      if (status) remote_->kept(undone);
-    });
-  }
-  void harm() {
-    FakeServer& server = *servers_[random_() % servers_.size()];
-    if (server.held.empty()) return;
-    auto at = server.held.begin();
-    std::advance(at, random_() % server.held.size());
-    harmed_.insert(at->first);
-    if (random_() % 2 == 0)
-      at->second = 0;
-    else
-      server.held.erase(at);
-  }
-  void kill() {
-    --plan_.deaths;
-    const std::size_t server = random_() % servers_.size();
-    if (servers_[server]->alive()) servers_[server]->die([&] { remote_->server_died(server); });
   }
 
-  Plan plan_;
-  std::mt19937 random_;
-  std::vector<std::unique_ptr<FakeServer>> servers_;
-  std::unique_ptr<Copies> remote_;
-  Contents contents_;              ///< what each page must contain
-  std::set<PageNumber> local_, fetching_, harmed_;
-  std::map<PageNumber, std::uint64_t> storing_;  ///< page -> the ticket that will evict it
-  std::size_t under_way_ = 0;      ///< pages of stores that were not answered
-  std::uint64_t last_number_ = 0, last_ticket_ = 0, failed_stores_ = 0;
-  bool lost_ = false;
+  std::unique_ptr<Copies> copies;
+
+ private:
+  Shape shape_;
 };
+
+Simulation simulate(const Simulation::Plan& plan, const Shape& shape) { return {plan, std::make_unique<CopiesHosts>(shape)}; }
+const Copies::Counts& counts(Simulation& simulation) { return static_cast<CopiesHosts&>(simulation.hosts()).copies->counts(); }
 
 class CopiesSimulationTest : public testing::Test {};
 
 TEST_F(CopiesSimulationTest, WithoutFaultsNothingIsLostWhateverTheDelays) {
   for (unsigned seed = 0; seed < 40; ++seed) {
-    Simulation simulation({.seed = seed, .servers = 1 + seed % 4, .copies = 1 + seed % 2, .quota = 2000});
+    Simulation simulation = simulate({.seed = seed}, {.servers = 1 + seed % 4, .copies = 1 + seed % 2});
     ASSERT_TRUE(simulation.run()) << "seed " << seed;
     simulation.check_at_rest();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
     ASSERT_EQ(simulation.failed_stores(), 0u);
-    ASSERT_GT(simulation.counts().pages_clean, 0u);
+    ASSERT_GT(counts(simulation).pages_clean, 0u);
   }
 }
 
@@ -612,19 +341,20 @@ TEST_F(CopiesSimulationTest, AQuotaThatJustFitsIsEnough) {
   for (unsigned seed = 0; seed < 40; ++seed) {
     const unsigned servers = 1 + seed % 4;
     constexpr std::uint64_t must_be_remote = 130 - Simulation::kept_local + Simulation::most_evicted;
-    Simulation simulation({.seed = seed, .servers = servers, .quota = (must_be_remote + servers - 1) / servers, .used_pages = 130, .zeros_of_100 = 1});
+    Simulation simulation = simulate({.seed = seed, .used_pages = 130, .zeros_of_100 = 1},
+                                     {.servers = servers, .quota = (must_be_remote + servers - 1) / servers});
     ASSERT_TRUE(simulation.run()) << "seed " << seed;
     simulation.check_at_rest();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
     ASSERT_EQ(simulation.failed_stores(), 0u) << "seed " << seed;
-    ASSERT_GT(simulation.counts().duplicates_dropped, 0u) << "there was no need";
+    ASSERT_GT(counts(simulation).duplicates_dropped, 0u) << "there was no need";
   }
 }
 
 TEST_F(CopiesSimulationTest, AReplicaSurvivesDeathsAndIsRebuilt) {
   unsigned lost = 0;
   for (unsigned seed = 0; seed < 60; ++seed) {
-    Simulation simulation({.seed = seed, .servers = 3 + seed % 3, .copies = 2, .deaths = 1 + seed % 2, .quota = 2000});
+    Simulation simulation = simulate({.seed = seed, .deaths = 1 + seed % 2}, {.servers = 3 + seed % 3, .copies = 2});
     lost += !simulation.run();
     simulation.check_at_rest();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
@@ -634,7 +364,7 @@ TEST_F(CopiesSimulationTest, AReplicaSurvivesDeathsAndIsRebuilt) {
 
 TEST_F(CopiesSimulationTest, OneDeathNeverLosesAReplicatedPage) {
   for (unsigned seed = 0; seed < 50; ++seed) {
-    Simulation simulation({.seed = seed, .servers = 2 + seed % 3, .copies = 2, .deaths = 1, .quota = 2000});
+    Simulation simulation = simulate({.seed = seed, .deaths = 1}, {.servers = 3 + seed % 3, .copies = 2});
     ASSERT_TRUE(simulation.run()) << "seed " << seed;
     simulation.check_at_rest();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
@@ -643,7 +373,7 @@ TEST_F(CopiesSimulationTest, OneDeathNeverLosesAReplicatedPage) {
 
 TEST_F(CopiesSimulationTest, WithoutReplicasOnlyWhatTheDeadHeldIsLost) {
   for (unsigned seed = 0; seed < 40; ++seed) {
-    Simulation simulation({.seed = seed, .servers = 2 + seed % 3, .copies = 1, .deaths = 1, .quota = 2000});
+    Simulation simulation = simulate({.seed = seed, .deaths = 1}, {.servers = 2 + seed % 3});
     simulation.run();
     simulation.check_at_rest();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
@@ -652,7 +382,7 @@ TEST_F(CopiesSimulationTest, WithoutReplicasOnlyWhatTheDeadHeldIsLost) {
 
 TEST_F(CopiesSimulationTest, HarmedPagesAreNeverTakenForRight) {
   for (unsigned seed = 0; seed < 40; ++seed) {
-    Simulation simulation({.seed = seed, .servers = 2 + seed % 3, .copies = 1 + seed % 2, .deaths = seed % 2, .quota = 2000, .harm_of_1000 = 300});
+    Simulation simulation = simulate({.seed = seed, .deaths = seed % 2, .harm_of_1000 = 300}, {.servers = 2 + seed % 3, .copies = 1 + seed % 2});
     simulation.run();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
   }
@@ -660,7 +390,7 @@ TEST_F(CopiesSimulationTest, HarmedPagesAreNeverTakenForRight) {
 
 TEST_F(CopiesSimulationTest, ReplicasWithLittleRoom) {
   for (unsigned seed = 0; seed < 40; ++seed) {
-    Simulation simulation({.seed = seed, .servers = 3 + seed % 2, .copies = 2, .deaths = seed % 2, .quota = 60 + seed});
+    Simulation simulation = simulate({.seed = seed, .deaths = seed % 2}, {.servers = 3 + seed % 2, .copies = 2, .quota = 60 + seed});
     simulation.run();
     simulation.check_at_rest();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;

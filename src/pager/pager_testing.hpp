@@ -51,6 +51,16 @@ inline PutBody put_body(const Contents& contents) {
 
 inline Batch wanted(std::vector<PageRun> runs) { return {with_kind(runs, PageKind::wanted), {}}; }
 
+/// The number of which this is the page_with, if it is one.
+inline std::uint64_t number_in(const std::byte* content) {
+  std::uint64_t first = 0;
+  std::memcpy(&first, content, sizeof first);
+  // The multiplier is odd, so it has an inverse modulo 2^64.
+  std::uint64_t inverse = 0x9e3779b97f4a7c15;
+  for (int i = 0; i < 6; ++i) inverse *= 2 - 0x9e3779b97f4a7c15 * inverse;
+  return first * inverse;
+}
+
 /// What an answer says: numbers by page, without absent pages. The content must be a page_with something.
 inline Contents contents_of(const std::vector<KindRun>& runs, Bytes data) {
   Contents contents;
@@ -59,12 +69,7 @@ inline Contents contents_of(const std::vector<KindRun>& runs, Bytes data) {
     for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
       if (run.kind == PageKind::zero) contents[page] = 0;
       if (run.kind != PageKind::data) continue;
-      std::uint64_t first = 0;
-      std::memcpy(&first, data.data() + at, sizeof first);
-      // The multiplier is odd, so it has an inverse modulo 2^64.
-      std::uint64_t inverse = 0x9e3779b97f4a7c15;
-      for (int i = 0; i < 6; ++i) inverse *= 2 - 0x9e3779b97f4a7c15 * inverse;
-      const std::uint64_t number = first * inverse;
+      const std::uint64_t number = number_in(data.data() + at);
       const Page whole = page_with(number);
       EXPECT_EQ(std::memcmp(whole.data(), data.data() + at, page_bytes), 0) << "page " << page << " is torn";
       contents[page] = number;

@@ -166,8 +166,7 @@ class Pull {
 
   asio::awaitable<Status> fetch_file(std::shared_ptr<image::Draft> draft, const ImageId& id, const std::string& part,
                                      const image::File& file) {
-    std::function<Result<std::shared_ptr<os::Fd>>()> create = [draft, part,
-                                                               file]() -> Result<std::shared_ptr<os::Fd>> {
+    std::function<Result<std::shared_ptr<os::Fd>>()> create = [draft, part, file]() -> Result<std::shared_ptr<os::Fd>> {
       auto made = create_file(*draft, part, file);
       if (!made) return std::unexpected(std::move(made.error()));
       return std::make_shared<os::Fd>(std::move(*made));

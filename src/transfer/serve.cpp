@@ -137,8 +137,7 @@ asio::awaitable<void> serve_file(const image::Store& store, asio::any_io_executo
     co_return co_await serve_data(std::move(executor), std::move(*file), *range, responder);
   wire::Headers headers{{"content-type", "application/octet-stream"},
                         {"content-length", std::to_string(range->end - range->first)}};
-  if (!asked.empty())
-    headers.emplace_back("content-range", content_range(*range, (*file)->bytes));
+  if (!asked.empty()) headers.emplace_back("content-range", content_range(*range, (*file)->bytes));
   if (auto started = co_await responder.start(asked.empty() ? 200 : 206, std::move(headers)); !started) co_return;
 
   for (Range left = *range; left.first < left.end;) {

@@ -108,8 +108,7 @@ Result<Range> parse_content_range(std::string_view header) {
 std::string data_header(const std::vector<Range>& data) {
   if (data.empty()) return "none";
   std::string text;
-  for (const Range& range : data)
-    text += fmt::format("{}{}-{}", text.empty() ? "" : ",", range.first, range.end - 1);
+  for (const Range& range : data) text += fmt::format("{}{}-{}", text.empty() ? "" : ",", range.first, range.end - 1);
   return text;
 }
 

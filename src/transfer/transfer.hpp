@@ -10,7 +10,8 @@
 //
 //   range: bytes=0-1048575                          206, content-range: bytes 0-8388607/8392704
 //   x-yado-holes: skip                              x-yado-data: 0-65535,4194304-5177343    the body's bytes, in order;
-//                                                                                           "none": a hole and nothing else
+//                                                                                           "none": a hole and nothing
+//                                                                                           else
 // A server that does not know of it answers the range, holes and all.
 //
 // An image is as secret as the memory it holds: only other agents are served (by the name in their certificate), and

@@ -106,14 +106,15 @@ class TransferTest : public testing::Test {
     file.seekp(1 << 20).write(std::string(64 << 10, 'x').data(), 64 << 10);
     file.seekp(4 << 20).write(std::string(3 << 20, 'y').data(), 3 << 20);
     file.close();
-    auto writer = image::PageWriter::create(*draft->part_directory("memory"),
-                                            {.guest_pages = 2048, .cut = image::cut_number(1)});
+    auto writer =
+        image::PageWriter::create(*draft->part_directory("memory"), {.guest_pages = 2048, .cut = image::cut_number(1)});
     ASSERT_TRUE(writer) << writer.error().text();
     image::PageAppender appender = writer->appender();
     for (std::uint32_t round = 0; round < 2; ++round)
       for (std::uint64_t page = 0; page < 2048; ++page)
         if (round == 0 || page / 256 % 2 == 0)
-          ASSERT_OK(appender.put(image::PageNumber{page}, image::page_of(page + 3000 * round + 1), image::Round{round}));
+          ASSERT_OK(
+              appender.put(image::PageNumber{page}, image::page_of(page + 3000 * round + 1), image::Round{round}));
     ASSERT_OK(appender.flush());
     ASSERT_OK(writer->finish(image::all_pages(2048)));
     ASSERT_OK(draft->commit({.id = id,
@@ -359,13 +360,13 @@ TEST_F(TransferTest, DataThatLiesNotWhereItMayIsCorrupt) {
   struct Lie {
     const char *covered, *data, *body;
   };
-  for (const Lie& lie : std::initializer_list<Lie>{{"bytes 0-5/6", "0-5", "hello!"},       // behind the end
-                                                   {"bytes 0-4/5", "0-9", "hellohello"},   // outside of what it covers
-                                                   {"bytes 0-4/5", "0-1,1-4", "hello!"},   // twice
-                                                   {"bytes 0-4/5", "0-2", "hello"},        // more than it says
-                                                   {"bytes 0-4/5", "0-4", "hell"},         // less
-                                                   {"bytes 1-4/5", "1-4", "ello"},         // not from where it was asked
-                                                   {"bytes 0-4/5", "none", ""},            // a hole that is none
+  for (const Lie& lie : std::initializer_list<Lie>{{"bytes 0-5/6", "0-5", "hello!"},      // behind the end
+                                                   {"bytes 0-4/5", "0-9", "hellohello"},  // outside of what it covers
+                                                   {"bytes 0-4/5", "0-1,1-4", "hello!"},  // twice
+                                                   {"bytes 0-4/5", "0-2", "hello"},       // more than it says
+                                                   {"bytes 0-4/5", "0-4", "hell"},        // less
+                                                   {"bytes 1-4/5", "1-4", "ello"},        // not from where it was asked
+                                                   {"bytes 0-4/5", "none", ""},           // a hole that is none
                                                    {"", "0-4", "hello"},
                                                    {"bytes 0-4/5", ",", ""}}) {
     covered = lie.covered;

@@ -1,0 +1,189 @@
+#pragma once
+// Pages on other hosts with one XOR over `data` of them instead of a second copy. One thread; no sockets.
+//
+//        host 0        host 1        host 2            group 0: two columns and their parity
+//     ┌───────────┐ ┌───────────┐ ┌───────────┐
+//     │ column 0  │ │ column 1  │ │  parity   │        a column: region_pages neighbours of the guest's memory
+//     │  0…511    │ │ 512…1023  │ │ of both   │        a stripe: one page of each column, and their XOR
+//     └───────────┘ └───────────┘ └───────────┘        group 1 begins one host further, and so on
+//
+// A page that changes costs two reads and two writes (its old content and the parity come here, the new ones go there); a replica costs
+// two writes, but twice the memory instead of 1 + 1/data. Whatever touches a stripe is a transaction of its group, one after the other, so
+// that no reader sees a page without its parity. Everything written can be repeated. Every content, parity too, is compared with its sum.
+//
+// After a death, a host that the group does not use takes the place, and what is missing is computed there. Without one the group goes on: a page
+// whose host is dead is kept as what the parity says.
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "pager/remote_memory.hpp"
+
+namespace yado::pager {
+
+class Parity : public RemoteMemory {
+ public:
+  struct Options {
+    std::uint64_t pages = 0;
+    unsigned data = 2;       ///< columns of a group
+    std::uint64_t seed = 0;  ///< of the sums
+  };
+  /// A host is two sessions of its memory server: one for pages, one for parity, whose pages are stripes.
+  struct Host {
+    PageServer* pages;
+    PageServer* parity;
+  };
+  /// How many pages a session for parity must have.
+  static std::uint64_t stripes(std::uint64_t pages, unsigned data);
+
+  /// More hosts than columns. At first every page is zero. The servers must outlive this.
+  Parity(const Options& options, std::vector<Host> hosts);
+
+  /// One of its two servers died, or both: called before requests under way are answered.
+  void host_died(std::size_t host);
+
+  void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
+  void store(Evicted evicted, Stored stored) override;
+  void kept(std::span<const PageNumber> pages) override;
+  bool lost(PageNumber page) const override;
+  std::uint64_t pages_without_redundancy() const override;
+
+  struct Counts {
+    std::uint64_t pages_sent = 0, pages_read = 0;  ///< to change pages, parity included
+    std::uint64_t pages_clean = 0;
+    std::uint64_t pages_reconstructed = 0;
+    std::uint64_t duplicates_dropped = 0;
+    std::uint64_t wrong_contents = 0;
+  };
+  const Counts& counts() const { return counts_; }
+  bool repairing() const { return repairs_ > 0; }
+  std::uint64_t pages_at(std::size_t host) const { return used_[host]; }
+
+ private:
+  struct Page {
+    std::uint64_t sum = 0;        ///< of what it is, when it is known
+    std::uint16_t storing = 0;    ///< stores under way
+    bool zero : 1 = true;
+    bool in_stripe : 1 = false;   ///< the parity counts it in; not so zero pages, nor those whose only content is here
+    bool present : 1 = false;     ///< its host has it
+    bool counted : 1 = false;     ///< takes room on its host, or is about to
+    bool resident : 1 = false;    ///< in the memory file, and no store of it is under way
+  };
+  struct Stripe {
+    std::uint64_t sum = 0;
+    bool zero : 1 = true;         ///< the XOR is zero, so nobody keeps it
+    bool valid : 1 = true;        ///< its host has the XOR of all pages in it
+  };
+  using Done = std::function<void()>;
+  using Transaction = std::function<void(Done done)>;
+  struct Group {
+    std::vector<std::size_t> hosts;  ///< by column; the last is the parity's
+    std::deque<Transaction> waiting;
+    bool busy = false, repairing = false;
+  };
+  /// A page of a group, or (column == data) the parity of a stripe.
+  struct Cell {
+    unsigned column = 0;
+    std::uint32_t offset = 0;
+    auto operator<=>(const Cell&) const = default;
+  };
+  using Cells = std::set<Cell>;
+  struct Contents {
+    std::map<Cell, const std::byte*> of;
+    std::vector<std::shared_ptr<const void>> holds;
+  };
+  using Then = std::function<void(Contents)>;
+  /// New contents of some pages of a group, and of the parity that goes with them. No content: the page leaves its stripe.
+  struct Change {
+    struct Item {
+      const std::byte* content = nullptr;
+      std::uint64_t sum = 0;
+    };
+    std::size_t group = 0;
+    std::map<Cell, Item> items;
+    std::shared_ptr<const void> hold;
+    Done done;
+
+    enum class Way { delta, from_others, none };
+    std::map<std::uint32_t, Way> ways;  ///< by offset: how its parity is had
+    Contents read;
+
+    Cells cells_at(std::uint32_t offset) const {
+      Cells cells;
+      for (const auto& [cell, item] : items)
+        if (cell.offset == offset) cells.insert(cell);
+      return cells;
+    }
+  };
+  struct Storing {
+    Evicted evicted;
+    Stored stored;
+    std::size_t groups = 1;
+    Status result;
+  };
+
+  // parity_cells.cpp: what is where; reading and writing
+  std::size_t group_of(PageNumber page) const;
+  Cell cell_of(PageNumber page) const;
+  PageNumber page_of(std::size_t group, Cell cell) const;
+  bool is_page(std::size_t group, Cell cell) const;  ///< columns of the last group may be short
+  Stripe& stripe(std::size_t group, std::uint32_t offset);
+  const Stripe& stripe(std::size_t group, std::uint32_t offset) const;
+  bool alive(std::size_t host) const;
+  bool in_stripe(std::size_t group, Cell cell) const;
+  bool readable(std::size_t group, Cell cell) const;
+  bool host_lives(std::size_t group, unsigned column) const { return alive(groups_[group].hosts[column]); }
+  Cells others(std::size_t group, std::uint32_t offset, const Cells& but) const;
+  bool all_readable(std::size_t group, const Cells& cells) const;
+  bool redundant(std::size_t group, std::uint32_t offset) const;
+  bool reconstructible(std::size_t group, Cell cell) const;
+  void mark(std::size_t group, Cell cell, bool there);
+  void read(std::size_t group, const Cells& cells, Then then);
+  void take(std::size_t group, unsigned column, std::size_t host, const std::vector<std::uint32_t>& offsets,
+            const Result<std::pair<Batch, Frame>>& answer, Contents& contents);
+  void reconstruct(std::size_t group, const Cells& cells, Then then);
+  void write(std::size_t group, const std::map<Cell, const std::byte*>& cells, std::shared_ptr<const void> hold, Done then);
+  void remove(std::size_t group, const Cells& cells);
+
+  // parity.cpp: transactions of a group, fetch and store
+  void enqueue(std::size_t group, Transaction transaction);
+  void run_next(std::size_t group);
+  void change(const std::shared_ptr<Change>& change);
+  Cells plan(Change& change, bool again);
+  void apply(const std::shared_ptr<Change>& change);
+  void fetch_group(std::size_t group, const std::vector<PageNumber>& pages, const std::shared_ptr<Arrived>& arrived);
+  std::vector<PageNumber> deliver(std::size_t group, const std::vector<PageNumber>& pages, const Contents& contents,
+                                  const std::shared_ptr<Arrived>& arrived);
+  void begin(const std::shared_ptr<Storing>& storing);
+  void store_group(std::size_t group, const std::shared_ptr<Storing>& storing, const std::vector<std::size_t>& which, Done done);
+  void finished(const std::shared_ptr<Storing>& storing);
+
+  // parity_room.cpp: deaths and repair; room
+  void replace_dead_hosts(std::size_t group);
+  void repair_soon(std::size_t group);
+  void repair(std::size_t group, std::uint32_t from, Done done);
+  void set_counted(PageNumber page, bool counted);
+  bool reserve(const Evicted& evicted);
+  unsigned make_room();
+  void admit_waiting();
+
+  Options options_;
+  std::vector<Host> hosts_;
+  std::vector<bool> dead_;
+  std::vector<std::uint64_t> used_;      ///< pages with data, by host
+  std::vector<Page> pages_;
+  std::vector<Stripe> stripes_;
+  std::vector<Group> groups_;
+  std::deque<std::shared_ptr<Storing>> waiting_for_room_;
+  PageNumber hand_ = 0;
+  unsigned drops_under_way_ = 0, repairs_ = 0;
+  Counts counts_;
+};
+
+}  // namespace yado::pager

@@ -1,0 +1,193 @@
+// Deaths and repair; room.
+
+#include <algorithm>
+
+#include "pager/copies_regions.hpp"
+#include "pager/parity.hpp"
+#include "pager/parity_xor.hpp"
+
+namespace yado::pager {
+namespace {
+constexpr std::uint32_t repaired_at_once = 64;
+constexpr unsigned dropped_at_once = 128;
+}  // namespace
+
+void Parity::host_died(std::size_t host) {
+  dead_[host] = true;
+  for (std::size_t group = 0; group < groups_.size(); ++group) {
+    bool uses_it = false;
+    for (unsigned column = 0; column <= options_.data; ++column) {
+      if (groups_[group].hosts[column] != host) continue;
+      uses_it = true;
+      for (std::uint32_t offset = 0; offset < region_pages; ++offset) {
+        const Cell cell{column, offset};
+        if (column == options_.data ? !stripe(group, offset).zero : is_page(group, cell)) mark(group, cell, false);
+      }
+    }
+    if (uses_it) repair_soon(group);
+  }
+}
+
+std::uint64_t Parity::pages_without_redundancy() const {
+  std::uint64_t count = 0;
+  for (PageNumber page = 0; page < pages_.size(); ++page)
+    count += pages_[page].in_stripe && pages_[page].storing == 0 && !pages_[page].resident &&
+             !redundant(group_of(page), cell_of(page).offset);
+  return count;
+}
+
+/// By hosts that live and that the group does not use yet.
+void Parity::replace_dead_hosts(std::size_t group) {
+  std::vector<std::size_t>& hosts = groups_[group].hosts;
+  for (unsigned column = 0; column <= options_.data; ++column) {
+    if (alive(hosts[column])) continue;
+    std::vector<PageNumber> counted;
+    for (std::uint32_t offset = 0; offset < region_pages; ++offset)
+      if (const Cell cell{column, offset}; is_page(group, cell) && pages_[page_of(group, cell)].counted)
+        counted.push_back(page_of(group, cell));
+    for (std::size_t i = 0; i < hosts_.size(); ++i) {
+      const std::size_t host = (group + column + i) % hosts_.size();
+      if (!alive(host) || std::ranges::find(hosts, host) != hosts.end()) continue;
+      if (used_[host] + counted.size() > hosts_[host].pages->quota_pages()) continue;
+      for (const PageNumber page : counted) set_counted(page, false);
+      hosts[column] = host;
+      for (const PageNumber page : counted) set_counted(page, true);
+      break;
+    }
+  }
+}
+
+void Parity::repair_soon(std::size_t group) {
+  const std::vector<std::size_t>& hosts = groups_[group].hosts;
+  std::size_t living = 0, own = 0;
+  for (std::size_t host = 0; host < hosts_.size(); ++host) living += alive(host);
+  for (const std::size_t host : hosts) own += alive(host);
+  // As it is with a host dead and none to take its place, nothing can be made better.
+  if (own < hosts.size() && living == own) return;
+  if (std::exchange(groups_[group].repairing, true)) return;
+  ++repairs_;
+  enqueue(group, [this, group](Done done) {
+    replace_dead_hosts(group);
+    groups_[group].repairing = false;  // what breaks from here on needs another one
+    repair(group, 0, std::move(done));
+  });
+}
+
+/// Some stripes, and the next ones behind what waits already.
+void Parity::repair(std::size_t group, std::uint32_t from, Done done) {
+  Cells pages, parities, needed;
+  const std::uint32_t end = std::min<std::uint32_t>(from + repaired_at_once, region_pages);
+  for (std::uint32_t offset = from; offset < end; ++offset) {
+    const Cell parity{options_.data, offset};
+    const Cells all = others(group, offset, {});
+    if (!readable(group, parity) && all_readable(group, all) && host_lives(group, options_.data)) {
+      parities.insert(parity);
+      needed.insert(all.begin(), all.end());
+    }
+    for (const Cell cell : all)
+      if (!readable(group, cell) && host_lives(group, cell.column) && reconstructible(group, cell)) pages.insert(cell);
+  }
+  const Done next = [this, group, end, done = std::move(done)] {
+    if (end < region_pages)
+      enqueue(group, [this, group, end](Done then) { repair(group, end, std::move(then)); });
+    else
+      --repairs_;
+    done();
+  };
+  reconstruct(group, pages, [this, group, parities, needed, next](const Contents& computed) {
+    read(group, needed, [this, group, parities, computed, next](const Contents& got) {
+      std::map<Cell, const std::byte*> writes(computed.of.begin(), computed.of.end());
+      const auto contents = std::make_shared<std::vector<std::array<std::byte, page_bytes>>>(parities.size());
+      std::size_t i = 0;
+      for (const Cell parity : parities) {
+        auto& content = (*contents)[i++];
+        const Cells all = others(group, parity.offset, {});
+        if (!std::ranges::all_of(all, [&](Cell cell) { return got.of.contains(cell); })) continue;
+        for (const Cell cell : all) xor_into(content, got.of.at(cell));
+        Stripe& it = stripe(group, parity.offset);
+        it.sum = sum_of(content, options_.seed);
+        it.zero = is_zero(content);
+        it.valid = it.zero;
+        if (!it.zero) writes[parity] = content.data();
+      }
+      auto holds = std::make_shared<std::vector<std::shared_ptr<const void>>>(computed.holds);
+      holds->push_back(contents);
+      write(group, writes, holds, next);
+    });
+  });
+}
+
+// ---- room ------------------------------------------------------------------------------------------------------------
+
+void Parity::set_counted(PageNumber number, bool counted) {
+  Page& page = pages_[number];
+  if (page.counted == counted) return;
+  page.counted = counted;
+  used_[groups_[group_of(number)].hosts[cell_of(number).column]] += counted ? 1 : -1;
+}
+
+/// Room for all of it, or none is taken.
+bool Parity::reserve(const Evicted& evicted) {
+  std::vector<PageNumber> taken;
+  for (std::size_t i = 0; i < evicted.piece.pages.size(); ++i) {
+    const PageNumber number = evicted.piece.pages[i];
+    if (evicted.piece.contents[i] == nullptr || pages_[number].counted) continue;
+    const std::size_t host = groups_[group_of(number)].hosts[cell_of(number).column];
+    set_counted(number, true);
+    taken.push_back(number);
+    if (!alive(host) || used_[host] <= hosts_[host].pages->quota_pages()) continue;
+    for (const PageNumber page : taken) set_counted(page, false);
+    return false;
+  }
+  return true;
+}
+
+void Parity::admit_waiting() {
+  while (!waiting_for_room_.empty()) {
+    const auto storing = waiting_for_room_.front();
+    if (reserve(storing->evicted)) {
+      waiting_for_room_.pop_front();
+      begin(storing);
+      continue;
+    }
+    if (drops_under_way_ > 0 || make_room() > 0) return;  // once more when they are done
+    waiting_for_room_.pop_front();
+    for (const PageNumber page : storing->evicted.piece.pages)
+      if (--pages_[page].storing == 0) pages_[page].resident = true;
+    storing->stored(fail(Errc::no_space, "no memory server has room left"));
+  }
+}
+
+/// Pages that are in the memory file leave their stripes, where their host is full.
+unsigned Parity::make_room() {
+  std::map<std::size_t, std::vector<PageNumber>> by_group;
+  unsigned found = 0;
+  for (PageNumber looked = 0; looked < pages_.size() && found < dropped_at_once; ++looked) {
+    const PageNumber page = hand_;
+    hand_ = (hand_ + 1) % pages_.size();
+    const std::size_t host = groups_[group_of(page)].hosts[cell_of(page).column];
+    if (!pages_[page].resident || !pages_[page].counted || used_[host] < hosts_[host].pages->quota_pages()) continue;
+    by_group[group_of(page)].push_back(page);
+    ++found;
+  }
+  drops_under_way_ += static_cast<unsigned>(by_group.size());
+  for (const auto& [group, pages] : by_group)
+    enqueue(group, [this, group = group, pages = pages](Done done) {
+      const auto change = std::make_shared<Change>();
+      change->group = group;
+      for (const PageNumber page : pages)
+        if (pages_[page].resident && pages_[page].in_stripe) change->items[cell_of(page)] = {};
+      change->done = [this, change, done = std::move(done)] {
+        for (const auto& [cell, item] : change->items)
+          if (const PageNumber page = page_of(change->group, cell); pages_[page].storing == 0) set_counted(page, false);
+        counts_.duplicates_dropped += change->items.size();
+        --drops_under_way_;
+        done();
+        admit_waiting();
+      };
+      this->change(change);
+    });
+  return found;
+}
+
+}  // namespace yado::pager

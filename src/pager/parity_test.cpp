@@ -1,0 +1,243 @@
+#include "pager/parity.hpp"
+
+#include "pager/remote_testing.hpp"
+
+namespace yado::pager {
+namespace {
+
+struct Shape {
+  unsigned hosts = 3, data = 2;
+  std::uint64_t quota = 2000;  ///< of each host, for pages
+  bool harmed = false;         ///< the test changes contents: losses are nobody's fault
+};
+
+/// Two servers each, as Parity wants them; a host dies with both.
+class ParityHosts : public TestedHosts {
+ public:
+  explicit ParityHosts(const Shape& shape, std::uint64_t pages = Simulation::pages) : shape_(shape) {
+    std::vector<Parity::Host> all;
+    for (unsigned i = 0; i < shape.hosts; ++i) {
+      servers.push_back(std::make_unique<FakeServer>("pages" + std::to_string(i), shape.quota));
+      servers.push_back(std::make_unique<FakeServer>("parity" + std::to_string(i), Parity::stripes(pages, shape.data)));
+      all.push_back({servers[2 * i].get(), servers[2 * i + 1].get()});
+    }
+    parity = std::make_unique<Parity>(Parity::Options{.pages = pages, .data = shape.data, .seed = seed_of_sums}, all);
+  }
+  RemoteMemory& remote() override { return *parity; }
+  void kill(std::size_t host) override {
+    if (!servers[2 * host]->alive()) return;
+    ++deaths;
+    servers[2 * host]->die([&] { parity->host_died(host); });
+    servers[2 * host + 1]->die([] {});
+  }
+  std::size_t any_alive(std::size_t random) const override {
+    for (std::size_t i = 0; i < shape_.hosts; ++i)
+      if (const std::size_t host = (random + i) % shape_.hosts; servers[2 * host]->alive()) return host;
+    return 0;
+  }
+  void check_at_rest() override {
+    EXPECT_FALSE(parity->repairing());
+    for (std::size_t i = 0; i < shape_.hosts; ++i)
+      EXPECT_TRUE(!servers[2 * i]->alive() || parity->pages_at(i) == servers[2 * i]->data_pages()) << "they differ about host " << i;
+  }
+  bool can_lose_another() const override { return shape_.hosts - deaths > shape_.data && shape_.quota >= Simulation::pages; }
+  bool may_be_lost(PageNumber, std::uint64_t) const override { return deaths > 1 || shape_.harmed; }
+
+  std::unique_ptr<Parity> parity;
+  unsigned deaths = 0;
+
+ private:
+  Shape shape_;
+};
+
+class ParityTest : public testing::Test {
+ protected:
+  void make(const Shape& shape) { hosts = std::make_unique<ParityHosts>(shape, 4096); }
+  void settle() {
+    bool any = true;
+    while (std::exchange(any, false))
+      for (auto& server : hosts->servers) any = server->step(true) || any;
+  }
+  Status store(const Contents& contents) {
+    std::optional<Status> done;
+    hosts->parity->store(evicted(contents), [&](const Status& status) { done = status; });
+    settle();
+    return done.value_or(fail(Errc::internal, "never answered"));
+  }
+  Result<Contents> fetch(std::vector<PageNumber> pages) {
+    Contents out;
+    std::optional<Error> failed;
+    hosts->parity->fetch(pages, [&](const Result<Piece>& piece) {
+      if (!piece) return void(failed = piece.error());
+      out.merge(contents_of_piece(*piece));
+    });
+    settle();
+    if (failed) return std::unexpected(*failed);
+    EXPECT_EQ(out.size(), pages.size());
+    return out;
+  }
+  void kill(std::size_t host) {
+    hosts->kill(host);
+    settle();
+  }
+  std::uint64_t parity_pages() const {
+    std::uint64_t sum = 0;
+    for (std::size_t i = 1; i < hosts->servers.size(); i += 2) sum += hosts->servers[i]->data_pages();
+    return sum;
+  }
+
+  std::unique_ptr<ParityHosts> hosts;
+};
+
+TEST_F(ParityTest, OneParityForSeveralPages) {
+  make({.hosts = 4, .data = 3});
+  ASSERT_TRUE(store({{1, 1}, {513, 2}, {1025, 3}, {7, 0}}));
+  EXPECT_EQ(parity_pages(), 1u) << "of the stripe 1, 513, 1025";
+  EXPECT_EQ(hosts->parity->pages_without_redundancy(), 0u);
+  EXPECT_EQ(fetch({1, 7, 513, 1025}).value(), (Contents{{1, 1}, {7, 0}, {513, 2}, {1025, 3}}));
+  ASSERT_TRUE(store({{1, 0}, {513, 0}, {1025, 0}}));
+  EXPECT_EQ(parity_pages(), 0u) << "what is empty costs nothing";
+  for (const auto& server : hosts->servers) EXPECT_TRUE(server->held.empty());
+}
+
+TEST_F(ParityTest, AnUnchangedPageIsNotSent) {
+  make({});
+  ASSERT_TRUE(store({{1, 1}, {2, 2}}));
+  ASSERT_TRUE(fetch({1, 2}));
+  const std::uint64_t before = hosts->parity->counts().pages_sent;
+  ASSERT_TRUE(store({{1, 1}, {2, 22}}));
+  EXPECT_EQ(hosts->parity->counts().pages_sent - before, 2u) << "page 2 and its parity";
+  EXPECT_EQ(fetch({1, 2}).value(), (Contents{{1, 1}, {2, 22}}));
+}
+
+TEST_F(ParityTest, AnyHostMayDieAndAnotherTakesItsPlace) {
+  for (std::size_t dead = 0; dead < 4; ++dead) {
+    make({.hosts = 4, .data = 2});
+    Contents all;
+    for (PageNumber first = 0; first < 4096; first += 512) {
+      Contents some;
+      for (PageNumber page = first; page < first + 512; page += 5) some[page] = page % 3 == 0 ? 0 : page + 1;
+      ASSERT_TRUE(store(some));
+      all.merge(some);
+    }
+    hosts->kill(dead);
+    EXPECT_GT(hosts->parity->pages_without_redundancy(), 0u);
+    settle();
+    EXPECT_EQ(hosts->parity->pages_without_redundancy(), 0u);
+    kill((dead + 1) % 4);
+    for (const auto& [page, number] : all) ASSERT_EQ(fetch({page}).value(), (Contents{{page, number}})) << "dead " << dead;
+  }
+}
+
+TEST_F(ParityTest, WithNobodyToTakeItsPlaceItGoesOn) {
+  make({});
+  ASSERT_TRUE(store({{1, 1}, {513, 2}, {2, 3}, {1024, 4}}));
+  kill(0);  // has 1, 2 and the parity of another group
+  ASSERT_TRUE(store({{1, 11}, {514, 5}, {3, 6}, {1025, 7}}));
+  EXPECT_EQ(fetch({1, 2, 3, 513, 514, 1024, 1025}).value(),
+            (Contents{{1, 11}, {2, 3}, {3, 6}, {513, 2}, {514, 5}, {1024, 4}, {1025, 7}}));
+  ASSERT_TRUE(store({{513, 20}, {2, 0}}));
+  EXPECT_EQ(fetch({1, 2, 513}).value(), (Contents{{1, 11}, {2, 0}, {513, 20}}));
+  EXPECT_FALSE(hosts->parity->repairing());
+}
+
+TEST_F(ParityTest, AWrongContentIsComputedInstead) {
+  make({});
+  ASSERT_TRUE(store({{1, 1}, {513, 2}}));
+  hosts->servers[0]->held[1] = 99;
+  EXPECT_EQ(fetch({1}).value(), (Contents{{1, 1}}));
+  EXPECT_EQ(hosts->parity->counts().wrong_contents, 1u);
+  EXPECT_EQ(hosts->servers[0]->held[1], 1u) << "and put right";
+  hosts->servers[0]->held.erase(1);
+  ASSERT_TRUE(store({{1, 5}})) << "the old content is gone, so it is computed from the others";
+  kill(1);
+  EXPECT_EQ(fetch({1, 513}).value(), (Contents{{1, 5}, {513, 2}}));
+}
+
+TEST_F(ParityTest, TwoDeathsAtOnceAreALossAndSaySo) {
+  make({});
+  ASSERT_TRUE(store({{1, 1}, {513, 2}}));
+  hosts->kill(0);
+  hosts->kill(1);
+  settle();
+  EXPECT_TRUE(hosts->parity->lost(1));
+  EXPECT_NE(fetch({1}).error().message.find("page 1 is lost"), std::string::npos);
+  EXPECT_FALSE(store({{1, 1}}));
+}
+
+TEST_F(ParityTest, DuplicatesMakeRoom) {
+  make({.quota = 10});
+  Contents ten, next;
+  for (PageNumber page = 0; page < 10; ++page) ten[page] = page + 1, next[page + 20] = page + 100;
+  ASSERT_TRUE(store(ten));
+  EXPECT_EQ(store({{11, 1}}).error().code, Errc::no_space);
+  ASSERT_TRUE(fetch({0, 1, 2}));
+  ASSERT_TRUE(store({{11, 1}, {12, 2}, {13, 3}}));
+  EXPECT_EQ(hosts->parity->counts().duplicates_dropped, 3u);
+  EXPECT_EQ(store({{14, 1}}).error().code, Errc::no_space);
+  kill(0);
+  EXPECT_EQ(fetch({3, 11, 12, 13}).value(), (Contents{{3, 4}, {11, 1}, {12, 2}, {13, 3}}));
+}
+
+class ParitySimulationTest : public testing::Test {
+ protected:
+  static Simulation simulate(const Simulation::Plan& plan, const Shape& shape) { return {plan, std::make_unique<ParityHosts>(shape)}; }
+  static const Parity::Counts& counts(Simulation& simulation) {
+    return static_cast<ParityHosts&>(simulation.hosts()).parity->counts();
+  }
+};
+
+TEST_F(ParitySimulationTest, WithoutFaultsNothingIsLostWhateverTheDelays) {
+  for (unsigned seed = 0; seed < 30; ++seed) {
+    Simulation simulation = simulate({.seed = seed}, {.hosts = 3 + seed % 3, .data = 2 + seed % 3 / 2});
+    ASSERT_TRUE(simulation.run()) << "seed " << seed;
+    simulation.check_at_rest();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+    ASSERT_EQ(simulation.failed_stores(), 0u);
+  }
+}
+
+TEST_F(ParitySimulationTest, OneDeathLosesNothingAndIsRepaired) {
+  std::uint64_t reconstructed = 0;
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    Simulation simulation = simulate({.seed = seed, .deaths = 1}, {.hosts = 3 + seed % 3});
+    ASSERT_TRUE(simulation.run()) << "seed " << seed;
+    simulation.check_at_rest();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+    ASSERT_EQ(simulation.failed_stores(), 0u) << "seed " << seed;
+    reconstructed += counts(simulation).pages_reconstructed;
+  }
+  EXPECT_GT(reconstructed, 1000u) << "the test did nothing";
+}
+
+TEST_F(ParitySimulationTest, MoreDeathsLoseNeverAWrongWord) {
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    Simulation simulation = simulate({.seed = seed, .deaths = 3}, {.hosts = 4 + seed % 2});
+    simulation.run();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+  }
+}
+
+TEST_F(ParitySimulationTest, HarmedContentsAreNeverTakenForRight) {
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    Simulation simulation = simulate({.seed = seed, .deaths = seed % 2, .harm_of_1000 = 100}, {.hosts = 3 + seed % 2, .harmed = true});
+    simulation.run();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+  }
+}
+
+TEST_F(ParitySimulationTest, LittleRoomIsEnough) {
+  constexpr std::uint64_t must_be_remote = 130 - Simulation::kept_local + Simulation::most_evicted;
+  std::uint64_t dropped = 0;
+  for (unsigned seed = 0; seed < 30; ++seed) {
+    Simulation simulation = simulate({.seed = seed, .used_pages = 130, .zeros_of_100 = 1}, {.quota = must_be_remote / 2});
+    ASSERT_TRUE(simulation.run()) << "seed " << seed;
+    simulation.check_at_rest();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+    dropped += counts(simulation).duplicates_dropped;
+  }
+  EXPECT_GT(dropped, 0u) << "there was no need";
+}
+
+}  // namespace
+}  // namespace yado::pager
