@@ -124,15 +124,16 @@ def check(file):
     rows = json.load(open(file, encoding="utf-8"))
     medians = {(row["case"], row["variant"], row["metric"]): row["median"] for row in rows}
     machine = rows[0]["machine"] if rows else "nothing"
-    rig = re.search(r"(\d+) hosts, .*disks limited to (\d+) MiB/s", machine)
-    if not rig:
-        sys.exit(f"scale: {file}: of no use, because its machine should name hosts and a limit, and is: {machine}")
-    hosts, disk = int(rig[1]), float(rig[2])
+    limit = re.search(r"disks limited to (\d+) MiB/s", machine)
+    if not limit:
+        sys.exit(f"scale: {file}: of no use, because its machine should name the limit of disks, and is: {machine}")
+    disk = float(limit[1])
     table = []
     for (case, variant, metric), measured in medians.items():
         if metric != "checkpoint_s":
             continue
-        writers = hosts if variant.startswith("yado") else 1
+        split = re.search(r"(\d+) hosts", case)
+        writers = int(split[1]) if split and variant.startswith("yado") else 1  # a conventional way writes on one host
         model = medians[case, variant, "bytes_disk"] / (writers * disk)
         table.append([case, variant, f"{medians[case, variant, 'bytes_disk']:.0f}", str(writers), f"{model:.2f}", f"{measured:.2f}", f"{measured / model:.2f}"])
     print_table(["case", "variant", "MiB on disks", "hosts that write", "model s", "measured s", "measured / model"], table)
