@@ -54,12 +54,8 @@ class RemoteMemory {
   /// These pages are in the memory file, and nobody is about to punch them out, although their store succeeded (somebody
   /// touched them meanwhile): their copies may go when room is short. Without it they take room until the next store.
   virtual void kept(std::span<const PageNumber> /*pages*/) {}
-  /// Remote copies of pages that are in the memory file go: before a checkpoint, which would save them twice.
-  virtual void drop_duplicates() = 0;
   /// Nobody has the page: its content is lost, unless it is in the memory file.
   virtual bool lost(PageNumber page) const = 0;
-  /// The server that answers for a page in an image; none: it is zero, or nobody has it.
-  virtual std::optional<std::size_t> owner(PageNumber page) const = 0;
   /// Pages whose only content would be remote, but which have too few copies.
   virtual std::uint64_t pages_without_redundancy() const = 0;
 };
@@ -93,9 +89,11 @@ class Copies : public RemoteMemory {
 
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
-  std::optional<std::size_t> owner(PageNumber page) const override;
+  /// The server that answers for a page in an image; none: it is zero, or nobody has it.
+  std::optional<std::size_t> owner(PageNumber page) const;
   void kept(std::span<const PageNumber> pages) override;
-  void drop_duplicates() override;
+  /// Remote copies of pages that are in the memory file go: before a checkpoint, which would save them twice.
+  void drop_duplicates();
   bool lost(PageNumber page) const override {
     const Entry& entry = entries_[page];
     return !entry.zero && entry.holders == 0 && entry.storing == 0;

@@ -12,7 +12,7 @@ namespace {
 
 }  // namespace
 
-SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
+SplitSave::SplitSave(Pager& pager, Copies& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
     : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)) {}
 
 SplitSave::~SplitSave() {
