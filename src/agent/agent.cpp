@@ -413,7 +413,7 @@ std::string Agent::Impl::report() {
   made.memory = memory_endpoint;
   made.instances = core.report(made.sequence, os::now());
   for (const auto& [id, manifest] : images->all())
-    if (!manifest.member_of && images->current(manifest, core.spec(manifest.workload)))
+    if (images->current(manifest, core.spec(manifest.workload)))  // shares, too: who copies the image needs to know where they are
       made.images.push_back(images->report(manifest));
   const HostLoad load = host_load();
   made.memory_free_bytes = load.memory_free_bytes;

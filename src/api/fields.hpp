@@ -35,6 +35,7 @@ namespace yado {
 YADO_READS(Error)
 YADO_READS(Mount)
 YADO_READS(ContainerSpec)
+YADO_READS(Split)
 YADO_READS(VmSpec)
 YADO_READS(Readiness)
 YADO_READS(Service)

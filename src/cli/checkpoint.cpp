@@ -29,7 +29,8 @@ int checkpoint(const Options& options) {
       if (options.common.json)
         fmt::print("{}\n", event.dump());
       else
-        fmt::print("{} of {} is ready on {}\n", event["fields"].value("image", ""), options.workload, event.value("host", ""));
+        fmt::print("{} of {} is ready on {}{}{}\n", event["fields"].value("image", ""), options.workload, event.value("host", ""),
+                   event["fields"].contains("detail") ? ": " : "", event["fields"].value("detail", ""));
       status = Exit::ok;
       return false;
     }

@@ -9,14 +9,13 @@
 
 namespace yado::cli {
 
-int relocate(const Common& common, const std::string& workload, const std::string& host) {
+int relocate(const Common& common, const std::string& workload, const std::string& host, nlohmann::json body) {
   auto client = Client::control(common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   const std::uint64_t since = newest_event(*client);
   client->watch(fmt::format("/v1/events?follow=1&since={}", since), [workload](const nlohmann::json& event) {
     if (event.value("workload", "") == workload) fmt::print(stderr, "{}\n", describe_event(event));
   });
-  nlohmann::json body = nlohmann::json::object();
   if (!host.empty()) body["host"] = host;
   auto answer = client->call("POST", fmt::format("/v1/workloads/{}/move", workload), api::dump(body));
   if (!answer) return complain(*client, answer.error());
@@ -40,7 +39,7 @@ void add_move(CLI::App& app, Outcome& outcome) {
   add_workload(*command, options->workload);
   command->add_option("host", options->host, "Where to; without it, the best of the others")->type_name("HOST");
   add_common(*command, options->common);
-  on_chosen(*command, outcome, [options] { return relocate(options->common, options->workload, options->host); });
+  on_chosen(*command, outcome, [options] { return relocate(options->common, options->workload, options->host, nlohmann::json::object()); });
 }
 
 }  // namespace yado::cli

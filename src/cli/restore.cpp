@@ -7,14 +7,40 @@
 #include "cli/client.hpp"
 #include "cli/command.hpp"
 #include "cli/relocate.hpp"
+#include "base/id.hpp"
+#include "spec/values.hpp"
 
 namespace yado::cli {
 namespace {
 
 struct Options {
   Common common;
-  std::string workload, host;
+  std::string workload, host, over;
 };
+
+/// "h1:1.5GiB,h4": the main host with its share, then the hosts that keep the rest.
+Result<nlohmann::json> split_of(const std::string& over, const nlohmann::json& now, std::string& host) {
+  nlohmann::json split = now;
+  split["over"] = nlohmann::json::array();
+  std::size_t at = 0;
+  for (bool first = true; at <= over.size(); first = false) {
+    const std::size_t end = std::min(over.find(',', at), over.size());
+    const std::string one = over.substr(at, end - at);
+    at = end + 1;
+    const std::size_t colon = one.find(':');
+    if (!valid_name(one.substr(0, colon))) return fail(Errc::invalid_argument, "--over: \"{}\" is no host", one);
+    if (!first) {
+      // How much of the rest each keeps follows from what there is: they share it evenly.
+      split["over"].push_back({{"host", one.substr(0, colon)}});
+      continue;
+    }
+    host = one.substr(0, colon);
+    if (colon == std::string::npos) continue;
+    YADO_ASSIGN(const std::uint64_t bytes, spec::parse_size(one.substr(colon + 1)), "--over: " + one);
+    split["local_bytes"] = bytes;
+  }
+  return split;
+}
 
 int restore(const Options& options) {
   auto client = Client::control(options.common.control);
@@ -28,6 +54,21 @@ int restore(const Options& options) {
   const auto holders = image.value("holders", std::vector<std::string>());
   const std::string owner = (*workload)["owner"].is_object() ? (*workload)["owner"].value("host", "") : "";
   std::string host = options.host;
+  nlohmann::json more = {{"from_image", true}};
+  if (!options.over.empty()) {
+    const auto& vm = (*workload)["spec"];
+    if (!vm.contains("vm") || !vm["vm"].contains("split"))
+      return complain(Error{Errc::invalid_argument, fmt::format("--over: {} is no VM with split memory", options.workload)});
+    std::string main;
+    auto split = split_of(options.over, vm["vm"]["split"], main);
+    if (!split) return complain(split.error());
+    if (!host.empty() && host != main)
+      return complain(Error{Errc::invalid_argument, fmt::format("--over begins with {}, but HOST is {}", main, host)});
+    host = main;
+    // One host alone keeps all of it.
+    if ((*split)["over"].empty()) (*split)["local_bytes"] = vm["vm"]["memory_bytes"];
+    more["split"] = std::move(*split);
+  }
   if (host.empty()) {
     auto other = std::ranges::find_if(holders, [&](const std::string& holder) { return holder != owner; });
     if (other != holders.end()) host = *other;
@@ -35,7 +76,7 @@ int restore(const Options& options) {
   if (std::ranges::find(holders, host) == holders.end())
     return complain(Error{Errc::conflict, fmt::format("{} lies on {}, not on {}", image.value("id", ""),
                                                       fmt::join(holders, ", "), host.empty() ? "another host" : host)});
-  return relocate(options.common, options.workload, host);
+  return relocate(options.common, options.workload, host, std::move(more));
 }
 
 }  // namespace
@@ -47,6 +88,8 @@ void add_restore(CLI::App& app, Outcome& outcome) {
   add_workload(*command, options->workload);
   command->add_option("host", options->host, "One of the hosts that `yado images` names; without it, one that is not the owner's")
       ->type_name("HOST");
+  command->add_option("--over", options->over, "For a VM with split memory: its main host and what it holds there, then who keeps the rest: h1:1.5GiB,h4; one host alone: all of it")
+      ->type_name("HOST[:SIZE][,HOST...]");
   add_common(*command, options->common);
   on_chosen(*command, outcome, [options] { return restore(*options); });
 }

@@ -197,11 +197,27 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
   auto body = body_of(request);
   if (!body) co_return std::unexpected(body.error());
   std::optional<HostId> host;
+  std::optional<Split> split;
+  bool from_image = false;
   Status status;
-  Fields(*body, "", status).optional("host", host);
+  Fields(*body, "", status).optional("host", host).optional("split", split).optional("from_image", from_image);
   if (!status) co_return std::unexpected(status.error());
   if (host && host->empty()) host.reset();
   if (Status can = writable(); !can) co_return std::unexpected(can.error());
+  const auto views = core_.workloads();
+  const WorkloadView* view = find(views, id);
+  const bool stateful = view && view->record.spec.kind == Kind::vm && view->record.spec.vm.split;
+  // It would go back to its last checkpoint, or to its beginning: only for who says so.
+  if (stateful && !from_image)
+    co_return fail(Errc::unsupported, "{} has split memory, and such VMs are not moved live yet: `yado checkpoint {}`, then `yado restore {}` goes on from there",
+                   id, id, id);
+  if (split) {
+    WorkloadSpec changed = view ? view->record.spec : WorkloadSpec();
+    changed.vm.split = *split;
+    if (view)
+      if (Status good = spec::check(changed); !good) co_return std::unexpected(good.error());
+    if (Status set = core_.set_split(id, *split); !set) co_return std::unexpected(set.error());
+  }
   auto [number, question] = new_question();
   core_.move(number, id, std::move(host), os::now());
   settle();

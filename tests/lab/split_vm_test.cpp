@@ -43,6 +43,20 @@ TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
 
   // Its checkpoint: every host's share is an image of its own, and all of it is on a second host.
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  const auto holders = [&](const std::string& image) {
+    const auto all = cluster().control("GET", "/v1/images");
+    for (const json& one : all ? (*all)["images"] : json::array())
+      if (one.value("id", "") == image) return one["holders"].get<std::set<std::string>>();
+    return std::set<std::string>();
+  };
+  const std::string image = cluster().workload("bigvm")["image"].value("id", "");
+  EXPECT_EQ(holders(image).size(), 2u);
+  for (const char* host : {"h2", "h3"}) {
+    const std::set<std::string> held = holders(image + "." + host);
+    EXPECT_TRUE(held.contains(host)) << host;
+    // The copy of the whole is where the main image's copy is; that host's own share is there already.
+    for (const std::string& copy : holders(image)) EXPECT_TRUE(copy == "h1" || held.contains(copy)) << host << " not on " << copy;
+  }
   const std::uint64_t before = cluster().epoch("bigvm");
   const std::uint64_t since = cluster().newest_event();
   LAB_OK(cluster().fault("host-silent", "h1"));
@@ -52,6 +66,26 @@ TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
   EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
   EXPECT_NE(cluster().owner_host("bigvm"), "h1");
   LAB_OK(cluster().heal("h1"));
+
+  // By hand: a checkpoint of what runs now, and all of it on one host.
+  const Ended refused = cluster().yado({"move", "bigvm"});
+  EXPECT_NE(refused.status, 0);
+  EXPECT_NE(refused.output.find("yado restore"), std::string::npos) << refused.output;
+  const Ended taken = cluster().yado({"checkpoint", "bigvm"});
+  EXPECT_EQ(taken.status, 0) << taken.output;
+  EXPECT_NE(taken.output.find("standing still for"), std::string::npos) << taken.output;
+  ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  const std::uint64_t until = cluster().epoch("bigvm");
+  std::string target;
+  const json now = cluster().workload("bigvm");
+  for (const json& holder : now["image"]["holders"])
+    if (holder != cluster().owner_host("bigvm")) target = holder;
+  const Ended restored = cluster().yado({"restore", "bigvm", "--over", target});
+  EXPECT_EQ(restored.status, 0) << restored.output;
+  EXPECT_TRUE(answered_after(until));
+  EXPECT_EQ(cluster().owner_host("bigvm"), target);
+  LAB_MUST(const json alone, cluster().control("GET", "/v1/workloads/bigvm/memory"));
+  EXPECT_TRUE(alone["servers"].empty()) << alone.dump();
   for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
 }
 

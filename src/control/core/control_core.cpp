@@ -110,6 +110,17 @@ void ControlCore::move(AskId ask, const WorkloadId& id, std::optional<HostId> ho
   begin_owner(*workload, Evidence::requested, host ? HostId() : workload->record.host, host, now);
 }
 
+Status ControlCore::set_split(const WorkloadId& id, const Split& split) {
+  Workload* workload = find(id);
+  if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);
+  Record& record = workload->record;
+  if (!checkpoints_owner(record.spec)) return fail(Errc::conflict, "{} is no VM with split memory", id);
+  // What it is made of stays the same: images go on being of it.
+  record.spec.vm.split = split;
+  persist(*workload);
+  return {};
+}
+
 Status ControlCore::renew_image(const WorkloadId& id, Instant now) {
   Workload* workload = find(id);
   if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);

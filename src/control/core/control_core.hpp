@@ -104,6 +104,8 @@ class ControlCore {
   /// Move to `host` (or to the best one).
   void move(AskId ask, const WorkloadId& id, std::optional<HostId> host, Instant now);
   /// Take a new ready image now.
+  /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
+  Status set_split(const WorkloadId& id, const Split& split);
   Status renew_image(const WorkloadId& id, Instant now);
 
   // Gates.
@@ -249,7 +251,7 @@ class ControlCore {
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
-  void judge_image(const ImageReport& image, HeartbeatReply& reply);
+  void judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply);
   void inspected(Workload& workload, const Result<CallReply>& result, Instant now);
   void check_hosts(Instant now);
   void probe_host(const HostId& id, Host& host, Instant now);

@@ -34,7 +34,7 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
   if (new_address) actions_.push_back(PushRoutes{});
 
   for (const InstanceReport& instance : report.instances) judge_instance(report, instance, reply, now);
-  for (const ImageReport& image : report.images) judge_image(image, reply);
+  for (const ImageReport& image : report.images) judge_image(report.host, image, reply);
   for (auto& [id, workload] : workloads_) {
     const Record& record = workload.record;
     if (record.phase != OwnerPhase::up || record.host != report.host || report.sequence <= workload.owner_sequence)
@@ -97,10 +97,13 @@ void ControlCore::judge_instance(const HostReport& report, const InstanceReport&
   }
 }
 
-void ControlCore::judge_image(const ImageReport& image, HeartbeatReply& reply) {
+void ControlCore::judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply) {
   Workload* workload = find(image.workload);
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
   if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
+  // First the main image, which its shares are needed for; they are named with the next report.
+  const auto& here = hosts_.at(host).report.images;
+  if (image.member_of && std::ranges::find(here, whole, &ImageReport::id) != here.end()) return;
   reply.drop.push_back(DropImageCall{image.workload, workload ? workload->record.epoch : Epoch(), image.id});
 }
 

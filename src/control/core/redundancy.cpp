@@ -162,8 +162,9 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
     workload.image_acknowledged = false;
     persist(workload);
   }
-  emit(build ? "image" : "image-copied", workload, pending.host,
-       {{"image", pending.image.str()}, {"bytes", result->image ? std::to_string(result->image->bytes) : "0"}});
+  std::map<std::string, std::string> fields{{"image", pending.image.str()}, {"bytes", result->image ? std::to_string(result->image->bytes) : "0"}};
+  if (!result->detail.empty()) fields["detail"] = result->detail;
+  emit(build ? "image" : "image-copied", workload, pending.host, std::move(fields));
   actions_.push_back(PushRoutes{});
   reconcile(workload, now);
 }
