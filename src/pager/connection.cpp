@@ -265,14 +265,17 @@ Status Connection::move(const Frame& frame) {
   Hello hello = hello_;
   hello.role = Role::mover;
   hello.generation = request.instance;
-  PageMove::start({worker_.io.get_executor(), parts_.blocks, session_->store(), session_, owner(), parts_.identity(), std::move(hello),
-                   std::move(request)},
-                  [self = shared_from_this(), id = frame.header.id](const Result<std::uint64_t>& moved) {
-                    if (moved)
-                      self->done(id, make_number(*moved));
-                    else
-                      self->refuse(id, moved.error());
-                  });
+  const std::uint64_t id = frame.header.id;
+  const auto answer = [this, id](const Result<std::uint64_t>& moved) {  // the move is ours, so we are there
+    if (moved)
+      done(id, make_number(*moved));
+    else
+      refuse(id, moved.error());
+    moves_.erase(id);
+  };
+  const PageMove::What what{worker_.io.get_executor(), parts_.blocks, {session_, &session_->store()}, owner(), parts_.identity(),
+                            std::move(hello), std::move(request)};
+  PageMove::start(moves_[id] = std::make_shared<PageMove>(what, answer));
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,8 @@
 #include "wire/tls.hpp"
 
 namespace yado::pager {
+
+class PageMove;
 
 /// A thread with an io_context.
 struct Worker {
@@ -76,6 +79,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string peer_ = "a peer before its handshake";
   Hello hello_;
   std::shared_ptr<Session> session_;  ///< after HELLO
+  std::map<std::uint64_t, std::shared_ptr<PageMove>> moves_;  ///< by request; they end with the connection
 };
 
 }  // namespace yado::pager

@@ -265,6 +265,36 @@ TEST_F(ImageArchiveTest, AMoveThatCannotBeSaysWhy) {
   EXPECT_EQ(get(*to_one, {{1, 1}}).value(), (Contents{{1, 1}}));
 }
 
+TEST_F(ImageArchiveTest, AServerMayEndInTheMiddleOfAMoveAndOfASave) {
+  class Slow : public DirectoryArchive {
+   public:
+    using DirectoryArchive::DirectoryArchive;
+    std::uint64_t bytes_per_second() const override { return 1; }
+  };
+  RawServer silent(path("silent"), [](RawPeer& peer, int) {
+    if (peer.read()) peer.send(Operation::welcome, 1, make_welcome({77, 0}));
+    while (peer.read()) {}
+  });
+  auto server = std::make_unique<MemoryServer>(
+      MemoryServer::Options{.capacity_pages = guest_pages, .archive = std::make_shared<Slow>(path("images"), "h1")});
+  ASSERT_TRUE(server->listen_unix(path("h1"), 0600));
+  const auto link = open("h1");
+  for (PageNumber first = 0; first < 1000; first += 250) {
+    Contents some;
+    for (PageNumber page = first; page < first + 250; ++page) some[page] = page + 1;
+    put(*link, some);
+  }
+  int failed = 0;
+  link->move({{0, 1000}}, {.unix_path = path("silent")}, 77, [&](const Result<std::uint64_t>& moved) { failed += !moved; });
+  link->save({"image-1", image::cut_number(1), {}}, [&](const Result<Saved>& saved) { failed += !saved; });
+  while (!std::filesystem::exists(path("images") + "/image-1/draft-h1/pages.log")) io.poll();
+  server.reset();
+  io.restart();
+  while (link->alive() && io.run_one() > 0) {}
+  EXPECT_EQ(failed, 2);
+  EXPECT_FALSE(std::filesystem::exists(path("images") + "/image-1"));
+}
+
 TEST_F(ImageArchiveTest, ServersMoveByTlsWithTheirOwnNames) {
   auto authority = wire::Authority::open_or_create(directory.path() / "ca");
   ASSERT_TRUE(authority);

@@ -10,9 +10,12 @@ namespace {
 constexpr unsigned most_under_way = 4;
 }  // namespace
 
-void PageMove::start(What what, Done done) {
-  const std::shared_ptr<PageMove> move(new PageMove(std::move(what), std::move(done)));
-  boost::asio::co_spawn(move->what_.executor, connect(move), boost::asio::detached);
+PageMove::~PageMove() {
+  if (link_) link_->close();
+}
+
+void PageMove::start(const std::shared_ptr<PageMove>& self) {
+  boost::asio::co_spawn(self->what_.executor, connect(self), boost::asio::detached);
 }
 
 boost::asio::awaitable<void> PageMove::connect(std::shared_ptr<PageMove> self) {
@@ -51,7 +54,7 @@ Status PageMove::send_some() {
     in_run_ = 0;
   }
   const auto block = what_.blocks.take();
-  YADO_ASSIGN(const PageStore::Found found, what_.store.get(what_.owner, wanted, {block.get(), what_.blocks.block_bytes()}), "MOVE");
+  YADO_ASSIGN(const PageStore::Found found, what_.store->get(what_.owner, wanted, {block.get(), what_.blocks.block_bytes()}), "MOVE");
   PutBatch batch;
   const std::byte* data = found.data.data();
   for (const KindRun& run : found.runs)
@@ -65,7 +68,9 @@ Status PageMove::send_some() {
   moved_ += batch.pages.size();
   batch.hold = block;
   ++under_way_;
-  link_->put(std::move(batch), [self = shared_from_this()](const Status& status) {
+  link_->put(std::move(batch), [weak = weak_from_this()](const Status& status) {
+    const auto self = weak.lock();
+    if (!self) return;
     --self->under_way_;
     if (!status && !self->failed_) self->failed_ = status.error();
     self->pump();

@@ -9,14 +9,13 @@
 
 namespace yado::pager {
 
-/// Everything on one executor. Keeps itself until it is over.
+/// Everything on one executor. Destruction ends it, without a word.
 class PageMove : public std::enable_shared_from_this<PageMove> {
  public:
   struct What {
     boost::asio::any_io_executor executor;
     BlockPool& blocks;
-    PageStore& store;
-    std::shared_ptr<const void> keeps_store;
+    std::shared_ptr<const PageStore> store;
     PageStore::Owner owner;                         ///< who asked: once another one has taken over, it ends
     std::shared_ptr<const wire::Identity> identity; ///< null: only to a server on this host
     Hello hello;                                    ///< a mover's
@@ -24,10 +23,13 @@ class PageMove : public std::enable_shared_from_this<PageMove> {
   };
   /// How many pages were there to be copied, or why they could not be: then some may have been.
   using Done = std::function<void(Result<std::uint64_t>)>;
-  static void start(What what, Done done);
+  PageMove(What what, Done done) : what_(std::move(what)), done_(std::move(done)) {}
+  PageMove(const PageMove&) = delete;
+  PageMove& operator=(const PageMove&) = delete;
+  ~PageMove();
+  static void start(const std::shared_ptr<PageMove>& self);
 
  private:
-  PageMove(What what, Done done) : what_(std::move(what)), done_(std::move(done)) {}
   static boost::asio::awaitable<void> connect(std::shared_ptr<PageMove> self);
   void pump();
   Status send_some();

@@ -154,14 +154,14 @@ void Parity::fetch_group(std::size_t group, const std::vector<PageNumber>& pages
   for (const PageNumber page : pages)
     if (pages_[page].in_stripe) cells.insert(cell_of(page));
   read(group, cells, [this, group, pages, arrived](const Contents& got) {
-    const std::vector<PageNumber> missing = deliver(group, pages, got, arrived);
+    const std::vector<PageNumber> missing = deliver(pages, got, arrived);
     if (missing.empty()) return;
     enqueue(group, [this, group, missing, arrived](Done done) {
       Cells apart;
       for (const PageNumber page : missing)
         if (pages_[page].in_stripe) apart.insert(cell_of(page));
       reconstruct(group, apart, [this, group, missing, arrived, done = std::move(done)](const Contents& computed) {
-        const auto lost = deliver(group, missing, computed, arrived);
+        const auto lost = deliver(missing, computed, arrived);
         if (!lost.empty() && *arrived)
           std::exchange(*arrived, nullptr)(fail(Errc::unavailable, "page {} is lost: too few servers have a part of it", lost.front()));
         repair_soon(group);
@@ -172,7 +172,7 @@ void Parity::fetch_group(std::size_t group, const std::vector<PageNumber>& pages
 }
 
 /// What there is of the pages; the others are returned.
-std::vector<PageNumber> Parity::deliver(std::size_t, const std::vector<PageNumber>& pages, const Contents& contents,
+std::vector<PageNumber> Parity::deliver(const std::vector<PageNumber>& pages, const Contents& contents,
                                         const std::shared_ptr<Arrived>& arrived) {
   Piece piece;
   std::vector<PageNumber> missing;

@@ -158,7 +158,7 @@ class Parity : public RemoteMemory {
   Cells plan(Change& change, bool again);
   void apply(const std::shared_ptr<Change>& change);
   void fetch_group(std::size_t group, const std::vector<PageNumber>& pages, const std::shared_ptr<Arrived>& arrived);
-  std::vector<PageNumber> deliver(std::size_t group, const std::vector<PageNumber>& pages, const Contents& contents,
+  std::vector<PageNumber> deliver(const std::vector<PageNumber>& pages, const Contents& contents,
                                   const std::shared_ptr<Arrived>& arrived);
   void begin(const std::shared_ptr<Storing>& storing);
   void store_group(std::size_t group, const std::shared_ptr<Storing>& storing, const std::vector<std::size_t>& which, Done done);
