@@ -16,17 +16,30 @@ PageStore::PageStore(PageArena& arena, std::uint64_t pages, std::uint64_t quota_
 PageStore::~PageStore() { close(); }
 
 void PageStore::close() {
-  const std::lock_guard lock(writer_);
   {
-    const std::lock_guard moment(owner_mutex_);
-    owner_ = {~std::uint64_t{0}, ~std::uint64_t{0}};
+    const std::lock_guard lock(writer_);
+    {
+      const std::lock_guard moment(owner_mutex_);
+      owner_ = {~std::uint64_t{0}, ~std::uint64_t{0}};
+    }
+    closed_ = true;
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+      const std::lock_guard shard(mutex_of(i * leaf_pages));
+      for (PageNumber page = i * leaf_pages; leaves_[i] && page < (i + 1) * leaf_pages; ++page) set(page, absent);
+      leaves_[i].reset();
+    }
   }
-  closed_ = true;
-  for (std::size_t i = 0; i < leaves_.size(); ++i) {
-    const std::lock_guard shard(mutex_of(i * leaf_pages));
-    for (PageNumber page = i * leaf_pages; leaves_[i] && page < (i + 1) * leaf_pages; ++page) set(page, absent);
-    leaves_[i].reset();
+  forget_aside();
+}
+
+void PageStore::forget_aside() {
+  std::vector<std::function<void()>> wake;
+  {
+    const std::lock_guard lock(aside_mutex_);
+    aside_.clear();
+    wake.swap(waiting_aside_);
   }
+  for (const auto& one : wake) one();
 }
 
 Result<PageStore::Owner> PageStore::take_over(const Owner& owner) {
@@ -326,7 +339,6 @@ bool PageStore::is_full_aside(std::function<void()> wake) {
 }
 
 void PageStore::end_cut(bool kept) {
-  std::vector<std::function<void()>> wake;
   {
     const std::lock_guard lock(writer_);
     cut_ = Cut::none;
@@ -335,11 +347,8 @@ void PageStore::end_cut(bool kept) {
       leaf.pending.reset();
       leaf.changed_after.reset();
     });
-    const std::lock_guard aside(aside_mutex_);
-    aside_.clear();
-    wake.swap(waiting_aside_);
   }
-  for (const auto& one : wake) one();
+  forget_aside();
 }
 
 // ---- from an image ---------------------------------------------------------------------------------------------------

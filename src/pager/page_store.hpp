@@ -115,6 +115,7 @@ class PageStore {
   void set(PageNumber page, Slot slot);
   void mark(PageNumber page, bool unchanged);
   void set_aside(PageNumber page);
+  void forget_aside();
   Status store(const Batch& batch, bool only_absent, bool unchanged);
   Result<std::vector<Slot>> allocate(std::uint64_t slots);
   void write(PageNumber page, Bytes data, bool unchanged, std::vector<Slot>& fresh);
