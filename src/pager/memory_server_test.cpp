@@ -191,6 +191,18 @@ TEST_F(MemoryServerTest, AQuotaIsSetAsideAndGivenBack) {
   EXPECT_EQ(server->end("small").error().code, Errc::not_found);
 }
 
+TEST_F(MemoryServerTest, AnEndedSessionsMemoryIsFreeWhileItsConnectionStaysOpen) {
+  start({.capacity_pages = 100});
+  Contents all;
+  for (PageNumber page = 0; page < 100; ++page) all[page] = page + 1;
+  const RawPeer first = open(hello("first"));
+  ASSERT_EQ(first.ask(Operation::put, 2, put_body(all).bytes)->header.operation, Operation::done);
+  ASSERT_TRUE(server->end("first"));
+  const RawPeer second = open(hello("second"));
+  EXPECT_EQ(second.ask(Operation::put, 2, put_body(all).bytes)->header.operation, Operation::done);
+  EXPECT_EQ(first.ask(Operation::get, 3, runs({{1, 1}}))->error().code, Errc::not_found);
+}
+
 TEST_F(MemoryServerTest, WhoIsNoOwnerMayOnlyLook) {
   const RawPeer owner = open(hello());
   ASSERT_EQ(owner.ask(Operation::put, 2, put_body({{1, 1}, {2, 0}}).bytes)->header.operation, Operation::done);

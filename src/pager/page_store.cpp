@@ -13,12 +13,33 @@ constexpr std::size_t most_aside = 64_MiB / page_bytes;
 PageStore::PageStore(PageArena& arena, std::uint64_t pages, std::uint64_t quota_pages)
     : arena_(arena), pages_(pages), quota_pages_(quota_pages), leaves_((pages + leaf_pages - 1) / leaf_pages) {}
 
-PageStore::~PageStore() {
-  for (const auto& leaf : leaves_) {
-    if (!leaf) continue;
-    for (const Slot slot : leaf->slots)
-      if (in_memory(slot)) arena_.release(slot);
+PageStore::~PageStore() { close(); }
+
+void PageStore::close() {
+  {
+    const std::lock_guard lock(writer_);
+    {
+      const std::lock_guard moment(owner_mutex_);
+      owner_ = {~std::uint64_t{0}, ~std::uint64_t{0}};
+    }
+    closed_ = true;
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+      const std::lock_guard shard(mutex_of(i * leaf_pages));
+      for (PageNumber page = i * leaf_pages; leaves_[i] && page < (i + 1) * leaf_pages; ++page) set(page, absent);
+      leaves_[i].reset();
+    }
   }
+  forget_aside();
+}
+
+void PageStore::forget_aside() {
+  std::vector<std::function<void()>> wake;
+  {
+    const std::lock_guard lock(aside_mutex_);
+    aside_.clear();
+    wake.swap(waiting_aside_);
+  }
+  for (const auto& one : wake) one();
 }
 
 Result<PageStore::Owner> PageStore::take_over(const Owner& owner) {
@@ -142,6 +163,7 @@ Status PageStore::add(const Batch& batch) {
 }
 
 Status PageStore::store(const Batch& batch, bool only_absent, bool unchanged) {
+  if (closed_) return fail(Errc::stale_epoch, "the session has ended");
   if (auto inside = check_inside(batch.runs); !inside) return inside;
   // Only writers change places, and this is the writer.
   const auto skipped = [&](PageNumber page) { return only_absent && slot(page) != absent; };
@@ -317,7 +339,6 @@ bool PageStore::is_full_aside(std::function<void()> wake) {
 }
 
 void PageStore::end_cut(bool kept) {
-  std::vector<std::function<void()>> wake;
   {
     const std::lock_guard lock(writer_);
     cut_ = Cut::none;
@@ -326,11 +347,8 @@ void PageStore::end_cut(bool kept) {
       leaf.pending.reset();
       leaf.changed_after.reset();
     });
-    const std::lock_guard aside(aside_mutex_);
-    aside_.clear();
-    wake.swap(waiting_aside_);
   }
-  for (const auto& one : wake) one();
+  forget_aside();
 }
 
 // ---- from an image ---------------------------------------------------------------------------------------------------

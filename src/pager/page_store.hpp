@@ -40,6 +40,8 @@ class PageStore {
   /// The one before.
   Result<Owner> take_over(const Owner& owner);
   Owner owner() const;
+  /// Gives all pages back at once, however long somebody still knows this store. Owners get stale_epoch from now on.
+  void close();
 
   /// All of the batch or nothing. Errors: stale_epoch, invalid_argument (a page outside), no_space.
   /// `unchanged`: since the last cut that was kept.
@@ -113,6 +115,7 @@ class PageStore {
   void set(PageNumber page, Slot slot);
   void mark(PageNumber page, bool unchanged);
   void set_aside(PageNumber page);
+  void forget_aside();
   Status store(const Batch& batch, bool only_absent, bool unchanged);
   Result<std::vector<Slot>> allocate(std::uint64_t slots);
   void write(PageNumber page, Bytes data, bool unchanged, std::vector<Slot>& fresh);
@@ -126,6 +129,7 @@ class PageStore {
   std::vector<std::unique_ptr<Leaf>> leaves_;
   mutable std::mutex writer_;       ///< held by writers, for long; before any other
   mutable std::mutex owner_mutex_;  ///< for a moment
+  bool closed_ = false;             // guarded by writer_
   Owner owner_;                     // changed with writer_ and owner_mutex_, read with either
   Cut cut_ = Cut::none;             // guarded by writer_
   Scope scope_ = Scope::all;        // guarded by writer_

@@ -282,6 +282,15 @@ TEST_F(SavingTest, MuchThatIsSetAsideMakesWritersWait) {
   EXPECT_EQ(taken, 20'000u);
   EXPECT_EQ(woken, 1);
   store.end_cut(false);
+  put_all(3);
+  store.begin_cut(PageStore::Scope::all);
+  store.fix();
+  put_all(4);
+  EXPECT_TRUE(store.is_full_aside([&] { ++woken; }));
+  store.close();
+  EXPECT_EQ(woken, 2) << "nobody waits for a session that has ended";
+  EXPECT_FALSE(store.is_full_aside([&] { ++woken; }));
+  store.end_cut(false);
 }
 
 /// Pages wander between two servers and the main host (which is a map here) while one cut after the other is taken.

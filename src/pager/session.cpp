@@ -37,6 +37,7 @@ std::vector<KindRun> runs_of_set(const image::PageSet& set) {
 void Session::end() {
   ended_ = true;
   stop_saving({});
+  store_.close();
 }
 
 // ---- the draft -------------------------------------------------------------------------------------------------------
