@@ -18,8 +18,7 @@ SplitSave::SplitSave(Pager& pager, Copies& remote, asio::any_io_executor network
 SplitSave::~SplitSave() {
   if (!begun_ || kept_) return;
   pager_.end_save(false);
-  for (const Server& server : servers_)
-    (void)ask(server, Operation::abandon, make_name(name_on(server)));
+  for (const std::size_t server : taking_part_) (void)ask(servers_[server], Operation::abandon, make_name(name_on(servers_[server])));
 }
 
 std::future<Result<std::vector<std::byte>>> SplitSave::ask(const Server& server, Operation operation, std::vector<std::byte> body, std::uint16_t flags) {
@@ -38,8 +37,7 @@ std::future<Result<std::vector<std::byte>>> SplitSave::ask(const Server& server,
 
 SplitSave::Answers SplitSave::ask_all(Operation operation) {
   Answers answers;
-  for (const Server& server : servers_)
-    answers.push_back(ask(server, operation, make_name(name_on(server))));
+  for (const std::size_t server : taking_part_) answers.push_back(ask(servers_[server], operation, make_name(name_on(servers_[server]))));
   return answers;
 }
 
@@ -66,6 +64,9 @@ Status SplitSave::begin() {
   std::promise<void> dropped;
   asio::post(network_, [&] {
     remote_.drop_duplicates();
+    // Who is dead by now has nothing any more; who dies from here on ends this checkpoint.
+    for (std::size_t i = 0; i < servers_.size(); ++i)
+      if (servers_[i].link->alive()) taking_part_.push_back(i);
     dropped.set_value();
   });
   dropped.get_future().wait();
@@ -78,9 +79,11 @@ Status SplitSave::begin() {
 
 Result<SplitSave::Round> SplitSave::round() {
   Answers answers;
-  for (const Server& server : servers_)
+  for (const std::size_t number : taking_part_) {
+    const Server& server = servers_[number];
     answers.push_back(rounds_ == 0 ? ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut}), flag_first)
                                    : ask(server, Operation::save, make_name(name_on(server))));
+  }
   const auto here = pager_.save_round(sink());
   Round sum;
   Status all;
@@ -149,7 +152,7 @@ Status SplitSave::put_rest_of_here(image::PageSet& owned) {
 Result<std::vector<SplitSave::Share>> SplitSave::finish() {
   // What the servers own, in frames of as many runs as one may have.
   std::vector<Answers> answers(servers_.size());
-  for (std::size_t server = 0; server < servers_.size(); ++server) {
+  for (const std::size_t server : taking_part_) {
     std::vector<KindRun> runs;
     const auto send = [&](bool more) {
       answers[server].push_back(ask(servers_[server], Operation::finish, make_finish({runs, name_on(servers_[server])}), more ? flag_more : 0));
@@ -174,7 +177,7 @@ Result<std::vector<SplitSave::Share>> SplitSave::finish() {
     else mine = std::unexpected(index.error());
   }
   Status theirs;
-  for (std::size_t server = 0; server < servers_.size(); ++server)
+  for (const std::size_t server : taking_part_)
     for (auto& answer : answers[server]) {
       const auto one = answer.get();
       const auto saved = one ? parse_saved(*one) : std::unexpected(one.error());

@@ -77,6 +77,7 @@ class SplitSave {
   Options options_;
   std::optional<image::PageWriter> writer_;
   std::optional<image::PageAppender> appender_;
+  std::vector<std::size_t> taking_part_;  ///< numbers of servers, ascending
   std::uint32_t rounds_ = 0;
   std::optional<Pager::Cut> cut_;
   std::vector<Holder> owners_;  ///< by page, of those that are not here
