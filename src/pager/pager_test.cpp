@@ -1,5 +1,6 @@
 #include "pager/pager.hpp"
 
+#include <csignal>
 #include <future>
 
 #include "pager/paged_testing.hpp"
@@ -9,8 +10,8 @@ namespace {
 
 using namespace testing;
 
-/// The program with a pager and two servers. Tests with "Process" in their name are left out under tsan (./run): they fork.
-class PagerProcessTest : public ::testing::Test {
+/// The program with a pager and two servers. Under tsan, too: what is paged is a program of its own.
+class PagerLiveTest : public ::testing::Test {
  protected:
   static constexpr unsigned mib = 64;
   static constexpr std::uint64_t pages = mib << 8;
@@ -26,7 +27,7 @@ class PagerProcessTest : public ::testing::Test {
     pager_ = std::make_unique<Pager>(paged_->memory(), *remote_, network_.io.get_executor(),
                                      Pager::Options{{.pages = pages, .local_limit = local_pages, .prefetch_most = prefetch}, 7, [this](const Error& why) {
                                        lost_.set_value(why.text());
-                                       paged_->process().kill();
+                                       ::kill(paged_->memory().process(), SIGKILL);  // reaped by TearDown
                                      }});
     ASSERT_TRUE(paged_->memory().go());
     EXPECT_EQ(paged_->hear(), fmt::format("ok pages={}", pages));
@@ -52,7 +53,7 @@ class PagerProcessTest : public ::testing::Test {
   std::promise<std::string> lost_;
 };
 
-TEST_F(PagerProcessTest, MemoryLargerThanItsShareIsRightWordForWord) {
+TEST_F(PagerLiveTest, MemoryLargerThanItsShareIsRightWordForWord) {
   start(pages / 4);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   expect_right(paged_->ask("v"));
@@ -67,7 +68,7 @@ TEST_F(PagerProcessTest, MemoryLargerThanItsShareIsRightWordForWord) {
   RecordProperty("fault_p99_us", static_cast<int>(figures.fault_p99 / 1us));
 }
 
-TEST_F(PagerProcessTest, AWorkingSetThatFitsStaysHere) {
+TEST_F(PagerLiveTest, AWorkingSetThatFitsStaysHere) {
   start(pages / 2);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   expect_right(paged_->ask("w 1500 30"));
@@ -76,7 +77,7 @@ TEST_F(PagerProcessTest, AWorkingSetThatFitsStaysHere) {
   EXPECT_LT(pager_->figures().table.paged_in - before, pages / 20) << "what is in use was evicted";
 }
 
-TEST_F(PagerProcessTest, TheShareMayChangeWhileItRuns) {
+TEST_F(PagerLiveTest, TheShareMayChangeWhileItRuns) {
   start(pages);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   for (const std::uint64_t share : {pages / 8, pages / 2, std::uint64_t{64}, pages / 3}) {
@@ -88,7 +89,7 @@ TEST_F(PagerProcessTest, TheShareMayChangeWhileItRuns) {
   expect_right(paged_->ask("v"));
 }
 
-TEST_F(PagerProcessTest, ZeroPagesTakeNoRoomAnywhere) {
+TEST_F(PagerLiveTest, ZeroPagesTakeNoRoomAnywhere) {
   start(pages / 8);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   EXPECT_EQ(paged_->ask("z 50"), fmt::format("ok pages={}", pages));
@@ -96,7 +97,7 @@ TEST_F(PagerProcessTest, ZeroPagesTakeNoRoomAnywhere) {
   EXPECT_LE(network_.run([&] { return a_.held() + b_.held(); }), pages / 2 + pages / 8);
 }
 
-TEST_F(PagerProcessTest, WithTwoCopiesAServerMayDieUnderLoad) {
+TEST_F(PagerLiveTest, WithTwoCopiesAServerMayDieUnderLoad) {
   start(pages / 4, 2);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   paged_->tell("w 1500 100");
@@ -108,7 +109,7 @@ TEST_F(PagerProcessTest, WithTwoCopiesAServerMayDieUnderLoad) {
   expect_right(paged_->ask("v"));
 }
 
-TEST_F(PagerProcessTest, WithOneCopyTheDeathOfItsServerEndsTheProcessAndNeverShowsItAWrongWord) {
+TEST_F(PagerLiveTest, WithOneCopyTheDeathOfItsServerEndsTheProcessAndNeverShowsItAWrongWord) {
   start(pages / 4, 1);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   paged_->tell("v");
@@ -120,7 +121,7 @@ TEST_F(PagerProcessTest, WithOneCopyTheDeathOfItsServerEndsTheProcessAndNeverSho
   EXPECT_EQ(paged_->hear(), "") << "it went on without its memory";
 }
 
-TEST_F(PagerProcessTest, FullServersSlowItDownAndDoNotStopIt) {
+TEST_F(PagerLiveTest, FullServersSlowItDownAndDoNotStopIt) {
   start(pages / 4);
   paged_->tell("f");
   network_.run([&] {
@@ -171,7 +172,7 @@ void expect_newest(const Pager::Cut& cut, const Log& log, const GuestMemory& mem
   EXPECT_EQ(wrong, 0u);
 }
 
-TEST_F(PagerProcessTest, ALiveCheckpointHoldsTheNewestOfEveryPageThatIsHere) {
+TEST_F(PagerLiveTest, ALiveCheckpointHoldsTheNewestOfEveryPageThatIsHere) {
   start(pages / 3);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   EXPECT_EQ(paged_->ask("z 10"), fmt::format("ok pages={}", pages));
@@ -187,10 +188,9 @@ TEST_F(PagerProcessTest, ALiveCheckpointHoldsTheNewestOfEveryPageThatIsHere) {
     const auto cut = pager_->fix_save();  // it stands still: it waits for the next command
     ASSERT_TRUE(cut) << cut.error().text();
     Log last = log;
-    pager_->release_save();
     ASSERT_TRUE(pager_->finish_save(last.sink()));
-    // What is here is compared while it still is: nothing runs that could make it leave.
-    expect_newest(*cut, last, paged_->memory());
+    expect_newest(*cut, last, paged_->memory());  // while what is here cannot leave
+    pager_->release_save();
     EXPECT_LT(last.puts - log.puts, pages / 2);
     if (image == 3) {
       EXPECT_LT(cut->changed.count(), pages / 2) << "25 % were in use since the last";
@@ -200,7 +200,7 @@ TEST_F(PagerProcessTest, ALiveCheckpointHoldsTheNewestOfEveryPageThatIsHere) {
   expect_right(paged_->ask("v"));
 }
 
-TEST_F(PagerProcessTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) {
+TEST_F(PagerLiveTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) {
   start(pages / 4);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   ASSERT_TRUE(pager_->begin_save(false));
@@ -243,7 +243,7 @@ TEST_F(PagerProcessTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWen
   pager_->end_save(true);
 }
 
-TEST_F(PagerProcessTest, TheProcessEndsWithItsPager) {
+TEST_F(PagerLiveTest, TheProcessEndsWithItsPager) {
   auto paged = Paged::start(1);
   ASSERT_TRUE(paged);
   { const GuestMemory gone = std::move(paged->memory()); }

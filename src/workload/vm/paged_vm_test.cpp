@@ -1,10 +1,12 @@
 // Guests whose memory is split: real QEMU, real pager, real memory servers; a guest that checks every word.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <csignal>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "os/clock.hpp"
+#include "os/file.hpp"
 #include "pager/image_archive.hpp"
 #include "pager/memory_server.hpp"
 #include "workload/vm/testing.hpp"
@@ -217,6 +219,79 @@ TEST_F(PagedVmProcessTest, AChainOfIncrementalCheckpointsHoldsWhatChangedWhereve
     expect_flawless();
     vm_.reset();
   }
+}
+
+/// Lets a fault happen at one of the numbered moments of a checkpoint.
+class Breaking final : public MemoryPart {
+ public:
+  static constexpr int moments = 6;
+  Breaking(MemoryPart& inner, int moment, std::function<void()> fault) : inner_(inner), moment_(moment), fault_(std::move(fault)) {}
+  Status before_pause() override { return with(0, [&] { return inner_.before_pause(); }); }
+  Status save(const os::Fd& memory, std::uint64_t bytes) override { return with(2, [&] { return inner_.save(memory, bytes); }); }
+  Status after_pause() override { return with(4, [&] { return inner_.after_pause(); }); }
+  Status load(const os::Fd&, std::uint64_t) override { return {}; }
+
+ private:
+  Status with(int first, const std::function<Status()>& step) {
+    if (moment_ == first) fault_();
+    Status done = step();
+    if (moment_ == first + 1) fault_();
+    return done;
+  }
+  MemoryPart& inner_;
+  int moment_;
+  std::function<void()> fault_;
+};
+
+/// kill -9 of the pager at any moment: the guest ends, and the image before is whole.
+TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeIsRight) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}, 2));
+  Image good{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(good));
+  for (int moment = 0; moment < Breaking::moments; ++moment)
+    for (const std::string victim : {"saver", "server", "pager"}) {
+      SCOPED_TRACE(fmt::format("{} at moment {}", victim, moment));
+      Image broken{.name = fmt::format("a-img.{}-{}", moment, victim)};
+      broken.directory = directory_.path() / broken.name;
+      for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(broken.directory / part);
+      write_a_while('w', 2);
+      std::optional<PagedMemory> memory(PagedMemory::Options{.control = vm_->pager(), .part = broken.directory / "memory", .name = broken.name,
+                                                             .cut = image::CutId::of(broken.name), .base_cut = {}, .progress = {}});
+      Breaking breaking(*memory, moment, [&] {
+        if (victim == "saver") memory.emplace(PagedMemory::Options{.control = vm_->pager(), .part = {}, .name = {}, .cut = {}, .base_cut = {}, .progress = {}});
+        if (victim == "server") hosts_["h3"].server.reset();
+        if (victim == "pager") {
+          const auto file = os::read_text(vm_->pager().parent_path() / "pager.pid");
+          ASSERT_OK(file);
+          const int process = std::atoi(file->c_str());
+          ASSERT_GT(process, 1);
+          ::kill(process, SIGKILL);
+        }
+      });
+      (void)vm_->save(broken.directory / "device-state", broken.directory / "disk", breaking);
+      memory.reset();  // without keep(): whatever was saved is not an image
+      if (victim == "pager") {
+        const auto gone = vm_->process().ended_within(hang);
+        ASSERT_OK(gone);
+        EXPECT_TRUE(*gone) << "a guest went on without its pager";
+      } else {
+        expect_flawless();
+      }
+      if (victim == "saver") {
+        Image next{.name = fmt::format("a-img.{}-next", moment)};
+        ASSERT_NO_FATAL_FAILURE(checkpoint(next));
+        good = next;
+        continue;
+      }
+      vm_.reset();
+      hosts_.erase("h3");
+      add_host("h3");
+      Place where = place(fmt::format("m{}{}", moment, victim), memory_bytes / 4, {"h2", "h3"}, 2);
+      where.paging->config.image = good.chain;
+      where.paging->config.session = "a";  // a later life of the same
+      ASSERT_NO_FATAL_FAILURE(restore(good, where));
+      expect_flawless();
+    }
 }
 
 TEST_F(PagedVmProcessTest, WithoutAMemoryServerItDoesNotStart) {

@@ -45,9 +45,20 @@ Result<os::Fd> connect_to(const fs::path& path) {
   return socket;
 }
 
+/// Raises no SIGPIPE, whoever calls this.
+Status send_all(const os::Fd& socket, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(Errc::unavailable, "the pager has ended");
+    text.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
 /// One call and its answer, which is an error when the pager says so.
 Result<json> exchange(const os::Fd& socket, std::string& heard, const std::string& call) {
-  YADO_TRY(os::write_all(socket, call + "\n"), "pager");
+  YADO_TRY(send_all(socket, call + "\n"), "pager");
   std::size_t end;
   while ((end = heard.find('\n')) == std::string::npos) {
     char text[4096];
@@ -89,12 +100,20 @@ Result<PagerProcess> PagerProcess::start(const Paging& paging, const fs::path& d
     return {};
   };
   YADO_ASSIGN(made.process_, os::spawn(spawn), "pager");
+  YADO_TRY(os::replace_text(directory / "pager.pid", fmt::format("{}\n", made.process_.pidfd().pid())), "pager");
   ready.write.reset();
   const std::string said = read_to_end(ready.read);
   if (said == "ok") return made;
   const std::size_t colon = said.find(':');
   if (colon == std::string::npos) return fail(Errc::internal, "the pager ended before it was ready");
   return fail(static_cast<Errc>(std::atoi(said.c_str())), "{}", said.substr(colon + 1));
+}
+
+/// Servers that do not answer keep their pages until the workload's next epoch.
+void PagerProcess::wait_for_end() {
+  constexpr nanoseconds moment = 2s;
+  hook_.reset();
+  if (process_.running()) (void)process_.wait(moment);
 }
 
 void PagerProcess::let_go() {

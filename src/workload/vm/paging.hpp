@@ -28,6 +28,8 @@ class PagerProcess {
   const os::Fd& library() const { return library_; }
   /// QEMU has them.
   void let_go();
+  /// QEMU has ended: waits until the servers were told so too, for a moment at most.
+  void wait_for_end();
   const std::filesystem::path& control() const { return control_; }
 
  private:

@@ -98,6 +98,7 @@ struct Vm::State {
   ~State() {
     (void)cgroup.kill_all();
     process.kill();
+    if (pager) pager->wait_for_end();
     if (directory.valid()) (void)::unlinkat(directory.get(), control_socket, 0);
   }
 
