@@ -123,6 +123,8 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
           if (!outcome) return context(outcome.error(), fmt::format("{}, {}, round {}", variant->name(), one.name(), round));
           say(fmt::format("{}/{} {}, {}: {}", round, rounds, one.name(), variant->name(), describe(*outcome)));
           report.runs.push_back({one, variant->name(), round, *outcome});
+          // At once: what was measured stays measured, whatever comes.
+          YADO_TRY(report.write_json(options.results / "split-vm.json"), "results");
         }
   return report;
 }
@@ -134,12 +136,7 @@ int measure(const Options& options, const RigDisks& disks) {
     return 1;
   }
   report->print();
-  const fs::path file = options.results / "split-vm.json";
-  if (const Status written = report->write_json(file); !written) {
-    fmt::print(stderr, "split-vm: {}\n", written.error().message);
-    return 1;
-  }
-  fmt::print("\nNumbers: {}\n", file.native());
+  fmt::print("\nNumbers: {}\n", (options.results / "split-vm.json").native());
   std::fflush(stdout);  // this process ends by _exit(2)
   return 0;
 }
