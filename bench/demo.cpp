@@ -1,15 +1,11 @@
 // ./run demo: a real Django site runs as one instance, clients ask it all the time, and hosts die. For every fault the three
 // standby levels take turns (cold, image, frozen, cold, …), so that what else happens on this machine hits all alike.
 
-#include <pthread.h>
-#include <unistd.h>
-
-#include <atomic>
-#include <csignal>
 #include <cstdlib>
 
 #include <CLI/CLI.hpp>
 
+#include "interruption.hpp"
 #include "measure.hpp"
 #include "model/names.hpp"
 #include "os/clock.hpp"
@@ -33,58 +29,6 @@ constexpr auto answer_limit = 60s;    ///< a service that is not back by then is
 const std::vector<std::string> faults{"host-silent", "process", "cut"};
 const std::vector<StandbyLevel> levels{StandbyLevel::cold, StandbyLevel::image, StandbyLevel::frozen};
 const std::string entry_prefix = "demo-";
-
-/// "[ 12.3 s] …"
-class Progress {
- public:
-  void operator()(const std::string& line) const {
-    fmt::print("[{:6.1f} s] {}\n", to_ms(os::now() - begun_) / 1000, line);
-    std::fflush(stdout);
-  }
-
- private:
-  Instant begun_ = os::now();
-};
-
-/// Ctrl-C ends the lab, waits until nothing of it is left, and only then this process. The main thread may be waiting
-/// for anything meanwhile.
-class Interruption {
- public:
-  Interruption() {
-    ::sigemptyset(&signals_);
-    ::sigaddset(&signals_, SIGINT);
-    ::sigaddset(&signals_, SIGTERM);
-    ::sigaddset(&signals_, SIGHUP);
-    ::pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
-    std::thread([this] { wait(); }).detach();
-  }
-  void set_lab(const Program& lab) {
-    if (auto handle = lab.handle()) {
-      const std::lock_guard lock(mutex_);
-      lab_ = std::move(*handle);
-    }
-  }
-  /// Does not return once somebody has interrupted: what fails after that is no news.
-  void let_through() const {
-    while (begun_) ::pause();
-  }
-
- private:
-  void wait() {
-    int signal = 0;
-    ::sigwait(&signals_, &signal);
-    begun_ = true;
-    fmt::print(stderr, "\ninterrupted: ending the lab\n");
-    const std::lock_guard lock(mutex_);
-    if (lab_.valid() && lab_.send(SIGTERM)) (void)lab_.ended_within(30s);
-    std::_Exit(128 + signal);
-  }
-
-  sigset_t signals_{};
-  std::atomic<bool> begun_ = false;
-  std::mutex mutex_;
-  os::Pidfd lab_;  // guarded by mutex_; may have ended long ago
-};
 
 drill::LoadOptions clients_of(const Stage& stage, double rate) {
   drill::LoadOptions load;

@@ -8,7 +8,6 @@
 
 #include <nlohmann/json.hpp>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 #include "os/file.hpp"
 #include "program.hpp"
@@ -179,16 +178,6 @@ Status Report::write_json(const fs::path& file) const {
 
 /// The script gets two files: the points, one block per panel ("seconds since the fault, ms, kind"), and titles.
 Status Report::draw(const fs::path& script, const fs::path& svg) const {
-  std::string directory = (fs::temp_directory_path() / "yado-demo.XXXXXX").native();
-  if (!::mkdtemp(directory.data())) return fail_errno("make a directory for gnuplot's data");
-  struct Sweep {
-    fs::path path;
-    ~Sweep() {
-      std::error_code ignored;
-      fs::remove_all(path, ignored);
-    }
-  } const sweep{directory};
-
   std::string points, panels = fmt::format("rows = {}\ncolumns = {}\n", faults.size(), variants.size());
   std::size_t panel = 0, rounds = 0;
   double longest_s = 0, slowest_ms = 1;
@@ -213,13 +202,7 @@ Status Report::draw(const fs::path& script, const fs::path& svg) const {
       ++panel;
     }
   panels += fmt::format("last_s = {:.2f}\nslowest_ms = {}\nrounds = {}\nmachine = \"{}\"\n", std::ceil(longest_s * 4 + 2) / 4, slowest_ms, rounds, machine);
-  YADO_TRY(os::replace_text(directory + "/points", points), "gnuplot");
-  YADO_TRY(os::replace_text(directory + "/panels", panels), "gnuplot");
-  std::error_code error;
-  fs::create_directories(svg.parent_path(), error);
-  const std::string variables = fmt::format("directory='{}'; output='{}'", directory, svg.native());
-  YADO_TRY(run_program({"/usr/bin/gnuplot", "-e", variables, script.native()}), "gnuplot");
-  return {};
+  return run_gnuplot(script, svg, {{"points", points}, {"panels", panels}});
 }
 
 }  // namespace yado::bench

@@ -1,7 +1,7 @@
 #include "program.hpp"
 
 #include <csignal>
-#include <filesystem>
+#include <cstdlib>
 
 #include <unistd.h>
 
@@ -10,6 +10,7 @@
 extern char** environ;
 
 namespace yado::bench {
+namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kept_lines = 1000;
@@ -27,7 +28,7 @@ Program::Program(os::Process process, os::Fd output, std::string name)
     : process_(std::move(process)), output_(std::move(output)), name_(std::move(name)), reader_([this] { read_output(); }) {}
 
 Result<std::unique_ptr<Program>> Program::start(std::vector<std::string> arguments) {
-  const std::string name = std::filesystem::path(arguments[0]).filename();
+  const std::string name = fs::path(arguments[0]).filename();
   YADO_ASSIGN(os::Pipe pipe, os::make_pipe(), name);
   os::Spawn spawn;
   spawn.arguments = std::move(arguments);
@@ -110,6 +111,24 @@ Result<std::string> run_program(std::vector<std::string> arguments) {
   YADO_ASSIGN(const auto ended, process.wait(std::nullopt), name);
   if (!ended || !ended->success()) return fail(Errc::internal, "{}: {}:\n{}", name, ended ? ended->text() : "", text);
   return text;
+}
+
+Status run_gnuplot(const fs::path& script, const fs::path& svg, const std::map<std::string, std::string>& files) {
+  std::string directory = (fs::temp_directory_path() / "yado-plot.XXXXXX").native();
+  if (!::mkdtemp(directory.data())) return fail_errno("make a directory for gnuplot's data");
+  struct Sweep {
+    fs::path path;
+    ~Sweep() {
+      std::error_code ignored;
+      fs::remove_all(path, ignored);
+    }
+  } const sweep{directory};
+  for (const auto& [name, content] : files) YADO_TRY(os::replace_text(sweep.path / name, content), "gnuplot");
+  std::error_code error;
+  fs::create_directories(svg.parent_path(), error);
+  const std::string variables = fmt::format("directory='{}'; output='{}'", directory, svg.native());
+  YADO_TRY(run_program({"/usr/bin/gnuplot", "-e", variables, script.native()}), "gnuplot");
+  return {};
 }
 
 }  // namespace yado::bench

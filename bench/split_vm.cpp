@@ -29,9 +29,9 @@ namespace fs = std::filesystem;
 struct Options {
   int repeat = 3;
   bool quick = false;
-  std::uint64_t memory_mib = 512, disk_mib_per_s = 100;
+  std::uint64_t memory_mib = 256, disk_mib_per_s = 100;
   std::vector<std::uint32_t> hosts;
-  std::vector<std::uint64_t> prefetch_kib = {4, 64, 512, 2048};
+  std::vector<std::uint64_t> prefetch_kib;
   std::vector<std::string> only;
   std::vector<unsigned> live_percent;
   fs::path results = "bench/results";
@@ -45,6 +45,8 @@ std::vector<std::unique_ptr<Variant>> make_variants(const VariantOptions& option
   std::vector<std::unique_ptr<Variant>> all;
   all.push_back(conventional_ordinary(options));
   all.push_back(mapped_ram(options));
+  all.push_back(conventional_split(options));
+  for (const bool incremental : {false, true}) all.push_back(parallel_split(options, incremental));
   return all;
 }
 
@@ -113,13 +115,16 @@ Result<SplitVmReport> measure_all(const Options& options, const RigDisks& disks)
     for (const Load& load : loads_of(options))
       for (const Split& split : splits)
         for (const auto& variant : variants) {
-          // What does not split is measured once per load.
+          // What does not split is measured once per load, and what needs no prefetch once per number of hosts.
           if (!variant->splits() && &split != &splits.front()) continue;
-          const Case one = variant->splits() ? Case{load, split.hosts, split.prefetch_bytes} : Case{.load = load};
+          if (!variant->prefetches() && split.prefetch_bytes != splits.front().prefetch_bytes) continue;
+          const Case one{.load = load, .hosts = variant->splits() ? split.hosts : 0, .prefetch_bytes = variant->prefetches() ? split.prefetch_bytes : 0};
           auto outcome = variant->measure(rig, one);
           if (!outcome) return context(outcome.error(), fmt::format("{}, {}, round {}", variant->name(), one.name(), round));
           say(fmt::format("{}/{} {}, {}: {}", round, rounds, one.name(), variant->name(), describe(*outcome)));
           report.runs.push_back({one, variant->name(), round, *outcome});
+          // At once: what was measured stays measured, whatever comes.
+          YADO_TRY(report.write_json(options.results / "split-vm.json"), "results");
         }
   return report;
 }
@@ -131,12 +136,7 @@ int measure(const Options& options, const RigDisks& disks) {
     return 1;
   }
   report->print();
-  const fs::path file = options.results / "split-vm.json";
-  if (const Status written = report->write_json(file); !written) {
-    fmt::print(stderr, "split-vm: {}\n", written.error().message);
-    return 1;
-  }
-  fmt::print("\nNumbers: {}\n", file.native());
+  fmt::print("\nNumbers: {}\n", (options.results / "split-vm.json").native());
   std::fflush(stdout);  // this process ends by _exit(2)
   return 0;
 }
@@ -177,6 +177,7 @@ Status check(const Options& options) {
 Result<int> run(Options options) {
   YADO_TRY(check(options), "split-vm");
   if (options.hosts.empty()) options.hosts = options.quick ? std::vector<std::uint32_t>{2} : std::vector<std::uint32_t>{2, 4};
+  if (options.prefetch_kib.empty()) options.prefetch_kib = options.quick ? std::vector<std::uint64_t>{4, 256, 2048} : std::vector<std::uint64_t>{4, 64, 256, 1024, 2048};
   options.rig.hosts = *std::ranges::max_element(options.hosts);
   options.rig.disk_bytes_per_second = options.disk_mib_per_s << 20;
   options.rig.disk_bytes = (options.memory_mib << 20) * images_in_memories;
@@ -213,7 +214,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--hosts", options.hosts, "Over how many a split VM's memory lies, each a case of its own (default 2,4; 2 with --quick)")->delimiter(',')->check(CLI::Range(2, 16));
   app.add_option("--disk-rate", options.disk_mib_per_s, "Of every host's disk, MiB/s")->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--link-rate", options.rig.link_bits_per_second, "Of every host's link, bit/s each way")->capture_default_str();
-  app.add_option("--prefetch", options.prefetch_kib, "KiB per fault of a split VM, each a case of its own")->delimiter(',')->check(CLI::Range(4, 2048))->capture_default_str();
+  app.add_option("--prefetch", options.prefetch_kib, "KiB per fault of a conventional checkpoint of a split VM, each a case of its own (default 4,64,256,1024,2048; 4,256,2048 with --quick)")->delimiter(',')->check(CLI::Range(4, 2048));
   app.add_option("--live", options.live_percent, "Percent of its memory that the guest rewrites during a live checkpoint, each a case of its own")->delimiter(',')->check(CLI::Range(1, 100));
   app.add_option("--qemu", options.qemu, "Of the VMs, but for mapped-ram")->type_name("PATH")->capture_default_str();
   app.add_option("--only", options.only, "These variants")->delimiter(',');

@@ -1,5 +1,6 @@
-// Checkpoints of an ordinary VM on one host by QEMU's own migration into a file. The two ways differ in how the file is
-// named and in what is switched on for it, on both sides.
+// Checkpoints by QEMU's own migration into a file on one host. The ways differ in how the file is named, in what is switched on for
+// it, on both sides, and in whether the guest's memory is split: then every page of it must come to this host first, and go
+// away again when it is restored.
 //
 // A live migration ends by itself when what is left can be sent within QEMU's downtime limit (300 ms, its default). Under a writer that
 // is faster than the disk it never is; so the guest is stopped at the beginning of the second pass. Later ones would find as many pages
@@ -13,6 +14,7 @@
 
 #include "os/clock.hpp"
 #include "os/file.hpp"
+#include "split_vm_hosts.hpp"
 #include "split_vm_qemu.hpp"
 #include "split_vm_variant.hpp"
 #include "workload/vm/device_state.hpp"
@@ -30,6 +32,7 @@ struct Method {
   fs::path system;                        ///< QEMU
   std::vector<std::string> capabilities;  ///< on both sides
   json parameters = json::object();
+  bool split = false;
   bool by_path = false;                   ///< QEMU opens the file itself (file:PATH); else it gets it open (fd:NAME)
   std::string why_not;
 };
@@ -69,6 +72,13 @@ class ImageFile {
   os::Fd fd_;
 };
 
+/// QEMU, and what it needs when its memory is split. Ends in the right order.
+struct Guest {
+  std::optional<SplitHosts> hosts;
+  std::optional<vm::PagerProcess> pager;
+  std::unique_ptr<OrdinaryVm> vm;
+};
+
 class Ordinary final : public Variant {
  public:
   Ordinary(const VariantOptions& options, Method method)
@@ -77,14 +87,17 @@ class Ordinary final : public Variant {
   }
   std::string name() const override { return method_.name; }
   std::string why_not() const override { return method_.why_not; }
+  bool splits() const override { return method_.split; }
+  bool prefetches() const override { return method_.split; }
 
   Result<Outcome> measure(Rig& rig, const Case& one) override {
     const HostId& host = rig.hosts().front();
+    YADO_ASSIGN(const WorkDirectories work, WorkDirectories::create(rig), name());
     YADO_ASSIGN(const ImageFile image, ImageFile::create(rig.disk(host) / "image"), name());
     Outcome outcome;
-    YADO_TRY(save(rig, one, image, outcome), "checkpoint");
+    YADO_TRY(save(rig, work, one, image, outcome), "checkpoint");
     YADO_TRY(image.forget_cached(), "restore");
-    const Status restored = restore(rig, image, outcome);
+    const Status restored = restore(rig, work, one, image, outcome);
     if (restored) return outcome;
     // The guest panics, stands still, or finds wrong words. Seen of live migrations under TCG with QEMU 7.2, which loses writes now and then.
     if (restored.error().code != Errc::timed_out && restored.error().code != Errc::corrupt) return context(restored.error(), "restore");
@@ -93,6 +106,20 @@ class Ordinary final : public Variant {
   }
 
  private:
+  Result<Guest> start(Rig& rig, const WorkDirectories& work, const Case& one, const std::string& as, OrdinaryVm::Begin begin) const {
+    Guest guest;
+    if (method_.split) {
+      const fs::path directory = work.of(0) / as;
+      std::error_code error;
+      if (!fs::create_directory(directory, error)) return fail_errno(error.value(), "make " + directory.native());
+      YADO_ASSIGN(SplitHosts hosts, SplitHosts::start(rig, work, one.hosts, spec_.memory_bytes), "hosts");
+      guest.hosts.emplace(std::move(hosts));
+      YADO_ASSIGN(guest.pager, vm::PagerProcess::start(guest.hosts->paging(one.prefetch_pages()), directory, spec_.memory_bytes), "pager");
+    }
+    YADO_ASSIGN(guest.vm, OrdinaryVm::start(spec_, qemu_, rig.cgroup(rig.hosts().front(), as), begin, guest.pager ? &*guest.pager : nullptr), "VM");
+    return guest;
+  }
+
   Status prepare(OrdinaryVm& vm) const {
     json capabilities = json::array();
     for (const std::string& one : method_.capabilities) capabilities.push_back({{"capability", one}, {"state", true}});
@@ -108,8 +135,9 @@ class Ordinary final : public Variant {
     return {};
   }
 
-  Status save(const Rig& rig, const Case& one, const ImageFile& image, Outcome& outcome) const {
-    YADO_ASSIGN(const auto vm, OrdinaryVm::start(spec_, qemu_, rig.cgroup(rig.hosts().front(), "guest"), OrdinaryVm::Begin::boot), "boot");
+  Status save(Rig& rig, const WorkDirectories& work, const Case& one, const ImageFile& image, Outcome& outcome) const {
+    YADO_ASSIGN(const Guest started, start(rig, work, one, "guest", OrdinaryVm::Begin::boot), "boot");
+    const auto& vm = started.vm;
     YADO_TRY(vm->execute("cont"), "boot");
     WriterGuest guest(vm->console());
     YADO_TRY(guest.wait_up(), "boot");
@@ -135,9 +163,10 @@ class Ordinary final : public Variant {
     return guest.verify();
   }
 
-  Status restore(const Rig& rig, const ImageFile& image, Outcome& outcome) const {
+  Status restore(Rig& rig, const WorkDirectories& work, const Case& one, const ImageFile& image, Outcome& outcome) const {
     const Instant begun = os::now();
-    YADO_ASSIGN(const auto vm, OrdinaryVm::start(spec_, qemu_, rig.cgroup(rig.hosts().front(), "restored"), OrdinaryVm::Begin::incoming), "start");
+    YADO_ASSIGN(const Guest started, start(rig, work, one, "restored", OrdinaryVm::Begin::incoming), "start");
+    const auto& vm = started.vm;
     YADO_TRY(prepare(*vm), "prepare");
     WriterGuest guest(vm->console());
     YADO_TRY(begin(*vm, "migrate-incoming", image), "load");
@@ -160,6 +189,10 @@ class Ordinary final : public Variant {
 
 std::unique_ptr<Variant> conventional_ordinary(const VariantOptions& options) {
   return std::make_unique<Ordinary>(options, Method{.name = "conventional-ordinary", .system = options.qemu.system, .capabilities = {}, .why_not = {}});
+}
+
+std::unique_ptr<Variant> conventional_split(const VariantOptions& options) {
+  return std::make_unique<Ordinary>(options, Method{.name = "conventional-split", .system = options.qemu.system, .capabilities = {}, .split = true, .why_not = {}});
 }
 
 std::unique_ptr<Variant> mapped_ram(const VariantOptions& options) {

@@ -56,7 +56,8 @@ OrdinaryVm::~OrdinaryVm() {
   (void)cgroup_.remove();
 }
 
-Result<std::unique_ptr<OrdinaryVm>> OrdinaryVm::start(const vm::VmSpec& spec, const vm::Qemu& qemu, const std::string& cgroup, Begin begin) {
+Result<std::unique_ptr<OrdinaryVm>> OrdinaryVm::start(const vm::VmSpec& spec, const vm::Qemu& qemu, const std::string& cgroup, Begin begin,
+                                                       vm::PagerProcess* pager) {
   const std::string doing = fmt::format("start {}", qemu.system.native());
   std::unique_ptr<OrdinaryVm> made(new OrdinaryVm);
   made->limit_ = qemu.limit;
@@ -73,7 +74,7 @@ Result<std::unique_ptr<OrdinaryVm>> OrdinaryVm::start(const vm::VmSpec& spec, co
   made->words_ = std::move(error.read);
 
   const vm::CommandLine call{.spec = spec, .qemu = qemu, .machine = "q35", .base_formats = {}, .layers = {}, .network_card = false, .incoming = begin == Begin::incoming};
-  os::Spawn spawn{.arguments = vm::build(call), .environment = qemu.environment};
+  os::Spawn spawn{.arguments = vm::build(call)};
   const auto firmware = firmware_of(qemu.system);
   spawn.arguments.insert(spawn.arguments.end(), firmware.begin(), firmware.end());
   spawn.standard_error = error.write.get();
@@ -81,9 +82,17 @@ Result<std::unique_ptr<OrdinaryVm>> OrdinaryVm::start(const vm::VmSpec& spec, co
                        {control.get(), vm::control_descriptor},
                        {console.theirs.get(), vm::console_descriptor},
                        {made->memory_.get(), vm::memory_descriptor}};
+  if (pager) {
+    spawn.environment.insert(spawn.environment.end(), {fmt::format("LD_PRELOAD=/proc/self/fd/{}", vm::hook_descriptor),
+                                                       fmt::format("YADO_PAGES_MEMORY=/proc/self/fd/{}", vm::memory_descriptor),
+                                                       fmt::format("YADO_PAGES_PAGER=fd:{}", vm::pager_descriptor)});
+    spawn.descriptors.emplace_back(pager->hook().get(), vm::pager_descriptor);
+    spawn.descriptors.emplace_back(pager->library().get(), vm::hook_descriptor);
+  }
   spawn.death_signal = SIGKILL;
   spawn.in_child = [&made] { return made->cgroup_.add(::getpid()); };
   YADO_ASSIGN(made->process_, os::spawn(spawn), doing);
+  if (pager) pager->let_go();
   monitor.theirs.reset();
   console.theirs.reset();
   made->console_ = vm::Console(std::move(console.ours));

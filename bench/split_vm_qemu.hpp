@@ -9,6 +9,7 @@
 #include "os/cgroup.hpp"
 #include "os/process.hpp"
 #include "workload/vm/console.hpp"
+#include "workload/vm/paging.hpp"
 #include "workload/vm/qmp.hpp"
 #include "workload/vm/spec.hpp"
 
@@ -17,8 +18,10 @@ namespace yado::bench {
 class OrdinaryVm {
  public:
   enum class Begin { boot, incoming };  ///< from the firmware, or waiting for `migrate-incoming`; standing still both
-  /// In `cgroup` (relative to the root of every hierarchy). QEMU dies with the calling thread.
-  static Result<std::unique_ptr<OrdinaryVm>> start(const vm::VmSpec& spec, const vm::Qemu& qemu, const std::string& cgroup, Begin begin);
+  /// In `cgroup` (relative to the root of every hierarchy). QEMU dies with the calling thread. With a pager, which outlives this
+  /// object, the guest's memory is split.
+  static Result<std::unique_ptr<OrdinaryVm>> start(const vm::VmSpec& spec, const vm::Qemu& qemu, const std::string& cgroup, Begin begin,
+                                                   vm::PagerProcess* pager = nullptr);
   ~OrdinaryVm();
   OrdinaryVm(const OrdinaryVm&) = delete;
 

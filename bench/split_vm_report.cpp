@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
+#include <optional>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -38,8 +39,23 @@ const Metric metrics[] = {
     {"restore_gap_ms", "ms", [](const Outcome& o) { return o.restore_gap_ms; }, true},
 };
 
-/// What others are compared with; "conventional-split" only over as many hosts and with the same prefetch size.
-constexpr const char* references[] = {"conventional-ordinary", "mapped-ram", "conventional-split"};
+/// What others are compared with, by its name in the figures.
+struct Reference {
+  std::string name;
+  std::string variant;
+  std::optional<std::uint64_t> prefetch_bytes;  ///< of it; none: the size with which it was the fastest that round
+};
+
+/// The conventional ways, and of a split VM the one with every prefetch size by itself, and the best.
+std::vector<Reference> references_of(const std::vector<SplitVmRun>& runs) {
+  std::vector<Reference> references = {{"conventional-ordinary", "conventional-ordinary", 0}, {"mapped-ram", "mapped-ram", 0}};
+  std::set<std::uint64_t> sizes;
+  for (const SplitVmRun& run : runs)
+    if (run.one.prefetch_bytes > 0) sizes.insert(run.one.prefetch_bytes);
+  for (const std::uint64_t size : sizes) references.push_back({fmt::format("conventional-split-{}KiB", size >> 10), "conventional-split", size});
+  references.push_back({"conventional-split-best", "conventional-split", std::nullopt});
+  return references;
+}
 
 /// Named "NAME_as_REFERENCE"; above 1: faster than the reference.
 const Metric ratios[] = {
@@ -66,16 +82,19 @@ std::vector<Cell> cells_of(const std::vector<SplitVmRun>& runs) {
   return cells;
 }
 
-const SplitVmRun* find_reference(const SplitVmRun& run, std::string_view reference, const std::vector<SplitVmRun>& runs) {
+/// Of the same round and load, and over as many hosts when it is split.
+const SplitVmRun* find_reference(const SplitVmRun& run, const Reference& reference, const std::vector<SplitVmRun>& runs) {
+  const SplitVmRun* found = nullptr;
   for (const SplitVmRun& other : runs)
-    if (other.variant == reference && other.round == run.round && other.one.load.name() == run.one.load.name() &&
-        (other.one.hosts == 0 || (other.one.hosts == run.one.hosts && other.one.prefetch_bytes == run.one.prefetch_bytes)))
-      return &other;
-  return nullptr;
+    if (other.variant == reference.variant && other.round == run.round && other.one.load.name() == run.one.load.name() &&
+        (other.one.hosts == 0 || other.one.hosts == run.one.hosts) && (!reference.prefetch_bytes || other.one.prefetch_bytes == *reference.prefetch_bytes) &&
+        (!found || other.outcome.checkpoint_s < found->outcome.checkpoint_s))
+      found = &other;
+  return found;
 }
 
 /// Per round: the reference's value over the run's.
-std::vector<double> compared(const Cell& cell, const Metric& ratio, std::string_view reference, const std::vector<SplitVmRun>& runs) {
+std::vector<double> compared(const Cell& cell, const Metric& ratio, const Reference& reference, const std::vector<SplitVmRun>& runs) {
   std::vector<double> values;
   for (const SplitVmRun* run : cell.runs) {
     const SplitVmRun* other = find_reference(*run, reference, runs);
@@ -96,6 +115,7 @@ std::string describe(const Outcome& o) {
 
 std::vector<Row> SplitVmReport::rows() const {
   std::vector<Row> rows;
+  const std::vector<Reference> references = references_of(runs);
   for (const Cell& cell : cells_of(runs)) {
     for (const Metric& metric : metrics) {
       std::vector<double> values;
@@ -104,9 +124,9 @@ std::vector<Row> SplitVmReport::rows() const {
       if (!values.empty()) rows.push_back(drill::summarize(cell.name, cell.variant, metric.name, metric.unit, values));
     }
     for (const Metric& ratio : ratios)
-      for (const char* reference : references)
-        if (const auto values = compared(cell, ratio, reference, runs); !values.empty() && cell.variant != reference)
-          rows.push_back(drill::summarize(cell.name, cell.variant, fmt::format("{}_as_{}", ratio.name, reference), ratio.unit, values));
+      for (const Reference& reference : references)
+        if (const auto values = compared(cell, ratio, reference, runs); !values.empty() && cell.variant != reference.variant)
+          rows.push_back(drill::summarize(cell.name, cell.variant, fmt::format("{}_as_{}", ratio.name, reference.name), ratio.unit, values));
   }
   return rows;
 }
@@ -119,24 +139,38 @@ void SplitVmReport::print() const {
         return row.n > 1 ? fmt::format("{:.{}f} ({:.{}f}-{:.{}f})", row.median, digits, row.min, digits, row.max, digits) : fmt::format("{:.{}f}", row.median, digits);
     return "-";
   };
-  // Column, metric, digits behind the point.
-  const std::tuple<const char*, const char*, int> columns[] = {
-      {"checkpoint s", "checkpoint_s", 2}, {"pause ms", "pause_ms", 0}, {"p99 ms", "pause_p99_ms", 1}, {"MiB on disks", "bytes_disk", 0}, {"MiB on wires", "bytes_wire", 1},
-      {"restore, runs s", "restore_run_s", 2}, {"restore, all s", "restore_all_s", 2}, {"x conventional", "checkpoint_times_as_fast_as_conventional-ordinary", 2},
-      {"x mapped-ram", "checkpoint_times_as_fast_as_mapped-ram", 2}, {"x split", "checkpoint_times_as_fast_as_conventional-split", 2}};
-  std::string name;
-  for (const Cell& cell : cells_of(runs)) {
-    if (cell.name != name) {
-      fmt::print("\n{:<24}", name = cell.name);
-      for (const auto& [title, metric, digits] : columns) fmt::print("{:>19}", title);
+  struct Column {
+    std::string title, metric;
+    int digits;  // behind the point
+  };
+  const std::vector<Column> columns = {{"checkpoint s", "checkpoint_s", 2}, {"pause ms", "pause_ms", 0}, {"p99 ms", "pause_p99_ms", 1}, {"MiB on disks", "bytes_disk", 0},
+                                 {"MiB on wires", "bytes_wire", 1}, {"restore, runs s", "restore_run_s", 2}, {"restore, all s", "restore_all_s", 2}};
+  const auto print_table = [&](const std::vector<Column>& wanted) {
+    std::string name;
+    for (const Cell& cell : cells_of(runs)) {
+      const bool empty = std::ranges::all_of(wanted, [&](const Column& column) { return shown(cell, column.metric, column.digits) == "-"; });
+      if (empty) continue;
+      if (cell.name != name) {
+        fmt::print("\n{:<38}", name = cell.name);
+        for (const Column& column : wanted) fmt::print("{:>19}", column.title);
+        fmt::print("\n");
+      }
+      fmt::print("  {:<36}", cell.variant);
+      for (const Column& column : wanted) fmt::print("{:>19}", shown(cell, column.metric, column.digits));
       fmt::print("\n");
     }
-    fmt::print("{:<24}", cell.variant);
-    for (const auto& [title, metric, digits] : columns) fmt::print("{:>19}", shown(cell, metric, digits));
-    fmt::print("\n");
-  }
+  };
+  print_table(columns);
   fmt::print("\nMedians, and in brackets the smallest and the largest. Pause: the most that the guest's longest standstill can have been, by its own clock and the\n"
-             "CMOS clock together. x: how many times as fast as that way of the same round the checkpoint was.\n");
+             "CMOS clock together.\n\nHow many times as fast as that way of the same round the checkpoint was:\n");
+  std::vector<Column> ratio_columns;
+  for (const Reference& reference : references_of(runs)) {
+    std::string title = reference.name;
+    if (title.starts_with("conventional-")) title.erase(0, std::string_view("conventional-").size());
+    ratio_columns.push_back({title, fmt::format("{}_as_{}", ratios[0].name, reference.name), 2});
+  }
+  print_table(ratio_columns);
+  fmt::print("\n");
   for (const auto& [hosts, bound] : bounds)
     fmt::print("What disks and links allow with {} hosts (docs/scale.md): {:.2f} times a conventional checkpoint of the split VM, max(hosts, (hosts - 1) * disk / link);\n"
                "{} times one of an ordinary VM.\n", hosts, bound, hosts);

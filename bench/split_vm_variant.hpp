@@ -10,6 +10,7 @@
 
 #include "split_vm_guest.hpp"
 #include "split_vm_rig.hpp"
+#include "pager/service.hpp"
 
 namespace yado::bench {
 
@@ -24,9 +25,12 @@ struct Load {
 struct Case {
   Load load;
   std::uint32_t hosts = 0;           ///< the first ones of the rig, over which the guest's memory is split; 0: it is not
-  std::uint64_t prefetch_bytes = 0;  ///< per fault of a split VM
-  /// "stopped", "live 10 %, 2 hosts, prefetch 4 KiB".
-  std::string name() const { return hosts == 0 ? load.name() : fmt::format("{}, {} hosts, prefetch {} KiB", load.name(), hosts, prefetch_bytes >> 10); }
+  std::uint64_t prefetch_bytes = 0;  ///< per fault of a split VM; 0: the pager's default
+  /// "stopped", "live 10 %, 2 hosts", "live 10 %, 2 hosts, prefetch 4 KiB".
+  std::string name() const {
+    return load.name() + (hosts == 0 ? "" : fmt::format(", {} hosts", hosts)) + (prefetch_bytes == 0 ? "" : fmt::format(", prefetch {} KiB", prefetch_bytes >> 10));
+  }
+  std::uint32_t prefetch_pages() const { return prefetch_bytes == 0 ? pager::ServiceConfig().prefetch_pages : static_cast<std::uint32_t>(prefetch_bytes / 4096); }
 };
 
 struct Outcome {
@@ -51,8 +55,10 @@ class Variant {
  public:
   virtual ~Variant() = default;
   virtual std::string name() const = 0;
-  /// Whether the guest's memory lies on several hosts, and so the size of a prefetch matters.
+  /// Whether the guest's memory lies on several hosts.
   virtual bool splits() const { return false; }
+  /// Whether it is a case of its own for every size of a prefetch.
+  virtual bool prefetches() const { return false; }
   /// Why it cannot be measured here; empty: it can.
   virtual std::string why_not() const { return {}; }
   /// Boots a guest of its own, saves it, restores it, and has it verify every word. Leaves nothing on disks or in groups. A wrong
@@ -64,5 +70,9 @@ class Variant {
 std::unique_ptr<Variant> conventional_ordinary(const VariantOptions& options);
 /// The same by QEMU 9.1's and later mapped-ram: every page at its own place, several threads, past the page cache.
 std::unique_ptr<Variant> mapped_ram(const VariantOptions& options);
+/// The first of these of a split VM: every page comes to the main host, by as many at once as the case says.
+std::unique_ptr<Variant> conventional_split(const VariantOptions& options);
+/// Ours: every host saves what it holds, all at once. `incremental`: what was written since an image before.
+std::unique_ptr<Variant> parallel_split(const VariantOptions& options, bool incremental);
 
 }  // namespace yado::bench
