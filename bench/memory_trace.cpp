@@ -1,12 +1,15 @@
 #include "memory_trace.hpp"
 
-#include <algorithm>
+#include <cmath>
 
 #include <nlohmann/json.hpp>
 
+#include "api/answer.hpp"
 #include "cli/table.hpp"
 #include "os/clock.hpp"
 #include "program.hpp"
+#include "wire/client.hpp"
+#include "wire/run.hpp"
 
 namespace yado::bench {
 using nlohmann::json;
@@ -14,6 +17,7 @@ using nlohmann::json;
 namespace {
 
 constexpr auto pace = 250ms;
+constexpr auto look_limit = 1s;  ///< control itself would wait longer for a host that has just died
 constexpr double page_mib = 4096.0 / (1 << 20);
 
 struct Owner {
@@ -22,11 +26,26 @@ struct Owner {
   bool operator==(const Owner&) const = default;
 };
 
-Result<Owner> owner_of(cli::Client& control, const std::string& workload) {
-  YADO_ASSIGN(const json seen, control.call("GET", "/v1/workloads/" + workload), "owner");
-  if (!seen["owner"].is_object()) return fail(Errc::conflict, "{} is {}", workload, seen.value("state", ""));
-  return Owner{seen["owner"].value("host", ""), seen.value("epoch", std::uint64_t{0})};
-}
+/// GET, over control's socket.
+class Control {
+ public:
+  explicit Control(const std::string& socket) : client_(wire::Client::unix_socket(io_, socket)) {}
+  Result<json> get(const std::string& target) {
+    wire::Request request;
+    request.target = target;
+    YADO_ASSIGN(const wire::Response answer, wire::run(io_, client_.call(std::move(request), look_limit)), target);
+    return api::body_of(answer);
+  }
+  Result<Owner> owner_of(const std::string& workload) {
+    YADO_ASSIGN(const json seen, get("/v1/workloads/" + workload), "owner");
+    if (!seen["owner"].is_object()) return fail(Errc::conflict, "{} is {}", workload, seen.value("state", ""));
+    return Owner{seen["owner"].value("host", ""), seen.value("epoch", std::uint64_t{0})};
+  }
+
+ private:
+  boost::asio::io_context io_;
+  wire::Client client_;
+};
 
 double seconds_since(Instant begin, Instant at) { return to_ms(at - begin) / 1000; }
 
@@ -39,15 +58,16 @@ std::string describe(const MemorySample& sample) {
 }
 
 MemoryTrace::MemoryTrace(std::string control_socket, std::string workload)
-    : control_(std::move(control_socket)), workload_(std::move(workload)), thread_([this] { run(); }) {}
+    : control_socket_(std::move(control_socket)), workload_(std::move(workload)), thread_([this] { run(); }) {}
 
 MemoryTrace::~MemoryTrace() { (void)finish(); }
 
-Result<MemorySample> MemoryTrace::look(cli::Client& control, const std::string& workload) {
-  YADO_ASSIGN(const Owner owner, owner_of(control, workload), "memory");
-  YADO_ASSIGN(const json memory, control.call("GET", fmt::format("/v1/workloads/{}/memory", workload)), "memory");
+Result<MemorySample> MemoryTrace::look(const std::string& control_socket, const std::string& workload) {
+  Control control(control_socket);
+  YADO_ASSIGN(const Owner owner, control.owner_of(workload), "memory");
+  YADO_ASSIGN(const json memory, control.get(fmt::format("/v1/workloads/{}/memory", workload)), "memory");
   MemorySample sample{.at = os::now(), .main_host = owner.host, .epoch = owner.epoch};
-  YADO_ASSIGN(const Owner after, owner_of(control, workload), "memory");
+  YADO_ASSIGN(const Owner after, control.owner_of(workload), "memory");
   if (after != owner) return fail(Errc::conflict, "{} has moved meanwhile", workload);
   for (const json& server : memory.value("servers", json::array()))
     sample.bytes[server.value("host", "")] += server.value("pages", std::uint64_t{0}) * 4096;
@@ -65,7 +85,7 @@ void MemoryTrace::run() {
   while (!stopping_) {
     const Instant next = os::now() + pace;
     lock.unlock();
-    auto sample = look(control_, workload_);
+    auto sample = look(control_socket_, workload_);
     lock.lock();
     if (sample) samples_.push_back(std::move(*sample));
     wake_.wait_for(lock, next - os::now(), [&] { return stopping_; });

@@ -12,7 +12,8 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "cli/client.hpp"
+#include "base/error.hpp"
+#include "base/time.hpp"
 
 namespace yado::bench {
 
@@ -22,7 +23,7 @@ struct MemorySample {
   std::string main_host;
   std::uint64_t epoch = 0;
   std::map<std::string, std::uint64_t> bytes;  ///< by host, the main host among them
-  std::uint64_t faults = 0, paged_in = 0, paged_out = 0;  ///< faults that the guest waited for; pages
+  std::uint64_t faults = 0, paged_in = 0, paged_out = 0;  ///< faults of any kind; pages
   std::uint64_t fault_p50_us = 0, fault_p99_us = 0;       ///< of the newest faults
 };
 /// "h1 95 MiB, h2 41 MiB, h3 37 MiB".
@@ -41,15 +42,14 @@ class MemoryTrace {
   ~MemoryTrace();
   MemoryTrace(const MemoryTrace&) = delete;
 
-  /// One look, now.
-  static Result<MemorySample> look(cli::Client& control, const std::string& workload);
+  /// One look, now; an error when nobody has answered within a second: the host may just have died.
+  static Result<MemorySample> look(const std::string& control_socket, const std::string& workload);
   std::vector<MemorySample> finish();
 
  private:
   void run();
 
-  cli::Client control_;
-  const std::string workload_;
+  const std::string control_socket_, workload_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;              // guarded by mutex_

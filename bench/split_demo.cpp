@@ -11,6 +11,7 @@
 
 #include "api/answer.hpp"
 #include "api/json.hpp"
+#include "cli/client.hpp"
 #include "cli/table.hpp"
 #include "drill/metrics.hpp"
 #include "image/store.hpp"
@@ -256,9 +257,9 @@ Result<bool> demonstrate(const Options& options, Interruption& interruption) {
   YADO_ASSIGN(load, drill::Load::start(client_of(*lab, options.rate)), "client");
   const auto watch = [&](Instant since) { (void)load->wait_for([&](const drill::Sample& s) { return s.due >= since + watched; }, patience + watched); };
   const auto tell = [&](const std::string& prefix) -> Result<MemorySample> {
-    YADO_ASSIGN(auto sample, MemoryTrace::look(lab->control(), name), name);
+    YADO_ASSIGN(auto sample, MemoryTrace::look(lab->control().socket(), name), name);
     YADO_ASSIGN(const std::string page, lab->page(), name);
-    say(fmt::format("{}{}; {} faults so far, {} us each (p99 {} us)\n           it says: \"{}\"", prefix, describe(sample), sample.faults,
+    say(fmt::format("{}{}; {} faults so far, p50 {} us, p99 {} us\n           it says: \"{}\"", prefix, describe(sample), sample.faults,
                     sample.fault_p50_us, sample.fault_p99_us, page));
     return sample;
   };
