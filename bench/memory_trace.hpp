@@ -32,7 +32,7 @@ std::string describe(const MemorySample& sample);
 /// Something that happened, for the picture.
 struct Mark {
   Instant at;
-  std::string kind;  ///< checkpoint, fault, recovered
+  std::string kind;  ///< checkpoint, fault, recovered, restored
 };
 
 /// Looks on a thread of its own until it is destroyed or finished. While nobody owns the VM, there are no samples.

@@ -1,6 +1,6 @@
 // ./run demo split-vm: a virtual machine whose memory three hosts keep is looked at, checkpointed while it runs, loses its main
-// host, and goes on from the checkpoint elsewhere. Everything is done by what a person has too: the yado binary, control's API
-// and the lab's (docs/api.md).
+// host, goes on from the checkpoint elsewhere, and at last has all of its memory on one host. Everything is done by what a
+// person has too: the yado binary, control's API and the lab's (docs/api.md).
 
 #include <CLI/CLI.hpp>
 #include <cmath>
@@ -202,12 +202,32 @@ void print_timeline(const drill::Timeline& line, const drill::Seen& seen, const 
   fmt::print("           {} requests until then, {} correct\n", seen.requests, seen.correct);
 }
 
-std::vector<Mark> marks_of(const std::vector<drill::Moment>& moments, Instant first, Instant fault, Instant recovered) {
+/// All of its memory on one host, from the same checkpoint; the first answer from there.
+Result<Instant> restore_on_one_host(SplitLab& lab, const drill::Load& load, const std::string& dead, const Progress& say) {
+  const std::string name = lab.spec().name.str();
+  std::string there;
+  std::uint64_t epoch = 0;
+  YADO_TRY(lab.wait_until("a copy of the checkpoint on another host", [&](const json& workload) {
+    epoch = workload.value("epoch", std::uint64_t{0});
+    if (!workload["image"].is_object() || !workload["owner"].is_object()) return false;
+    for (const json& holder : workload["image"]["holders"])
+      if (holder != dead && holder != workload["owner"]["host"]) there = holder.get<std::string>();
+    return !there.empty();
+  }), "restore");
+  YADO_TRY(lab.yado({"restore", name, "--over", there}), "restore");
+  const auto back = load.wait_for([&](const drill::Sample& s) { return s.correct && s.epoch > epoch; }, patience);
+  if (!back) return fail(Errc::timed_out, "{} does not answer {} s after it was restored", name, patience.count());
+  say(fmt::format("$ yado restore {} --over {}\n           the same checkpoint once more, and one host alone", name, there));
+  return back->ended;
+}
+
+std::vector<Mark> marks_of(const std::vector<drill::Moment>& moments, Instant first, Instant fault, Instant recovered, Instant restored) {
   std::vector<Mark> marks;
   for (const drill::Moment& one : moments)
     if (one.kind == "image" && one.at >= first) marks.push_back({one.at, "checkpoint"});
   marks.push_back({fault, "fault"});
   marks.push_back({recovered, "recovered"});
+  marks.push_back({restored, "restored"});
   return marks;
 }
 
@@ -282,12 +302,14 @@ Result<bool> demonstrate(const Options& options, Interruption& interruption) {
   print_timeline(*run.timeline, drill::seen_by_clients(load->samples()), say);
   YADO_TRY(tell("back at the checkpoint's instant, what is not here yet lies in its image: "), "memory");
   watch(back->ended);
-  YADO_TRY(tell("and later: "), "memory");
+  YADO_ASSIGN(const Instant restored, restore_on_one_host(*lab, *load, before.main_host, say), "restore");
+  watch(restored);
+  YADO_TRY(tell("its memory: "), "memory");
 
   run.seen = drill::seen_by_clients(load->finish());
   const auto samples = trace.finish();
   if (samples.empty()) return fail(Errc::internal, "the pager was never heard");
-  const auto marks = marks_of(moments, samples.front().at, fault, back->ended);
+  const auto marks = marks_of(moments, samples.front().at, fault, back->ended, restored);
   say(fmt::format("{} requests, {} correct, {} lost; the slowest took {:.0f} ms", run.seen.requests, run.seen.correct,
                   run.seen.get_errors, to_ms(run.seen.slowest)));
   for (const std::string& error : run.seen.errors) fmt::print("  {}\n", error);

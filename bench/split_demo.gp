@@ -41,7 +41,7 @@ set label 110 'checkpoint taken' at screen mark_at + 0.027, screen y_of(69) left
 set arrow 103 from screen mark_at + 0.145, screen y_of(69) to screen mark_at + 0.167, screen y_of(69) nohead lc rgb '#c0143c' lw 1.5
 set label 111 'its host dies' at screen mark_at + 0.172, screen y_of(69) left
 set arrow 104 from screen mark_at + 0.26, screen y_of(69) to screen mark_at + 0.282, screen y_of(69) nohead lc rgb '#2c8a4b' lw 1.5 dt 2
-set label 112 'first answer of the recovered one' at screen mark_at + 0.287, screen y_of(69) left
+set label 112 'first answer after recovery, and after a restore on one host' at screen mark_at + 0.287, screen y_of(69) left
 
 # Stacked: the sum of all first, the others over it.
 set tmargin at screen y_of(95)
