@@ -1,7 +1,6 @@
 #include "memory_trace.hpp"
 
 #include <cmath>
-
 #include <nlohmann/json.hpp>
 
 #include "api/answer.hpp"
@@ -53,7 +52,8 @@ double seconds_since(Instant begin, Instant at) { return to_ms(at - begin) / 100
 
 std::string describe(const MemorySample& sample) {
   std::string text;
-  for (const auto& [host, bytes] : sample.bytes) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", host, cli::format_bytes(bytes));
+  for (const auto& [host, bytes] : sample.bytes)
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", host, cli::format_bytes(bytes));
   return text;
 }
 
@@ -108,17 +108,24 @@ json trace_json(const std::vector<MemorySample>& samples, const std::vector<Mark
   const auto second = [&](Instant at) { return std::round(seconds_since(begin, at) * 1000) / 1000; };
   json all_samples = json::array(), all_marks = json::array();
   for (const MemorySample& one : samples)
-    all_samples.push_back({{"s", second(one.at)}, {"main_host", one.main_host}, {"epoch", one.epoch}, {"bytes", one.bytes},
-                           {"faults", one.faults}, {"paged_in", one.paged_in}, {"paged_out", one.paged_out},
-                           {"fault_p50_us", one.fault_p50_us}, {"fault_p99_us", one.fault_p99_us}});
+    all_samples.push_back({{"s", second(one.at)},
+                           {"main_host", one.main_host},
+                           {"epoch", one.epoch},
+                           {"bytes", one.bytes},
+                           {"faults", one.faults},
+                           {"paged_in", one.paged_in},
+                           {"paged_out", one.paged_out},
+                           {"fault_p50_us", one.fault_p50_us},
+                           {"fault_p99_us", one.fault_p99_us}});
   for (const Mark& mark : marks) all_marks.push_back({{"s", second(mark.at)}, {"kind", mark.kind}});
   return {{"samples", all_samples}, {"marks", all_marks}};
 }
 
-/// The script gets "trace" (seconds, MiB by host, then rates since the sample before: faults/s, MiB/s in, MiB/s out; a blank
-/// line between two pagers) and "settings".
-Status draw_trace(const std::filesystem::path& script, const std::filesystem::path& svg, const std::vector<MemorySample>& samples,
-                  const std::vector<Mark>& marks, const std::vector<std::string>& hosts, const std::string& title) {
+/// The script gets "trace" (seconds, MiB by host, then rates since the sample before: faults/s, MiB/s in, MiB/s out; a
+/// blank line between two pagers) and "settings".
+Status draw_trace(const std::filesystem::path& script, const std::filesystem::path& svg,
+                  const std::vector<MemorySample>& samples, const std::vector<Mark>& marks,
+                  const std::vector<std::string>& hosts, const std::string& title) {
   if (samples.empty()) return fail(Errc::invalid_argument, "nothing was seen: nothing to draw");
   const Instant begin = samples.front().at;
   std::string trace;
@@ -128,18 +135,23 @@ Status draw_trace(const std::filesystem::path& script, const std::filesystem::pa
     if (first && i > 0) trace += "\n";
     trace += fmt::format("{:.3f}", seconds_since(begin, now.at));
     for (const std::string& host : hosts)
-      trace += fmt::format(" {:.3f}", now.bytes.contains(host) ? static_cast<double>(now.bytes.at(host)) / (1 << 20) : 0.0);
+      trace +=
+          fmt::format(" {:.3f}", now.bytes.contains(host) ? static_cast<double>(now.bytes.at(host)) / (1 << 20) : 0.0);
     const double passed = first ? 0 : seconds_since(samples[i - 1].at, now.at);
     const auto rate = [&](std::uint64_t MemorySample::*counter, double unit) {
-      return first ? std::string(" NaN") : fmt::format(" {:.3f}", static_cast<double>(now.*counter - samples[i - 1].*counter) * unit / passed);
+      return first
+                 ? std::string(" NaN")
+                 : fmt::format(" {:.3f}", static_cast<double>(now.*counter - samples[i - 1].*counter) * unit / passed);
     };
-    trace += rate(&MemorySample::faults, 1) + rate(&MemorySample::paged_in, page_mib) + rate(&MemorySample::paged_out, page_mib) + "\n";
+    trace += rate(&MemorySample::faults, 1) + rate(&MemorySample::paged_in, page_mib) +
+             rate(&MemorySample::paged_out, page_mib) + "\n";
   }
   std::string settings = fmt::format("machine = \"{}\"\nlast_s = {:.3f}\nhosts = {}\nmarks = {}\n", title,
                                      seconds_since(begin, samples.back().at), hosts.size(), marks.size());
   for (std::size_t i = 0; i < hosts.size(); ++i) settings += fmt::format("host_{} = '{}'\n", i, hosts[i]);
   for (std::size_t i = 0; i < marks.size(); ++i)
-    settings += fmt::format("mark_{} = {:.3f}\nkind_{} = '{}'\n", i, seconds_since(begin, marks[i].at), i, marks[i].kind);
+    settings +=
+        fmt::format("mark_{} = {:.3f}\nkind_{} = '{}'\n", i, seconds_since(begin, marks[i].at), i, marks[i].kind);
   return run_gnuplot(script, svg, {{"trace", trace}, {"settings", settings}});
 }
 

@@ -6,11 +6,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "base/error.hpp"
 #include "base/time.hpp"
@@ -22,7 +21,7 @@ struct MemorySample {
   Instant at;
   std::string main_host;
   std::uint64_t epoch = 0;
-  std::map<std::string, std::uint64_t> bytes;  ///< by host, the main host among them
+  std::map<std::string, std::uint64_t> bytes;             ///< by host, the main host among them
   std::uint64_t faults = 0, paged_in = 0, paged_out = 0;  ///< faults of any kind; pages
   std::uint64_t fault_p50_us = 0, fault_p99_us = 0;       ///< of the newest faults
 };
@@ -59,7 +58,8 @@ class MemoryTrace {
 
 /// Seconds count from the first sample.
 nlohmann::json trace_json(const std::vector<MemorySample>& samples, const std::vector<Mark>& marks);
-Status draw_trace(const std::filesystem::path& script, const std::filesystem::path& svg, const std::vector<MemorySample>& samples,
-                  const std::vector<Mark>& marks, const std::vector<std::string>& hosts, const std::string& title);
+Status draw_trace(const std::filesystem::path& script, const std::filesystem::path& svg,
+                  const std::vector<MemorySample>& samples, const std::vector<Mark>& marks,
+                  const std::vector<std::string>& hosts, const std::string& title);
 
 }  // namespace yado::bench
