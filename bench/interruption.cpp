@@ -1,11 +1,11 @@
 #include "interruption.hpp"
 
-#include <cstdlib>
-#include <thread>
-
 #include <fmt/format.h>
 #include <pthread.h>
 #include <unistd.h>
+
+#include <cstdlib>
+#include <thread>
 
 #include "os/clock.hpp"
 

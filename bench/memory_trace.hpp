@@ -6,13 +6,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
-
-#include "cli/client.hpp"
+#include "base/error.hpp"
+#include "base/time.hpp"
 
 namespace yado::bench {
 
@@ -21,8 +21,8 @@ struct MemorySample {
   Instant at;
   std::string main_host;
   std::uint64_t epoch = 0;
-  std::map<std::string, std::uint64_t> bytes;  ///< by host, the main host among them
-  std::uint64_t faults = 0, paged_in = 0, paged_out = 0;  ///< faults that the guest waited for; pages
+  std::map<std::string, std::uint64_t> bytes;             ///< by host, the main host among them
+  std::uint64_t faults = 0, paged_in = 0, paged_out = 0;  ///< faults of any kind; pages
   std::uint64_t fault_p50_us = 0, fault_p99_us = 0;       ///< of the newest faults
 };
 /// "h1 95 MiB, h2 41 MiB, h3 37 MiB".
@@ -31,7 +31,7 @@ std::string describe(const MemorySample& sample);
 /// Something that happened, for the picture.
 struct Mark {
   Instant at;
-  std::string kind;  ///< checkpoint, fault, recovered
+  std::string kind;  ///< checkpoint, fault, recovered, restored
 };
 
 /// Looks on a thread of its own until it is destroyed or finished. While nobody owns the VM, there are no samples.
@@ -41,15 +41,14 @@ class MemoryTrace {
   ~MemoryTrace();
   MemoryTrace(const MemoryTrace&) = delete;
 
-  /// One look, now.
-  static Result<MemorySample> look(cli::Client& control, const std::string& workload);
+  /// One look, now; an error when nobody has answered within a second: the host may just have died.
+  static Result<MemorySample> look(const std::string& control_socket, const std::string& workload);
   std::vector<MemorySample> finish();
 
  private:
   void run();
 
-  cli::Client control_;
-  const std::string workload_;
+  const std::string control_socket_, workload_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;              // guarded by mutex_
@@ -59,7 +58,8 @@ class MemoryTrace {
 
 /// Seconds count from the first sample.
 nlohmann::json trace_json(const std::vector<MemorySample>& samples, const std::vector<Mark>& marks);
-Status draw_trace(const std::filesystem::path& script, const std::filesystem::path& svg, const std::vector<MemorySample>& samples,
-                  const std::vector<Mark>& marks, const std::vector<std::string>& hosts, const std::string& title);
+Status draw_trace(const std::filesystem::path& script, const std::filesystem::path& svg,
+                  const std::vector<MemorySample>& samples, const std::vector<Mark>& marks,
+                  const std::vector<std::string>& hosts, const std::string& title);
 
 }  // namespace yado::bench

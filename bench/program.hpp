@@ -48,8 +48,9 @@ class Program {
 /// Runs a program to its end; its output, or an error with it.
 Result<std::string> run_program(std::vector<std::string> arguments);
 
-/// Has gnuplot draw `svg`. The script finds `files` (name -> content) in the directory that its variable `directory` names, and
-/// writes to `output`.
-Status run_gnuplot(const std::filesystem::path& script, const std::filesystem::path& svg, const std::map<std::string, std::string>& files);
+/// Has gnuplot draw `svg`. The script finds `files` (name -> content) in the directory that its variable `directory`
+/// names, and writes to `output`.
+Status run_gnuplot(const std::filesystem::path& script, const std::filesystem::path& svg,
+                   const std::map<std::string, std::string>& files);
 
 }  // namespace yado::bench
