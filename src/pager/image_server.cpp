@@ -38,10 +38,11 @@ void ImageServer::work() {
     Wish wish;
     {
       std::unique_lock lock(mutex_);
-      wished_.wait(lock, [&] { return stop_ || !wishes_.empty(); });
+      wished_.wait(lock, [&] { return stop_ || !wishes_.empty() || !urgent_.empty(); });
       if (stop_) return;
-      wish = std::move(wishes_.front());
-      wishes_.pop_front();
+      auto& next = urgent_.empty() ? wishes_ : urgent_;
+      wish = std::move(next.front());
+      next.pop_front();
     }
     auto answer = std::make_shared<Result<std::pair<Batch, Frame>>>(read(wish.pages));
     asio::post(executor_, [answer, got = std::move(wish.got)] { got(std::move(*answer)); });
@@ -74,7 +75,9 @@ Result<std::pair<Batch, Frame>> ImageServer::read(const std::vector<PageRun>& pa
 void ImageServer::get(std::vector<PageRun> pages, Got got) {
   {
     const std::lock_guard lock(mutex_);
-    wishes_.push_back({std::move(pages), std::move(got)});
+    // Somebody waits for a page that is asked for alone; windows and what is fetched in the background can wait.
+    const bool urgent = pages.size() == 1 && pages.front().pages == 1;
+    (urgent ? urgent_ : wishes_).push_back({std::move(pages), std::move(got)});
   }
   wished_.notify_one();
 }

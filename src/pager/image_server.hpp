@@ -48,7 +48,7 @@ class ImageServer final : public PageServer {
   std::string name_;
   std::mutex mutex_;
   std::condition_variable wished_;
-  std::deque<Wish> wishes_;  // guarded by mutex_
+  std::deque<Wish> urgent_, wishes_;  // guarded by mutex_
   bool stop_ = false;        // guarded by mutex_
   std::thread thread_;
 };
