@@ -19,7 +19,7 @@ Result<ImageId> main_image_of(const std::string& name) {
 
 /// A session is a workload's, and has images <workload>-img.<number> only.
 Status belongs(const std::string& session, const std::string& name) {
-  if (name.starts_with(session + "-img.")) return {};
+  if (valid_name(name) && name.starts_with(session + "-img.")) return {};
   return fail(Errc::permission, "image {} is none of {}", name, session);
 }
 
