@@ -29,7 +29,7 @@ struct Match : Visitors... {
 
 Pager::Pager(GuestMemory& memory, RemoteMemory& remote, asio::any_io_executor network, const Options& options)
     : memory_(memory), remote_(remote), network_(std::move(network)), options_(options),
-      blocks_(block_pages * page_bytes), stop_event_(::eventfd(0, EFD_CLOEXEC)), table_(options.limits),
+      blocks_(block_pages * page_bytes), stop_event_(::eventfd(0, EFD_CLOEXEC)), retry_(network_), table_(options.limits),
       changed_(memory.pages()), changed_since_fix_(memory.pages()) {
   fault_thread_ = std::thread([this] { serve_faults(); });
   evict_thread_ = std::thread([this] { serve_evictions(); });
@@ -222,7 +222,7 @@ Status Pager::evict(const Evict& evict) {
   evicted.piece.hold = std::move(block);
   asio::post(network_, [this, evict, evicted = std::move(evicted)]() mutable {
     remote_.store(std::move(evicted), [this, evict](const Status& stored) {
-      if (!stored) log::warn("pager: pages stay here, the memory servers do not take them: {}", stored.error().text());
+      if (!stored && retry_pause_ == 0ns) log::warn("pager: pages stay here, the memory servers do not take them: {}", stored.error().text());
       std::vector<PageNumber> undone;
       tell_table([&](Actions& actions) {
         if (!stored) return table_.store_failed(evict.ticket, actions);
@@ -231,9 +231,21 @@ Status Pager::evict(const Evict& evict) {
           if (table_.state(page) != PageState::punching) undone.push_back(page);
       });
       if (!undone.empty()) remote_.kept(undone);
+      if (stored) retry_pause_ = 0ns;
+      else evict_again_later();
     });
   });
   return {};
+}
+
+/// No server says when it has room again: asked anew after growing pauses.
+void Pager::evict_again_later() {
+  constexpr nanoseconds first_pause = 50ms, longest_pause = 5s;
+  retry_pause_ = std::clamp<nanoseconds>(2 * retry_pause_, first_pause, longest_pause);
+  retry_.expires_after(std::chrono::duration_cast<asio::steady_timer::duration>(retry_pause_));
+  retry_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) tell_table([&](Actions& actions) { table_.resume(actions); });
+  });
 }
 
 Status Pager::punch(const Punch& punch) {
@@ -270,10 +282,6 @@ void Pager::prefetch(std::vector<PageNumber> pages) {
 std::vector<PageNumber> Pager::by_recency() const {
   const std::lock_guard lock(table_mutex_);
   return table_.by_recency();
-}
-
-void Pager::resume_eviction() {
-  tell_table([&](Actions& actions) { table_.resume(actions); });
 }
 
 // ---- checkpoint ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 // evict that page can overtake it), never over the network, a copy or an answer of the paged process.
 
 #include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -54,8 +55,6 @@ class Pager {
   void prefetch(std::vector<PageNumber> pages);
   /// Pages that are here, the last one seen in use first.
   std::vector<PageNumber> by_recency() const;
-  /// After a store failed: there may be room again.
-  void resume_eviction();
 
   // A checkpoint of what is here (remote pages are their servers' business), from one thread, in this order:
   //
@@ -96,6 +95,7 @@ class Pager {
   Status evict(const Evict& evict);
   Status punch(const Punch& punch);
   Status unmap(std::span<const PageNumber> pages);
+  void evict_again_later();
   Status note_written_pages();
   Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
   void prefetch_more(Actions& actions);              // table_mutex_ is held
@@ -109,6 +109,8 @@ class Pager {
   Options options_;
   BlockPool blocks_;
   os::Fd stop_event_;
+  boost::asio::steady_timer retry_;   // the network's thread
+  nanoseconds retry_pause_{0};        // the same; 0: the last store succeeded
 
   mutable std::mutex table_mutex_;
   PageTable table_;                                       // guarded by table_mutex_
