@@ -206,7 +206,7 @@ void Copies::store(Evicted evicted, Stored stored) {
 /// Puts a page into the group of those servers that shall get it, besides those that `has` it.
 void Copies::plan(const std::shared_ptr<Storing>& storing, std::size_t which, Servers tried, Servers has, Groups& groups) {
   const unsigned missing = options_.copies - static_cast<unsigned>(std::popcount(has));
-  const Servers to = occupy(storing->evicted.piece.pages[which], missing, alive() & static_cast<Servers>(~tried));
+  const Servers to = occupy(storing->evicted.piece.pages[which], missing, alive() & static_cast<Servers>(~tried), storing->evicted.to);
   const std::vector<bool>& unchanged = storing->evicted.unchanged;
   auto& group = groups[{to, !unchanged.empty() && unchanged[which]}];
   if (!group) group = std::make_shared<Group>();

@@ -38,6 +38,8 @@ struct Evicted {
   /// By page, or empty: its content is that of the last cut that was kept (not of one under way, which may yet be
   /// abandoned), so that a server which has to be sent it need not save it again.
   std::vector<bool> unchanged;
+  /// The server that is to have them, as far as it has room; none: wherever they belong.
+  std::optional<std::size_t> to;
 };
 
 class RemoteMemory {
@@ -155,7 +157,7 @@ class Copies : public RemoteMemory {
 
   // copies_room.cpp
   Servers targets(PageNumber page, unsigned count, Servers among) const;
-  Servers occupy(PageNumber page, unsigned count, Servers among);
+  Servers occupy(PageNumber page, unsigned count, Servers among, std::optional<std::size_t> first = std::nullopt);
   void set_occupied(Entry& entry, Servers servers);
   void set_resident(Entry& entry, bool resident);
   void make_room(std::size_t server);
