@@ -38,6 +38,13 @@ Copies::Servers Copies::alive() const {
   return servers;
 }
 
+Copies::Servers Copies::writable() const {
+  Servers servers = 0;
+  for (std::size_t i = 0; i < servers_.size(); ++i)
+    if (servers_[i]->writable()) servers |= bit(i);
+  return servers;
+}
+
 // ---- fetch ---------------------------------------------------------------------------------------------------------
 
 struct Copies::Fetching {

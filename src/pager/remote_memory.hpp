@@ -94,6 +94,13 @@ class Copies : public RemoteMemory {
   /// The server that answers for a page in an image; none: it is zero, or nobody has it.
   std::optional<std::size_t> owner(PageNumber page) const;
   void kept(std::span<const PageNumber> pages) override;
+  /// Copies in an image on this host's disk count no more (`false`: again), because this memory is to be had from elsewhere: what is
+  /// nowhere else is copied to servers in the background.
+  void leave_images(bool leave);
+  /// Called once when no copying in the background is left to do, perhaps at once; what finds no room is not waited for.
+  void when_rebuilt(std::function<void()> then);
+  /// Nobody but an image on this host's disk has it, or nobody.
+  bool in_image_only(PageNumber page) const { return !entries_[page].zero && entries_[page].storing == 0 && (entries_[page].holders & writable()) == 0; }
   /// Remote copies of pages that are in the memory file go: before a checkpoint, which would save them twice.
   void drop_duplicates();
   bool lost(PageNumber page) const override {
@@ -139,6 +146,7 @@ class Copies : public RemoteMemory {
 
   // copies.cpp
   Servers alive() const;
+  Servers writable() const;
   void fetch_from_servers(const std::shared_ptr<Fetching>& fetching, const std::vector<PageNumber>& pages);
   std::size_t best_holder(PageNumber page) const;
   void got(const std::shared_ptr<Fetching>& fetching, std::size_t server, const std::vector<PageNumber>& pages,
@@ -180,6 +188,8 @@ class Copies : public RemoteMemory {
   std::set<PageNumber> to_rebuild_;        ///< regions, by their first page
   std::set<PageNumber> waiting_for_room_;  ///< regions whose new copies nobody had room for
   unsigned rebuilds_under_way_ = 0;
+  std::vector<std::function<void()>> rebuilt_;
+  bool images_count_ = true;
   Counts counts_;
 };
 

@@ -23,6 +23,7 @@
 #include "os/file.hpp"
 #include "pager/image_server.hpp"
 #include "pager/split_save.hpp"
+#include "pager/write_back.hpp"
 #include "wire/listen.hpp"
 
 namespace yado::pager {
@@ -36,7 +37,30 @@ constexpr int hook_descriptor = 3, ready_descriptor = 4;
 
 json to_json(const ServiceConfig::Server& server) {
   return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
-          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"load", server.load}};
+          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"load", server.load}, {"instance", server.instance}};
+}
+
+json to_json(const std::vector<ServiceConfig::Server>& servers) {
+  json all = json::array();
+  for (const auto& server : servers) all.push_back(to_json(server));
+  return all;
+}
+
+/// Throws json::exception.
+std::vector<ServiceConfig::Server> servers_of(const json& all) {
+  std::vector<ServiceConfig::Server> servers;
+  for (const json& one : all) {
+    ServiceConfig::Server& server = servers.emplace_back();
+    one.at("host").get_to(server.host);
+    one.at("unix_path").get_to(server.unix_path);
+    one.at("address").get_to(server.address);
+    one.at("port").get_to(server.port);
+    one.at("expected_peer").get_to(server.expected_peer);
+    one.at("quota_bytes").get_to(server.quota_bytes);
+    one.at("load").get_to(server.load);
+    one.at("instance").get_to(server.instance);
+  }
+  return servers;
 }
 
 image::CutId cut_of(const std::string& hex) {
@@ -79,6 +103,9 @@ class Network {
         memory_->server_died(i);
       });
     if (chain_) YADO_TRY(adopt(), "image");
+    PageBits had(pages());
+    for (std::size_t i = 0; i < links_.size(); ++i)
+      if (servers_[i].instance != 0) YADO_TRY(learn_held(i, had), fmt::format("memory on {}", links_[i].host));
     return {};
   }
 
@@ -114,23 +141,52 @@ class Network {
     return result.get_future().get();
   }
 
+  /// For another main host.
+  std::vector<ServiceConfig::Server> to_inherit() {
+    return run([&] {
+      std::vector<ServiceConfig::Server> servers;
+      for (std::size_t i = 0; i < links_.size(); ++i) {
+        if (!links_[i].link->alive()) continue;
+        servers.push_back(servers_[i]);
+        servers.back().load.clear();
+        servers.back().instance = links_[i].link->instance();
+      }
+      return servers;
+    });
+  }
+
  private:
-  /// One that cannot be had is done without, unless it has a share of the image, or nobody else is left.
+  /// Whoever inherits one session fences the host before: so all of them must be there to be had.
+  Status look_at_heritage() {
+    std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> looking;
+    for (const ServiceConfig::Server& one : config_.servers)
+      if (one.instance != 0) looking.push_back(std::async(std::launch::async, [this, &one] { return connect(one, Role::looker); }));
+    Status all;
+    for (auto& look : looking) {
+      const auto link = look.get();
+      if (link) run([&] { return (*link)->close(), true; });
+      else if (all) all = std::unexpected(link.error());
+    }
+    return all;
+  }
+
+  /// One that cannot be had is done without, unless it has a share of the image or a heritage, or nobody else is left.
   Status connect_all() {
+    YADO_TRY(look_at_heritage(), "inherit");
     std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
     for (const ServiceConfig::Server& one : config_.servers)
-      opening.push_back(std::async(std::launch::async, [this, &one] { return connect(one); }));
+      opening.push_back(std::async(std::launch::async, [this, &one] { return connect(one, one.instance != 0 ? Role::heir : Role::owner); }));
     std::optional<Error> missing;
     for (std::size_t i = 0; i < opening.size(); ++i) {
       const ServiceConfig::Server& server = config_.servers[i];
       auto link = opening[i].get();
       if (link) {
         links_.push_back({std::move(*link), server.host});
-        loads_.push_back(server.load);
+        servers_.push_back(server);
         continue;
       }
       const Error why{link.error().code, fmt::format("memory on {}: {}", server.host, link.error().message)};
-      if (!server.load.empty()) return std::unexpected(why);
+      if (!server.load.empty() || server.instance != 0) return std::unexpected(why);
       log::warn("pager: {}: done without", why.text());
       missing = why;
     }
@@ -138,11 +194,12 @@ class Network {
     return {};
   }
 
-  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server) {
+  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role) {
     LinkOptions options;
     // Of two pagers under one epoch, on one host, the later one is another life.
     const auto life = static_cast<std::uint64_t>(os::now().time_since_epoch() / 125ms) & 0xffffffff;
-    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .session = config_.session};
+    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = config_.session};
+    if (server.instance != 0) options.instance = server.instance;
     if (!config_.identity.empty()) options.identity = &identity_;
     YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
     auto opened = asio::co_spawn(io_, ServerLink::open(link), asio::use_future).get();
@@ -178,7 +235,7 @@ class Network {
       return true;
     });
     for (std::size_t i = 0; i < links_.size(); ++i) {
-      if (loads_[i].empty()) continue;
+      if (servers_[i].load.empty()) continue;
       YADO_TRY(load_at(i, had), fmt::format("memory on {}", links_[i].host));
     }
     if (had.count() != pages()) {
@@ -191,8 +248,12 @@ class Network {
 
   /// What its images have is held by the server from then on.
   Status load_at(std::size_t server, PageBits& had) {
-    YADO_TRY(ask(server, Operation::load, make_load({{}, loads_[server]})), "load");
-    // What it has of these it says in its list.
+    YADO_TRY(ask(server, Operation::load, make_load({{}, servers_[server].load})), "load");
+    return learn_held(server, had);
+  }
+
+  /// What it has it says in its list.
+  Status learn_held(std::size_t server, PageBits& had) {
     for (PageNumber from = 0; from < pages();) {
       YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
       YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::listing), "list");
@@ -222,7 +283,7 @@ class Network {
   asio::executor_work_guard<asio::io_context::executor_type> busy_ = asio::make_work_guard(io_);
   std::thread thread_;
   std::vector<SplitSave::Server> links_;
-  std::vector<std::vector<std::string>> loads_;  ///< of each link: images to load
+  std::vector<ServiceConfig::Server> servers_;  ///< of each link
   std::shared_ptr<const image::PageChain> chain_;
   std::unique_ptr<ImageServer> image_;
   std::unique_ptr<Copies> memory_;
@@ -262,6 +323,8 @@ class Client {
       return json::object();
     }
     if (what == "save") return save(call);
+    if (what == "leave") return leave(call);
+    if (back_) return leaving(what, call);
     if (!save_) return fail(Errc::conflict, "\"{}\": no checkpoint is under way on this connection", what);
     if (what == "round") return round();
     Result<json> done = json::object();
@@ -292,6 +355,48 @@ class Client {
     return round();
   }
 
+  Result<json> leave(const json& call) {
+    if (save_ || back_) return fail(Errc::conflict, "a checkpoint or a move is under way");
+    const std::string to = call.value("to", "");
+    WriteBack::Options options{.landing = std::nullopt, .local_limit = config_.local_bytes / page_bytes, .seed = network_.memory().seed()};
+    for (std::size_t i = 0; i < network_.links().size(); ++i)
+      if (network_.links()[i].host == to) options.landing = i;
+    back_.emplace(pager_, network_.memory(), network_.executor(), network_.links(), options);
+    return leaving("begin", call);
+  }
+
+  /// The calls of a move; after an error it is over.
+  Result<json> leaving(const std::string& what, const json& call) {
+    Result<json> done = json::object();
+    if (what == "begin" || what == "round") {
+      const Status begun = what == "begin" ? back_->begin() : Status();
+      const auto round = begun ? back_->round() : std::unexpected(begun.error());
+      if (round) done = json{{"pages", round->pages}, {"left", round->left}};
+      else done = std::unexpected(round.error());
+    } else if (what == "left") {
+      done = left(call.value("part", ""));
+    } else if (what == "stay") {
+      back_.reset();
+      return done;
+    } else {
+      done = fail(Errc::conflict, "\"{}\": a move is under way", what);
+    }
+    if (!done) back_.reset();
+    return done;
+  }
+
+  Result<json> left(const fs::path& part) {
+    YADO_TRY(write_order_of_use(part, pager_.by_recency()), "move");
+    YADO_TRY(back_->finish(), "move");
+    return json{{"servers", to_json(network_.to_inherit())}};
+  }
+
+  Status write_order_of_use(const fs::path& part, const std::vector<PageNumber>& by_recency) const {
+    image::WorkingSet used{.guest_pages = pager_.pages(), .pages = {}};
+    for (const PageNumber page : by_recency) used.pages.push_back(image::PageNumber{page});
+    return image::write_working_set(part, used);
+  }
+
   Result<json> round() {
     const auto done = save_->round();
     if (!done) {
@@ -305,9 +410,7 @@ class Client {
     const auto recency = pager_.by_recency();
     const auto shares = save_->finish();
     if (!shares) return std::unexpected(shares.error());
-    image::WorkingSet used{.guest_pages = pager_.pages(), .pages = {}};
-    for (const PageNumber page : recency) used.pages.push_back(image::PageNumber{page});
-    YADO_TRY(image::write_working_set(part_, used), "checkpoint");
+    YADO_TRY(write_order_of_use(part_, recency), "checkpoint");
     return shares_json(*shares);
   }
 
@@ -355,16 +458,20 @@ class Client {
   const ServiceConfig& config_;
   fs::path part_;
   std::optional<SplitSave> save_;
+  std::optional<WriteBack> back_;
 };
 
 /// The pages that were in use when the image was taken, then all others as they lie in it.
-std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain& chain) {
+std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain* chain) {
   std::vector<PageNumber> order;
-  for (const fs::path& part : config.image.back())
+  std::vector<fs::path> parts = chain != nullptr ? config.image.back() : std::vector<fs::path>();
+  if (!config.working_set.empty()) parts.push_back(config.working_set);
+  for (const fs::path& part : parts)
     if (const auto used = image::read_working_set(part))
       for (const image::PageNumber page : used->pages) order.push_back(image::value_of(page));
-  for (const image::PagePart* part : chain.parts())
-    for (const image::PlacedPage& placed : chain.live(*part))
+  if (chain == nullptr) return order;
+  for (const image::PagePart* part : chain->parts())
+    for (const image::PlacedPage& placed : chain->live(*part))
       if (!placed.record.zero()) order.push_back(image::value_of(placed.page));
   return order;
 }
@@ -389,7 +496,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
   Pager pager(memory, network.memory(), network.executor(),
               {{.pages = memory.pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
   YADO_TRY(memory.go(), "pager");
-  if (network.chain()) pager.prefetch(prefetch_order(config, *network.chain()));
+  if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
 
   std::vector<std::jthread> clients;
   for (;;) {
@@ -412,8 +519,6 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
 bool ServiceConfig::operator==(const ServiceConfig& other) const { return to_text(*this) == to_text(other); }
 
 std::string to_text(const ServiceConfig& config) {
-  json servers = json::array();
-  for (const auto& server : config.servers) servers.push_back(to_json(server));
   json images = json::array();
   for (const auto& parts : config.image) {
     json directories = json::array();
@@ -422,7 +527,8 @@ std::string to_text(const ServiceConfig& config) {
   }
   return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
               {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
-              {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)}}
+              {"identity", config.identity.native()}, {"servers", to_json(config.servers)}, {"image", std::move(images)},
+              {"working_set", config.working_set.native()}}
       .dump(2);
 }
 
@@ -438,16 +544,8 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
     all.at("copies").get_to(config.copies);
     all.at("session").get_to(config.session);
     all.at("epoch").get_to(config.epoch);
-    for (const json& one : all.at("servers")) {
-      ServiceConfig::Server& server = config.servers.emplace_back();
-      one.at("host").get_to(server.host);
-      one.at("unix_path").get_to(server.unix_path);
-      one.at("address").get_to(server.address);
-      one.at("port").get_to(server.port);
-      one.at("expected_peer").get_to(server.expected_peer);
-      one.at("quota_bytes").get_to(server.quota_bytes);
-      one.at("load").get_to(server.load);
-    }
+    config.servers = servers_of(all.at("servers"));
+    config.working_set = all.at("working_set").get<std::string>();
     for (const json& one : all.at("image")) {
       auto& parts = config.image.emplace_back();
       for (const json& part : one) parts.emplace_back(part.get<std::string>());
@@ -455,6 +553,16 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
     return config;
   } catch (const json::exception& error) {
     return fail(Errc::corrupt, "a pager's configuration: {}", error.what());
+  }
+}
+
+std::string servers_text(const std::vector<ServiceConfig::Server>& servers) { return to_json(servers).dump(); }
+
+Result<std::vector<ServiceConfig::Server>> servers_from_text(std::string_view text) {
+  try {
+    return servers_of(json::parse(text));
+  } catch (const json::exception& error) {
+    return fail(Errc::corrupt, "a list of memory servers: {}", error.what());
   }
 }
 

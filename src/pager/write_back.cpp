@@ -34,6 +34,7 @@ WriteBack::~WriteBack() {
   for (PageNumber page = bits.next(0); page < bits.size(); page = bits.next(page + 1)) here.push_back(page);
   std::promise<void> done;
   asio::post(network_, [&] {
+    remote_.leave_images(false);
     remote_.kept(here);
     done.set_value();
   });
@@ -44,6 +45,7 @@ WriteBack::~WriteBack() {
 Status WriteBack::begin() {
   YADO_TRY(pager_.begin_save(false), "move");
   begun_ = true;
+  asio::post(network_, [this] { remote_.leave_images(true); });
   return {};
 }
 
@@ -104,6 +106,9 @@ Status WriteBack::wait_for_stores() {
 Result<Pager::Round> WriteBack::round() {
   auto done = pager_.save_round([this](PageNumber page, const std::byte* content) { return add(page, content); });
   YADO_TRY(wait_for_stores(), "move");
+  std::promise<void> rebuilt;
+  asio::post(network_, [&] { remote_.when_rebuilt([&] { rebuilt.set_value(); }); });
+  rebuilt.get_future().wait();
   return done;
 }
 
@@ -126,15 +131,17 @@ Status WriteBack::answered_by_all() {
   return all;
 }
 
-/// Pages whose content is nowhere but here. (Copies of pages that are here give way when room is short.)
+/// Pages that are here and on no server: copies of pages that are here give way when room is short.
 Result<std::vector<PageNumber>> WriteBack::missing() {
   const PageBits here = pager_.here();
   std::promise<Result<std::vector<PageNumber>>> found;
   asio::post(network_, [&] {
     std::vector<PageNumber> pages;
     for (PageNumber page = 0; page < pager_.pages(); ++page) {
-      if (!remote_.lost(page)) continue;
-      if (!here.test(page)) return found.set_value(fail(Errc::unavailable, "page {} is lost: no server has it any more", page));
+      if (!remote_.in_image_only(page)) continue;
+      if (!here.test(page))
+        return found.set_value(remote_.lost(page) ? fail(Errc::unavailable, "page {} is lost: no server has it any more", page)
+                                                  : fail(Errc::no_space, "the memory servers have no room for what is still in the image on this host's disk"));
       pages.push_back(page);
     }
     found.set_value(std::move(pages));
