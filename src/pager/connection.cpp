@@ -174,6 +174,7 @@ Status Connection::list(const Frame& frame) {
 }
 
 Status Connection::end(const Frame& frame) {
+  if (session_->store().owner() != owner()) return fail(Errc::stale_epoch, "END: session {} has another owner", hello_.session);
   YADO_TRY(parts_.sessions.end(hello_.session), "END");
   done(frame.header.id);
   return {};

@@ -178,6 +178,7 @@ TEST_F(MemoryServerTest, AnHeirGoesOnWithThePagesAndFencesWhoHadThem) {
   EXPECT_EQ(first.ask(Operation::get, 3, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}})) << "who was refused changed nothing";
   const RawPeer second = open(heir);
   EXPECT_EQ(first.ask(Operation::put, 4, put_body({{1, 66}}).bytes)->error().code, Errc::stale_epoch);
+  EXPECT_EQ(first.ask(Operation::end, 5, {})->error().code, Errc::stale_epoch);
   EXPECT_EQ(second.ask(Operation::get, 2, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}}));
   EXPECT_EQ(second.ask(Operation::put, 3, put_body({{3, 3}}).bytes)->header.operation, Operation::done);
   Hello again = hello("vm", 2);

@@ -294,6 +294,169 @@ TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeI
     }
 }
 
+/// A guest that another main host goes on with.
+class MovingVmProcessTest : public PagedVmProcessTest {
+ protected:
+  struct Handover {
+    Saved saved;
+    fs::path directory;
+    std::string servers;
+    ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties}; }
+  };
+  /// It writes all the time; afterwards it stands still.
+  void leave(Handover& handover, const std::string& to) {
+    handover.directory = directory_.path() / fmt::format("handover-{}", ++handovers_);
+    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(handover.directory / part);
+    LeavingMemory memory({.control = vm_->pager(), .part = handover.directory / "memory", .to = to, .progress = {}});
+    auto saved = vm_->save(handover.directory / "device-state", handover.directory / "disk", memory, After::paused);
+    ASSERT_OK(saved);
+    handover.saved = std::move(*saved);
+    handover.servers = memory.servers();
+    EXPECT_EQ(vm_->run_state().value_or(""), "postmigrate");
+  }
+  Place place_of_heir(const std::string& name, const Handover& handover, std::uint64_t local) {
+    Place where = place(name, local, {});
+    where.paging->config.session = "a";
+    auto servers = pager::servers_from_text(handover.servers);
+    EXPECT_TRUE(servers);
+    where.paging->config.servers = *servers;
+    where.paging->config.working_set = handover.directory / "memory";
+    return where;
+  }
+  Result<Vm> go_on(const Handover& handover, const Place& where) {
+    PagedMemory nothing({});
+    return Vm::restore(spec(), where, qemu(), handover.parts(), nothing);
+  }
+  int handovers_ = 0;
+};
+
+TEST_F(MovingVmProcessTest, AnotherMainHostGoesOnWithIt) {
+  for (const unsigned copies : {1u, 2u}) {
+    SCOPED_TRACE(copies);
+    add_host("h4");
+    boot(place("a", memory_bytes / 4, {"h2", "h3", "h4"}, copies));
+    std::string before = "a";
+    for (const std::string next : {"b", "c"}) {
+      SCOPED_TRACE(next);
+      write_a_while('w', 5);
+      Handover handover;
+      ASSERT_NO_FATAL_FAILURE(leave(handover, "h4"));
+      const Place where = place_of_heir(fmt::format("{}{}", next, copies), handover, memory_bytes / 2);
+      auto moved = go_on(handover, where);
+      ASSERT_OK(moved);
+      Vm old = std::move(*vm_);
+      vm_.emplace(std::move(*moved));
+      expect_flawless();
+      // Whoever had it is fenced: it may stand still for ever, but never go on beside the new one.
+      if (next == "c") {
+        (void)old.resume();
+        ASSERT_OK(old.console().send("v"));
+        const auto gone = old.process().ended_within(hang);
+        ASSERT_OK(gone);
+        EXPECT_TRUE(*gone);
+      }
+    }
+    write_a_while('w', 5);
+    expect_flawless();
+    Image image{.name = fmt::format("a-img.{}", copies)};
+    ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+    vm_.reset();
+    Place again = place(fmt::format("again{}", copies), memory_bytes / 2, {"h3"});
+    again.paging->config.image = image.chain;
+    ASSERT_NO_FATAL_FAILURE(restore(image, again));
+    expect_flawless();
+    vm_.reset();
+    fs::remove_all(directory_.path() / "a");
+  }
+}
+
+TEST_F(MovingVmProcessTest, WhenNobodyGoesOnWithItItStays) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  write_a_while('w', 5);
+  Handover handover;
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h3"));
+  // A host that cannot reach one of the servers fences nobody.
+  Place cut_off = place_of_heir("b", handover, memory_bytes / 4);
+  cut_off.paging->config.servers.back().unix_path += ".nobody";
+  EXPECT_FALSE(go_on(handover, cut_off));
+  // Nor one that finds another session there.
+  Place mistaken = place_of_heir("c", handover, memory_bytes / 4);
+  mistaken.paging->config.servers.front().instance ^= 1;
+  EXPECT_FALSE(go_on(handover, mistaken));
+  ASSERT_OK(vm_->resume());
+  expect_flawless();
+  write_a_while('w', 5);
+  expect_flawless();
+  // And it can be moved later.
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h2"));
+  auto moved = go_on(handover, place_of_heir("d", handover, memory_bytes / 4));
+  ASSERT_OK(moved);
+  vm_.emplace(std::move(*moved));
+  expect_flawless();
+}
+
+TEST_F(MovingVmProcessTest, WhatIsStillInAnImageGoesToTheServers) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  vm_.reset();
+  Place other = place("b", memory_bytes / 8, {"h2", "h3"});
+  other.paging->config.session = "a";
+  other.paging->config.image = image.chain;
+  ASSERT_NO_FATAL_FAILURE(restore(image, other));
+  Handover handover;
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h2"));
+  auto moved = go_on(handover, place_of_heir("c", handover, memory_bytes / 4));
+  ASSERT_OK(moved);
+  vm_.emplace(std::move(*moved));
+  fs::remove_all(image.directory);
+  for (const MemoryShare& share : image.shares)
+    if (!share.host.empty()) fs::remove_all(share_of(image.name, share.host));
+  expect_flawless();
+}
+
+/// Who dies while it is being moved: the guest goes on where it was, or ends; never a wrong word.
+TEST_F(MovingVmProcessTest, WhoDiesWhenDuringAMoveTheGuestIsRightOrGone) {
+  for (int moment = 0; moment < Breaking::moments; ++moment)
+    for (const std::string victim : {"mover", "server", "pager"}) {
+      SCOPED_TRACE(fmt::format("{} at moment {}", victim, moment));
+      const std::string name = fmt::format("m{}{}", moment, victim);
+      Place where = place(name, memory_bytes / 4, {"h2", "h3"}, 2);
+      where.paging->config.session = "a";  // a later life of the same: what a killed pager left on the servers goes
+      boot(where);
+      write_a_while('w', 2);
+      Handover handover{.saved = {}, .directory = directory_.path() / ("handover-" + name), .servers = {}};
+      for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(handover.directory / part);
+      std::optional<LeavingMemory> memory(LeavingMemory::Options{.control = vm_->pager(), .part = handover.directory / "memory", .to = "h2", .progress = {}});
+      Breaking breaking(*memory, moment, [&] {
+        if (victim == "mover") memory.emplace(LeavingMemory::Options{.control = vm_->pager(), .part = {}, .to = {}, .progress = {}});
+        if (victim == "server") hosts_["h3"].server.reset();
+        if (victim == "pager") {
+          const auto file = os::read_text(vm_->pager().parent_path() / "pager.pid");
+          ASSERT_OK(file);
+          const int process = std::atoi(file->c_str());
+          ASSERT_GT(process, 1);
+          ::kill(process, SIGKILL);
+        }
+      });
+      const auto saved = vm_->save(handover.directory / "device-state", handover.directory / "disk", breaking, After::paused);
+      memory.reset();
+      if (victim == "pager") {
+        const auto gone = vm_->process().ended_within(hang);
+        ASSERT_OK(gone);
+        EXPECT_TRUE(*gone) << "a guest went on without its pager";
+      } else {
+        if (saved) ASSERT_OK(vm_->resume());
+        expect_flawless();
+      }
+      vm_.reset();
+      if (victim == "server") {
+        hosts_.erase("h3");
+        add_host("h3");
+      }
+    }
+}
+
 TEST_F(PagedVmProcessTest, WithoutAMemoryServerItDoesNotStart) {
   Place where = place("a", memory_bytes / 2, {"h2"});
   hosts_.erase("h2");
