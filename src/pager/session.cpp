@@ -243,7 +243,8 @@ Result<std::shared_ptr<Session>> Sessions::join(const std::shared_ptr<Session>& 
       return fail(Errc::permission, "{} may not move pages into session {}", peer, hello.session);
     return session;
   }
-  if (session->owner() != peer)
+  // A later owner, perhaps on another host, looks before it inherits.
+  if (hello.role != Role::looker && session->owner() != peer)
     return fail(Errc::permission, "session {} belongs to {}, not to {}", hello.session, session->owner(), peer);
   if (hello.role == Role::owner) YADO_TRY(same_size(*session, hello), "session");
   return session;
