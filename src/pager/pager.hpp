@@ -16,8 +16,10 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/time.hpp"
+#include "pager/background_pace.hpp"
 #include "pager/block_pool.hpp"
 #include "pager/guest_memory.hpp"
 #include "pager/histogram.hpp"
@@ -51,8 +53,12 @@ class Pager {
   /// Before the process is let go: these pages are in the file, out of view.
   void adopt_local(const PageRun& run);
   void set_local_limit(std::uint64_t pages);
+  std::uint64_t local_limit() const;
   /// Fetches these in the background, in this order, as long as there is room. Once.
   void prefetch(std::vector<PageNumber> pages);
+  /// Fetches pages that shall be here: how many of them, from the first on, are coming or here; the others find no room. `here`: those
+  /// in the file that are not being evicted. On the network's thread.
+  std::size_t bring(std::span<const PageNumber> pages, std::vector<PageNumber>& here);
   /// Pages that are here, the last one seen in use first.
   std::vector<PageNumber> by_recency() const;
 
@@ -112,7 +118,9 @@ class Pager {
   void evict_again_later();
   Status note_written_pages();
   Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
-  void prefetch_more(Actions& actions);              // table_mutex_ is held
+  void prefetch_more(Actions& actions);              // table_mutex_ is held; the network's thread
+  void prefetch_later(Instant when);                 // the same
+  void prefetched(std::span<const PageNumber> pages, Instant now);  // table_mutex_ is held
   template <class Event>
   void tell_table(Event event);
   void give_up(const Error& why);
@@ -125,12 +133,16 @@ class Pager {
   os::Fd stop_event_;
   boost::asio::steady_timer retry_;   // the network's thread
   nanoseconds retry_pause_{0};        // the same; 0: the last store succeeded
+  boost::asio::steady_timer prefetch_timer_;  // the network's thread
 
   mutable std::mutex table_mutex_;
   PageTable table_;                                       // guarded by table_mutex_
   std::unordered_map<PageNumber, Instant> waiting_since_; // guarded by table_mutex_
   std::vector<PageNumber> to_prefetch_;                   // guarded by table_mutex_
-  std::size_t prefetched_ = 0;                            // guarded by table_mutex_
+  std::size_t prefetched_ = 0;                            // guarded by table_mutex_: how many of them were asked for
+  std::unordered_set<PageNumber> prefetching_;            // guarded by table_mutex_: those on their way
+  Instant piece_begun_{}, next_piece_{};                  // guarded by table_mutex_
+  BackgroundPace pace_;
   Histogram fault_times_;                                 // guarded by table_mutex_
   bool gave_up_ = false;                                  // guarded by table_mutex_
   Writes writes_ = Writes::unnoticed;                     // guarded by table_mutex_

@@ -22,6 +22,7 @@
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "pager/image_server.hpp"
+#include "pager/server_set.hpp"
 #include "pager/split_save.hpp"
 #include "pager/write_back.hpp"
 #include "wire/listen.hpp"
@@ -34,34 +35,6 @@ using nlohmann::json;
 namespace {
 
 constexpr int hook_descriptor = 3, ready_descriptor = 4;
-
-json to_json(const ServiceConfig::Server& server) {
-  return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
-          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"load", server.load}, {"instance", server.instance}};
-}
-
-json to_json(const std::vector<ServiceConfig::Server>& servers) {
-  json all = json::array();
-  for (const auto& server : servers) all.push_back(to_json(server));
-  return all;
-}
-
-/// Throws json::exception.
-std::vector<ServiceConfig::Server> servers_of(const json& all) {
-  std::vector<ServiceConfig::Server> servers;
-  for (const json& one : all) {
-    ServiceConfig::Server& server = servers.emplace_back();
-    one.at("host").get_to(server.host);
-    one.at("unix_path").get_to(server.unix_path);
-    one.at("address").get_to(server.address);
-    one.at("port").get_to(server.port);
-    one.at("expected_peer").get_to(server.expected_peer);
-    one.at("quota_bytes").get_to(server.quota_bytes);
-    one.at("load").get_to(server.load);
-    one.at("instance").get_to(server.instance);
-  }
-  return servers;
-}
 
 image::CutId cut_of(const std::string& hex) {
   image::CutId cut;
@@ -83,52 +56,41 @@ class Network {
   }
 
   /// Connects to every server, has it load its share, and finds out who has what. On the caller's thread.
-  Status open(std::uint64_t seed, std::function<void(const Error&)> lost) {
+  Status open(std::uint64_t seed) {
     if (!config_.identity.empty()) {
       YADO_ASSIGN(identity_, wire::Identity::load(config_.identity), "pager");
     }
     thread_ = std::thread([this] { io_.run(); });
     std::vector<PageServer*> servers;
-    YADO_TRY(connect_all(), "memory");
-    for (const SplitSave::Server& one : links_) servers.push_back(one.link.get());
+    std::vector<ServerSet::Member> members;
+    YADO_TRY(connect_all(members), "memory");
+    for (const ServerSet::Member& one : members) servers.push_back(one.link.get());
     if (!config_.image.empty()) {
       YADO_ASSIGN(chain_, open_chain(), "image");
       image_ = std::make_unique<ImageServer>(io_.get_executor(), chain_, "the image on this host");
+      image_number_ = servers.size();
       servers.push_back(image_.get());
+      members.emplace_back();
     }
     memory_ = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, servers);
-    for (std::size_t i = 0; i < links_.size(); ++i)
-      links_[i].link->on_dead([this, i, lost](const Error& why) {
-        log::error("pager: {}", why.text());
-        memory_->server_died(i);
-      });
+    servers_ = std::make_unique<ServerSet>(executor(), *memory_, std::move(members), [this](const ServiceConfig::Server& one) { return connect(one, Role::owner); });
     if (chain_) YADO_TRY(adopt(), "image");
     PageBits had(pages());
-    for (std::size_t i = 0; i < links_.size(); ++i)
-      if (servers_[i].instance != 0) YADO_TRY(learn_held(i, had), fmt::format("memory on {}", links_[i].host));
+    for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet
+      if (const auto& told = servers_->members()[i].told; told.instance != 0) YADO_TRY(learn_held(i, had), fmt::format("memory on {}", told.host));
     return {};
-  }
-
-  /// Ends the sessions: nobody needs the pages any more. On the caller's thread; waits a moment at most for each.
-  void end() {
-    for (SplitSave::Server& one : links_) {
-      std::promise<void> answered;
-      auto done = answered.get_future();
-      asio::post(io_, [&] { one.link->request(Operation::end, {}, [&](const Result<Frame>&) { answered.set_value(); }); });
-      done.wait();
-    }
   }
 
   Copies& memory() { return *memory_; }
   asio::any_io_executor executor() { return io_.get_executor(); }
-  const std::vector<SplitSave::Server>& links() const { return links_; }
+  ServerSet& servers() { return *servers_; }
   const std::shared_ptr<const image::PageChain>& chain() const { return chain_; }
   std::uint64_t pages() const { return config_.memory_bytes / page_bytes; }
 
   /// For SplitSave.
   Result<SplitSave::Holder> holder(PageNumber page) const {
     const auto owner = memory_->owner(page);
-    if (owner) return *owner < links_.size() ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
+    if (owner) return owner != image_number_ ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
     if (memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
     return SplitSave::Holder::nobody;
   }
@@ -141,15 +103,16 @@ class Network {
     return result.get_future().get();
   }
 
-  /// For another main host.
-  std::vector<ServiceConfig::Server> to_inherit() {
+  /// For main host `to`. What its own server has is meant for its local memory.
+  std::vector<ServiceConfig::Server> to_inherit(const std::string& to) {
     return run([&] {
       std::vector<ServiceConfig::Server> servers;
-      for (std::size_t i = 0; i < links_.size(); ++i) {
-        if (!links_[i].link->alive()) continue;
-        servers.push_back(servers_[i]);
+      for (const ServerSet::Member& one : servers_->members()) {
+        if (!one.link || one.gone || !one.link->alive()) continue;
+        servers.push_back(one.told);
         servers.back().load.clear();
-        servers.back().instance = links_[i].link->instance();
+        servers.back().instance = one.link->instance();
+        servers.back().leaving = one.told.host == to;
       }
       return servers;
     });
@@ -171,7 +134,7 @@ class Network {
   }
 
   /// One that cannot be had is done without, unless it has a share of the image or a heritage, or nobody else is left.
-  Status connect_all() {
+  Status connect_all(std::vector<ServerSet::Member>& members) {
     YADO_TRY(look_at_heritage(), "inherit");
     std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
     for (const ServiceConfig::Server& one : config_.servers)
@@ -181,8 +144,7 @@ class Network {
       const ServiceConfig::Server& server = config_.servers[i];
       auto link = opening[i].get();
       if (link) {
-        links_.push_back({std::move(*link), server.host});
-        servers_.push_back(server);
+        members.push_back({.link = std::move(*link), .told = server});
         continue;
       }
       const Error why{link.error().code, fmt::format("memory on {}: {}", server.host, link.error().message)};
@@ -190,7 +152,7 @@ class Network {
       log::warn("pager: {}: done without", why.text());
       missing = why;
     }
-    if (links_.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
+    if (members.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
     return {};
   }
 
@@ -231,12 +193,13 @@ class Network {
     const auto runs = image_->held();
     for (const KindRun& run : runs) had.set({run.first, run.pages});
     run([&] {
-      memory_->adopt(runs, links_.size());
+      memory_->adopt(runs, *image_number_);
       return true;
     });
-    for (std::size_t i = 0; i < links_.size(); ++i) {
-      if (servers_[i].load.empty()) continue;
-      YADO_TRY(load_at(i, had), fmt::format("memory on {}", links_[i].host));
+    const auto& members = servers_->members();  // nobody changes them yet
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      if (members[i].told.load.empty()) continue;
+      YADO_TRY(load_at(i, had), fmt::format("memory on {}", members[i].told.host));
     }
     if (had.count() != pages()) {
       PageNumber page = 0;
@@ -248,11 +211,11 @@ class Network {
 
   /// What its images have is held by the server from then on.
   Status load_at(std::size_t server, PageBits& had) {
-    YADO_TRY(ask(server, Operation::load, make_load({{}, servers_[server].load})), "load");
+    YADO_TRY(ask(server, Operation::load, make_load({{}, servers_->members()[server].told.load})), "load");
     return learn_held(server, had);
   }
 
-  /// What it has it says in its list.
+  /// What it has of the pages it says in its list.
   Status learn_held(std::size_t server, PageBits& had) {
     for (PageNumber from = 0; from < pages();) {
       YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
@@ -271,7 +234,7 @@ class Network {
   Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
     std::promise<Result<Frame>> answer;
     asio::post(io_, [&] {
-      links_[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); });
+      servers_->members()[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); });
     });
     return answer.get_future().get();
   }
@@ -282,11 +245,47 @@ class Network {
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> busy_ = asio::make_work_guard(io_);
   std::thread thread_;
-  std::vector<SplitSave::Server> links_;
-  std::vector<ServiceConfig::Server> servers_;  ///< of each link
   std::shared_ptr<const image::PageChain> chain_;
   std::unique_ptr<ImageServer> image_;
+  std::optional<std::size_t> image_number_;  ///< in Copies
   std::unique_ptr<Copies> memory_;
+  std::unique_ptr<ServerSet> servers_;
+};
+
+/// A checkpoint's saving: as long as it is there, the servers stay the same.
+class Saving {
+ public:
+  Saving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, SplitSave::Options options)
+      : set_(set), save_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), [&network](PageNumber page) { return network.holder(page); }, std::move(options)) {}
+  ~Saving() {
+    save_.reset();
+    set_.end_checkpoint();
+  }
+  Saving(const Saving&) = delete;
+  Saving& operator=(const Saving&) = delete;
+  SplitSave* operator->() { return &*save_; }
+
+ private:
+  ServerSet& set_;
+  std::optional<SplitSave> save_;
+};
+
+/// A move to another main host: the same.
+class Leaving {
+ public:
+  Leaving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, WriteBack::Options options)
+      : set_(set), back_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), options) {}
+  ~Leaving() {
+    back_.reset();
+    set_.end_checkpoint();
+  }
+  Leaving(const Leaving&) = delete;
+  Leaving& operator=(const Leaving&) = delete;
+  WriteBack* operator->() { return &*back_; }
+
+ private:
+  ServerSet& set_;
+  std::optional<WriteBack> back_;
 };
 
 /// One client of the control socket.
@@ -322,18 +321,23 @@ class Client {
       pager_.set_local_limit(call.value("bytes", std::uint64_t{0}) / page_bytes);
       return json::object();
     }
+    if (what == "servers") return servers(call);
+    if (what == "drained") {
+      YADO_TRY(network_.servers().drained(), "memory");
+      return json::object();
+    }
     if (what == "save") return save(call);
     if (what == "leave") return leave(call);
-    if (back_) return leaving(what, call);
+    if (leaving_) return leaving(what, call);
     if (!save_) return fail(Errc::conflict, "\"{}\": no checkpoint is under way on this connection", what);
     if (what == "round") return round();
     Result<json> done = json::object();
     if (what == "fix") {
-      if (const Status fixed = save_->fix(); !fixed) done = std::unexpected(fixed.error());
+      if (const Status fixed = (*save_)->fix(); !fixed) done = std::unexpected(fixed.error());
     } else if (what == "finish") {
       done = finish();
     } else if (what == "keep") {
-      const auto kept = save_->keep();
+      const auto kept = (*save_)->keep();
       done = kept ? Result<json>(shares_json(*kept)) : std::unexpected(kept.error());
       save_.reset();
     } else {
@@ -343,12 +347,22 @@ class Client {
     return done;
   }
 
+  Result<json> servers(const json& call) {
+    const json local_bytes = call.value("local_bytes", json());
+    if (!local_bytes.is_number_unsigned()) return fail(Errc::invalid_argument, "servers: how many \"local_bytes\"?");
+    YADO_ASSIGN(const auto wanted, servers_from_text(call.value("servers", json()).dump()), "servers");
+    YADO_ASSIGN(const auto notes, network_.servers().change(wanted), "memory");
+    pager_.set_local_limit(local_bytes.get<std::uint64_t>() / page_bytes);
+    return json{{"notes", notes}};
+  }
+
   Result<json> save(const json& call) {
-    if (save_) return fail(Errc::conflict, "a checkpoint is under way");
+    if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
+    YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
     SplitSave::Options options{call.value("name", ""), call.value("part", ""), cut_of(call.value("cut", "")), cut_of(call.value("base_cut", "")), network_.chain()};
     part_ = options.part;
-    save_.emplace(pager_, network_.memory(), network_.executor(), network_.links(), [this](PageNumber page) { return network_.holder(page); }, std::move(options));
-    if (const Status begun = save_->begin(); !begun) {
+    save_.emplace(network_.servers(), pager_, network_, std::move(servers), std::move(options));
+    if (const Status begun = (*save_)->begin(); !begun) {
       save_.reset();
       return std::unexpected(begun.error());
     }
@@ -356,12 +370,13 @@ class Client {
   }
 
   Result<json> leave(const json& call) {
-    if (save_ || back_) return fail(Errc::conflict, "a checkpoint or a move is under way");
-    const std::string to = call.value("to", "");
-    WriteBack::Options options{.landing = std::nullopt, .local_limit = config_.local_bytes / page_bytes, .seed = network_.memory().seed()};
-    for (std::size_t i = 0; i < network_.links().size(); ++i)
-      if (network_.links()[i].host == to) options.landing = i;
-    back_.emplace(pager_, network_.memory(), network_.executor(), network_.links(), options);
+    if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
+    YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "move");
+    WriteBack::Options options{.landing = std::nullopt, .local_limit = pager_.local_limit(), .seed = network_.memory().seed()};
+    to_ = call.value("to", "");
+    for (std::size_t i = 0; i < servers.size(); ++i)
+      if (servers[i].link && servers[i].host == to_) options.landing = i;
+    leaving_.emplace(network_.servers(), pager_, network_, std::move(servers), options);
     return leaving("begin", call);
   }
 
@@ -369,26 +384,25 @@ class Client {
   Result<json> leaving(const std::string& what, const json& call) {
     Result<json> done = json::object();
     if (what == "begin" || what == "round") {
-      const Status begun = what == "begin" ? back_->begin() : Status();
-      const auto round = begun ? back_->round() : std::unexpected(begun.error());
-      if (round) done = json{{"pages", round->pages}, {"left", round->left}};
-      else done = std::unexpected(round.error());
+      const Status begun = what == "begin" ? (*leaving_)->begin() : Status();
+      const auto round = begun ? (*leaving_)->round() : std::unexpected(begun.error());
+      done = round ? Result<json>(json{{"pages", round->pages}, {"left", round->left}}) : std::unexpected(round.error());
     } else if (what == "left") {
       done = left(call.value("part", ""));
     } else if (what == "stay") {
-      back_.reset();
+      leaving_.reset();
       return done;
     } else {
       done = fail(Errc::conflict, "\"{}\": a move is under way", what);
     }
-    if (!done) back_.reset();
+    if (!done) leaving_.reset();
     return done;
   }
 
   Result<json> left(const fs::path& part) {
     YADO_TRY(write_order_of_use(part, pager_.by_recency()), "move");
-    YADO_TRY(back_->finish(), "move");
-    return json{{"servers", to_json(network_.to_inherit())}};
+    YADO_TRY((*leaving_)->finish(), "move");
+    return json{{"servers", json::parse(to_text(network_.to_inherit(to_)))}};
   }
 
   Status write_order_of_use(const fs::path& part, const std::vector<PageNumber>& by_recency) const {
@@ -398,7 +412,7 @@ class Client {
   }
 
   Result<json> round() {
-    const auto done = save_->round();
+    const auto done = (*save_)->round();
     if (!done) {
       save_.reset();
       return std::unexpected(done.error());
@@ -408,7 +422,7 @@ class Client {
 
   Result<json> finish() {
     const auto recency = pager_.by_recency();
-    const auto shares = save_->finish();
+    const auto shares = (*save_)->finish();
     if (!shares) return std::unexpected(shares.error());
     YADO_TRY(write_order_of_use(part_, recency), "checkpoint");
     return shares_json(*shares);
@@ -425,10 +439,13 @@ class Client {
     const PagerFigures now = pager_.figures();
     json servers = json::array();
     const auto [counts, redundancy] = network_.run([&] {
-      for (const SplitSave::Server& one : network_.links()) {
+      const auto& members = network_.servers().members();
+      for (std::size_t i = 0; i < members.size(); ++i) {
+        const ServerSet::Member& one = members[i];
+        if (!one.link || one.gone) continue;
         const auto& traffic = one.link->traffic();
-        servers.push_back({{"host", one.host}, {"alive", one.link->alive()}, {"bytes_sent", traffic.bytes_sent},
-                           {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().pages_at(servers.size())}});
+        servers.push_back({{"host", one.told.host}, {"alive", one.link->alive()}, {"leaving", one.leaving}, {"bytes_sent", traffic.bytes_sent},
+                           {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().pages_at(i)}});
       }
       return std::pair(network_.memory().counts(), network_.memory().pages_without_redundancy());
     });
@@ -457,8 +474,9 @@ class Client {
   Network& network_;
   const ServiceConfig& config_;
   fs::path part_;
-  std::optional<SplitSave> save_;
-  std::optional<WriteBack> back_;
+  std::optional<Saving> save_;
+  std::optional<Leaving> leaving_;
+  std::string to_;  ///< of it
 };
 
 /// The pages that were in use when the image was taken, then all others as they lie in it.
@@ -485,7 +503,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
     ::_exit(1);
   };
   Network network(config);
-  YADO_TRY(network.open(seed, lost), "pager");
+  YADO_TRY(network.open(seed), "pager");
   YADO_ASSIGN(const wire::UnixListener listener, wire::make_unix_listener(config.control.native(), 0600), "pager");
   YADO_TRY(os::write_all(ready, "ok"), "pager");
   ready.reset();
@@ -496,6 +514,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
   Pager pager(memory, network.memory(), network.executor(),
               {{.pages = memory.pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
   YADO_TRY(memory.go(), "pager");
+  network.servers().start(pager);
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
 
   std::vector<std::jthread> clients;
@@ -509,62 +528,12 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
     clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config).serve(); });
   }
   listener.file.remove();
-  network.end();
+  network.servers().end_sessions();
   // Clients may wait for what will not come: nothing of this process is needed any more.
   ::_exit(0);
 }
 
 }  // namespace
-
-bool ServiceConfig::operator==(const ServiceConfig& other) const { return to_text(*this) == to_text(other); }
-
-std::string to_text(const ServiceConfig& config) {
-  json images = json::array();
-  for (const auto& parts : config.image) {
-    json directories = json::array();
-    for (const fs::path& part : parts) directories.push_back(part.native());
-    images.push_back(std::move(directories));
-  }
-  return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
-              {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
-              {"identity", config.identity.native()}, {"servers", to_json(config.servers)}, {"image", std::move(images)},
-              {"working_set", config.working_set.native()}}
-      .dump(2);
-}
-
-Result<ServiceConfig> config_from_text(std::string_view text) {
-  try {
-    const json all = json::parse(text);
-    ServiceConfig config;
-    config.control = all.at("control").get<std::string>();
-    config.identity = all.at("identity").get<std::string>();
-    all.at("memory_bytes").get_to(config.memory_bytes);
-    all.at("local_bytes").get_to(config.local_bytes);
-    all.at("prefetch_pages").get_to(config.prefetch_pages);
-    all.at("copies").get_to(config.copies);
-    all.at("session").get_to(config.session);
-    all.at("epoch").get_to(config.epoch);
-    config.servers = servers_of(all.at("servers"));
-    config.working_set = all.at("working_set").get<std::string>();
-    for (const json& one : all.at("image")) {
-      auto& parts = config.image.emplace_back();
-      for (const json& part : one) parts.emplace_back(part.get<std::string>());
-    }
-    return config;
-  } catch (const json::exception& error) {
-    return fail(Errc::corrupt, "a pager's configuration: {}", error.what());
-  }
-}
-
-std::string servers_text(const std::vector<ServiceConfig::Server>& servers) { return to_json(servers).dump(); }
-
-Result<std::vector<ServiceConfig::Server>> servers_from_text(std::string_view text) {
-  try {
-    return servers_of(json::parse(text));
-  } catch (const json::exception& error) {
-    return fail(Errc::corrupt, "a list of memory servers: {}", error.what());
-  }
-}
 
 int run_service(const fs::path& path) {
   ::signal(SIGPIPE, SIG_IGN);

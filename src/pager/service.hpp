@@ -9,6 +9,9 @@
 //   do        fields                                    answer besides "ok"
 //   figures                                             see PagerService::figures
 //   limit     bytes                                     —
+//   servers   local_bytes, servers: as in the           notes: [text]   (what is not quite as asked for)
+//             configuration, without load
+//   drained                                             —             (when nobody is being emptied any more)
 //   save      part, name, cut, base_cut                 pages, left   (begins; the workload runs on)
 //   round                                               pages, left   (again)
 //   fix                                                 —             (the workload stands still before, until the answer)
@@ -18,6 +21,11 @@
 //   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
 //                                                                     from before the call; the order of use is written into `part`)
 //   stay                                                —             (nothing came of it; as when the connection ends)
+//
+// `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
+// then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
+// error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint, and a checkpoint
+// during a change, is a conflict.
 //
 // Errors are numbered as everywhere (base/error.hpp).
 
@@ -41,6 +49,7 @@ struct ServiceConfig {
     std::uint16_t port = 0;
     std::string expected_peer;
     std::uint64_t quota_bytes = 0;
+    bool leaving = false;      ///< in use, but emptied from the start: into the local memory as far as it has room, then to the others
     std::vector<std::string> load;  ///< images in its store that hold a share of this memory, the self-contained one first
     std::uint64_t instance = 0;     ///< of a session that is inherited with its pages; 0: a new one is begun
   };
@@ -59,10 +68,10 @@ struct ServiceConfig {
   bool operator==(const ServiceConfig&) const;
 };
 std::string to_text(const ServiceConfig& config);
-/// "servers" alone, as it is in the configuration.
-std::string servers_text(const std::vector<ServiceConfig::Server>& servers);
-Result<std::vector<ServiceConfig::Server>> servers_from_text(std::string_view text);
 Result<ServiceConfig> config_from_text(std::string_view text);
+/// As a JSON array, which the call `servers` takes.
+std::string to_text(const std::vector<ServiceConfig::Server>& servers);
+Result<std::vector<ServiceConfig::Server>> servers_from_text(std::string_view text);
 
 /// The process: returns when the workload's process has ended (0), or when this memory cannot be kept (1).
 int run_service(const std::filesystem::path& config);

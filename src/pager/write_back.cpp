@@ -116,6 +116,7 @@ Result<Pager::Round> WriteBack::round() {
 Status WriteBack::answered_by_all() {
   std::vector<std::future<Status>> answers;
   for (const SplitSave::Server& one : servers_) {
+    if (!one.link) continue;  // an image
     auto promise = std::make_shared<std::promise<Status>>();
     answers.push_back(promise->get_future());
     asio::post(network_, [link = one.link, host = one.host, promise] {
