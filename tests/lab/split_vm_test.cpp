@@ -122,8 +122,6 @@ TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
     EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
   }
   for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
-  LAB_MUST(const json images, cluster().control("GET", "/v1/images"));
-  EXPECT_TRUE(images["images"].empty()) << images.dump();
 }
 
 }  // namespace
