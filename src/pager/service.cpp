@@ -77,7 +77,7 @@ class Network {
     if (chain_) YADO_TRY(adopt(), "image");
     PageBits had(pages());
     for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet
-      if (const auto& told = servers_->members()[i].told; told.instance != 0) YADO_TRY(learn_held(i, had), fmt::format("memory on {}", told.host));
+      if (const auto& told = servers_->members()[i].told; told.instance != 0) YADO_TRY(list_of(i, had), fmt::format("memory on {}", told.host));
     return {};
   }
 
@@ -189,6 +189,11 @@ class Network {
 
   /// Every page must be had from somebody.
   Status adopt() {
+    // All hosts at once, this one among them.
+    const auto& members = servers_->members();  // nobody changes them yet
+    std::vector<std::future<Result<Frame>>> loading(members.size());
+    for (std::size_t i = 0; i < members.size(); ++i)
+      if (const auto& names = members[i].told.load; !names.empty()) loading[i] = ask(i, Operation::load, make_load({{}, names}));
     PageBits had(pages());
     const auto runs = image_->held();
     for (const KindRun& run : runs) had.set({run.first, run.pages});
@@ -196,10 +201,11 @@ class Network {
       memory_->adopt(runs, *image_number_);
       return true;
     });
-    const auto& members = servers_->members();  // nobody changes them yet
     for (std::size_t i = 0; i < members.size(); ++i) {
       if (members[i].told.load.empty()) continue;
-      YADO_TRY(load_at(i, had), fmt::format("memory on {}", members[i].told.host));
+      const std::string where = fmt::format("memory on {}: ", members[i].told.host);
+      YADO_TRY(loading[i].get(), where + "load");
+      YADO_TRY(list_of(i, had), where + "list");
     }
     if (had.count() != pages()) {
       PageNumber page = 0;
@@ -209,16 +215,10 @@ class Network {
     return {};
   }
 
-  /// What its images have is held by the server from then on.
-  Status load_at(std::size_t server, PageBits& had) {
-    YADO_TRY(ask(server, Operation::load, make_load({{}, servers_->members()[server].told.load})), "load");
-    return learn_held(server, had);
-  }
-
-  /// What it has of the pages it says in its list.
-  Status learn_held(std::size_t server, PageBits& had) {
+  /// What a server holds of the memory, once an image was loaded there, or of a session that was inherited: it says so in its list.
+  Status list_of(std::size_t server, PageBits& had) {
     for (PageNumber from = 0; from < pages();) {
-      YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
+      YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)).get(), "list");
       YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::listing), "list");
       if (batch.runs.empty()) break;
       for (const KindRun& one : batch.runs) had.set({one.first, one.pages});
@@ -231,12 +231,13 @@ class Network {
     return {};
   }
 
-  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
-    std::promise<Result<Frame>> answer;
-    asio::post(io_, [&] {
-      servers_->members()[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); });
+  std::future<Result<Frame>> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
+    auto answer = std::make_shared<std::promise<Result<Frame>>>();
+    auto future = answer->get_future();
+    asio::post(io_, [link = servers_->members()[server].link, operation, body = std::move(body), answer]() mutable {
+      link->request(operation, std::move(body), [answer](Result<Frame> frame) { answer->set_value(std::move(frame)); });
     });
-    return answer.get_future().get();
+    return future;
   }
 
   const ServiceConfig& config_;
@@ -479,7 +480,7 @@ class Client {
   std::string to_;  ///< of it
 };
 
-/// The pages that were in use when the image was taken, then all others as they lie in it.
+/// The pages that were in use when the image was taken, then all others in their order, which is that of a first round in its file.
 std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain* chain) {
   std::vector<PageNumber> order;
   std::vector<fs::path> parts = chain != nullptr ? config.image.back() : std::vector<fs::path>();
@@ -488,9 +489,9 @@ std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image:
     if (const auto used = image::read_working_set(part))
       for (const image::PageNumber page : used->pages) order.push_back(image::value_of(page));
   if (chain == nullptr) return order;
-  for (const image::PagePart* part : chain->parts())
-    for (const image::PlacedPage& placed : chain->live(*part))
-      if (!placed.record.zero()) order.push_back(image::value_of(placed.page));
+  chain->visit([&](image::PageNumber page, const image::PagePart&, const image::PageRecord& record) {
+    if (!record.zero()) order.push_back(image::value_of(page));
+  });
   return order;
 }
 

@@ -121,8 +121,9 @@ Status WriteBack::answered_by_all() {
     answers.push_back(promise->get_future());
     asio::post(network_, [link = one.link, host = one.host, promise] {
       if (!link->alive()) return promise->set_value({});
-      link->request(Operation::stat, {}, [promise, host](const Result<Frame>& frame) {
-        promise->set_value(frame ? Status() : context(frame.error(), fmt::format("memory on {}", host)));
+      link->request(Operation::stat, {}, [promise, host, link](const Result<Frame>& frame) {
+        const bool settled = frame.has_value() || !link->alive();  // nothing more is carried out by one that died meanwhile
+        promise->set_value(settled ? Status() : context(frame.error(), fmt::format("memory on {}", host)));
       });
     });
   }
