@@ -54,6 +54,8 @@ class Client {
   /// The properties for the image's manifest.
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts, ImageId image,
                                                                   bool leave_running);
+  /// Answered when the memory lies so: what is not quite as asked for.
+  boost::asio::awaitable<Result<std::string>> resplit(Epoch epoch, Split split);
   boost::asio::awaitable<Result<Exec>> exec(Epoch epoch, std::vector<std::string> command);
   boost::asio::awaitable<Status> signal(Epoch epoch, int number);
   boost::asio::awaitable<Result<os::CgroupUse>> stats();

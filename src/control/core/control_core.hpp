@@ -103,9 +103,11 @@ class ControlCore {
   Status remove(const WorkloadId& id, Instant now);
   /// Move to `host` (or to the best one).
   void move(AskId ask, const WorkloadId& id, std::optional<HostId> host, Instant now);
-  /// Take a new ready image now.
   /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
   Status set_split(const WorkloadId& id, const Split& split);
+  /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
+  void resplit(AskId ask, const WorkloadId& id, const Split& split, Instant now);
+  /// Take a new ready image now.
   Status renew_image(const WorkloadId& id, Instant now);
 
   // Gates.
@@ -192,7 +194,12 @@ class ControlCore {
     CallId inspection = 0;
     std::vector<AskId> waiting;
     Epoch seen;  ///< the highest that a gate has spoken of: its own grants while control was down
-    SideOperation image, standby;
+    SideOperation image, standby, memory;
+    struct Resplit {
+      AskId ask;
+      Split before;
+    };
+    std::optional<Resplit> resplit;    ///< a person waits for it
     bool restarted_in_raise = false;   ///< control was, and whether the raise was carried out is not known
     bool renew_image = false;
     bool image_acknowledged = false;
@@ -206,13 +213,14 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
     ImageId image;
     Epoch epoch;
     std::uint64_t revision = 0;
+    std::vector<MemoryHost> memory_hosts = {};
   };
 
   Workload* find(const WorkloadId& id);
@@ -246,6 +254,10 @@ class ControlCore {
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
   std::vector<PullCall::Member> members_of(const ImageId& image) const;
+  Status check_resplit(const Workload& workload, const Split& split) const;
+  void reconcile_memory(Workload& workload, Instant now);
+  void resplit_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void end_resplit(Workload& workload, const Status& status);
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);

@@ -23,6 +23,8 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
     workload.owner->only_ask = workload.waiting.back();
   }
   workload.inspection = 0;  // whatever it finds is about an owner that is over
+  workload.memory = {};
+  end_resplit(workload, fail(Errc::conflict, "{} is raised anew, with its memory as before", id));
   workload.restarted_in_raise = false;
   if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
   grant(workload, now);
@@ -76,11 +78,13 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
                                                                   record.spec.name, tried)}, now);
   }
   record.host = ranking.front();
-  persist(workload);
   std::optional<ImageId> image;
   if (record.image_revision == record.revision && holders(workload).contains(record.host)) image = record.image;
+  WorkloadSpec spec = with_memory_hosts(record.spec, record.host, operation.suspect);
+  if (spec.vm.split) record.memory_hosts = spec.vm.split->over;
+  persist(workload);
   emit("raise", workload, record.host);
-  operation.call = call(RaiseCall{with_memory_hosts(record.spec, record.host, operation.suspect), record.spec.name, record.instance, record.epoch, image},
+  operation.call = call(RaiseCall{std::move(spec), record.spec.name, record.instance, record.epoch, image},
                         raise_limit(record.spec),
                         Pending{Pending::What::raise, record.spec.name, record.host, record.instance, {}, record.epoch});
 }
@@ -121,6 +125,7 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   record.host = host;
   record.instance = instance.id;
   record.endpoint = instance.endpoint;
+  if (!workload.owner) record.memory_hosts.reset();  // raised without control: by what it was told then
   if (record.standby == instance.id) record.standby.reset();  // it was thawed: a new one is needed
   persist(workload);
   workload.owner_sequence = sequence;
