@@ -154,6 +154,11 @@ class Network {
 
   /// Every page must be had from somebody.
   Status adopt() {
+    // All hosts at once, this one among them.
+    const auto& members = servers_->members();  // nobody changes them yet
+    std::vector<std::future<Result<Frame>>> loading(members.size());
+    for (std::size_t i = 0; i < members.size(); ++i)
+      if (const auto& names = members[i].told.load; !names.empty()) loading[i] = ask(i, Operation::load, make_load({{}, names}));
     PageBits had(pages());
     const auto runs = image_->held();
     for (const KindRun& run : runs) had.set({run.first, run.pages});
@@ -161,10 +166,11 @@ class Network {
       memory_->adopt(runs, *image_number_);
       return true;
     });
-    const auto& members = servers_->members();  // nobody changes them yet
     for (std::size_t i = 0; i < members.size(); ++i) {
       if (members[i].told.load.empty()) continue;
-      YADO_TRY(load_at(i, had), fmt::format("memory on {}", members[i].told.host));
+      const std::string where = fmt::format("memory on {}: ", members[i].told.host);
+      YADO_TRY(loading[i].get(), where + "load");
+      YADO_TRY(list_of(i, had), where + "list");
     }
     if (had.count() != pages()) {
       PageNumber page = 0;
@@ -174,12 +180,10 @@ class Network {
     return {};
   }
 
-  /// What its images have is held by the server from then on.
-  Status load_at(std::size_t server, PageBits& had) {
-    YADO_TRY(ask(server, Operation::load, make_load({{}, servers_->members()[server].told.load})), "load");
-    // What it has of these it says in its list.
+  /// What its images have is held by the server once they are loaded: it says so in its list.
+  Status list_of(std::size_t server, PageBits& had) {
     for (PageNumber from = 0; from < pages();) {
-      YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
+      YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)).get(), "list");
       YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::listing), "list");
       if (batch.runs.empty()) break;
       for (const KindRun& one : batch.runs) had.set({one.first, one.pages});
@@ -192,12 +196,13 @@ class Network {
     return {};
   }
 
-  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
-    std::promise<Result<Frame>> answer;
-    asio::post(io_, [&] {
-      servers_->members()[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); });
+  std::future<Result<Frame>> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
+    auto answer = std::make_shared<std::promise<Result<Frame>>>();
+    auto future = answer->get_future();
+    asio::post(io_, [link = servers_->members()[server].link, operation, body = std::move(body), answer]() mutable {
+      link->request(operation, std::move(body), [answer](Result<Frame> frame) { answer->set_value(std::move(frame)); });
     });
-    return answer.get_future().get();
+    return future;
   }
 
   const ServiceConfig& config_;
@@ -378,15 +383,15 @@ class Client {
   std::optional<Saving> save_;
 };
 
-/// The pages that were in use when the image was taken, then all others as they lie in it.
+/// The pages that were in use when the image was taken, then all others in their order, which is that of a first round in its file.
 std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain& chain) {
   std::vector<PageNumber> order;
   for (const fs::path& part : config.image.back())
     if (const auto used = image::read_working_set(part))
       for (const image::PageNumber page : used->pages) order.push_back(image::value_of(page));
-  for (const image::PagePart* part : chain.parts())
-    for (const image::PlacedPage& placed : chain.live(*part))
-      if (!placed.record.zero()) order.push_back(image::value_of(placed.page));
+  chain.visit([&](image::PageNumber page, const image::PagePart&, const image::PageRecord& record) {
+    if (!record.zero()) order.push_back(image::value_of(page));
+  });
   return order;
 }
 
