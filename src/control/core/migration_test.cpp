@@ -23,9 +23,15 @@ struct ControlMigrationTest : ControlCoreTest {
     if (wanted.policy.consistency == Consistency::exclusive) renew();
     ASSERT_EQ(record().host, h1);
   }
+  /// Up to the handover: its memory is spread first.
   std::vector<Action> move(const HostId& to, std::optional<Split> split = std::nullopt) {
     core().move_live(++last_ask, site, to, std::move(split), now);
-    return take();
+    std::vector<Action> actions = take();
+    if (calls<ResplitCall>(actions).empty()) return actions;
+    const auto spread = only_call<ResplitCall>(actions);
+    EXPECT_EQ(spread.host, record().host);
+    EXPECT_EQ(spread.what.spec.vm.split->over.back().host, to) << "where what is here will land";
+    return done(spread.id, CallReply{.instance = spread.what.instance, .sequence = agent(spread.host).sequence});
   }
   /// The guest stands still on its host, and what is no page is an image there.
   std::vector<Action> handed_over(const Made<HandoverCall>& handover) {
