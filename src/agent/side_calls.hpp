@@ -27,6 +27,7 @@ class SideCalls {
   boost::asio::awaitable<Result<CallReply>> build(BuildCall call);
   boost::asio::awaitable<Result<image::Manifest>> take_image(BuildCall call);
   boost::asio::awaitable<Result<image::Manifest>> checkpoint_owner(BuildCall call);
+  boost::asio::awaitable<Result<CallReply>> hand_over(HandoverCall call);
   boost::asio::awaitable<Status> pull_one(ImageId image, Endpoint from, std::string spec_hash);
   boost::asio::awaitable<Result<CallReply>> pull(PullCall call);
   Surroundings around_;

@@ -20,6 +20,7 @@ struct RaiseCall {
   InstanceId instance;
   Epoch epoch;
   std::optional<ImageId> image;
+  bool only_image = false;  ///< no other way: what was handed over runs on, or nothing does
   bool operator==(const RaiseCall&) const = default;
 };
 
@@ -56,6 +57,17 @@ struct PullCall {
   };
   std::vector<Member> members;
   bool operator==(const PullCall&) const = default;
+};
+
+/// A VM with split memory, `instance`, moves to host `to` while it runs: what is here goes to the memory servers, and then it stands frozen, to be
+/// thawed by a later raise here if nobody goes on with it. `image`: the name of the rest (devices, disks), for that host to pull.
+struct HandoverCall {
+  WorkloadSpec spec;
+  InstanceId instance;
+  Epoch epoch;
+  ImageId image;
+  HostId to;
+  bool operator==(const HandoverCall&) const = default;
 };
 
 struct StopCall {
@@ -98,7 +110,7 @@ struct InspectCall {
 };
 
 using AgentCall =
-    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, StopCall, SleepCall, DropImageCall, InspectCall, ResplitCall>;
+    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall, ResplitCall>;
 
 /// The answer to any of them; what a call does not fill stays empty.
 struct CallReply {

@@ -17,6 +17,10 @@
 //   fix                                                 —             (the workload stands still before, until the answer)
 //   finish                                              shares: [{host, pages, bytes, sum}]
 //   keep                                                shares, now with the sum of each server's manifest
+//   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
+//   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
+//                                                                     from before the call; the order of use is written into `part`)
+//   stay                                                —             (nothing came of it; as when the connection ends)
 //
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
 // then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
@@ -47,6 +51,7 @@ struct ServiceConfig {
     std::uint64_t quota_bytes = 0;
     bool leaving = false;      ///< in use, but emptied from the start: into the local memory as far as it has room, then to the others
     std::vector<std::string> load;  ///< images in its store that hold a share of this memory, the self-contained one first
+    std::uint64_t instance = 0;     ///< of a session that is inherited with its pages; 0: a new one is begun
   };
   std::filesystem::path control;   ///< the socket to make
   std::uint64_t memory_bytes = 0;
@@ -59,6 +64,7 @@ struct ServiceConfig {
   std::filesystem::path identity;  ///< directory, for TLS; empty: none
   /// What to restore: of each image of the chain the directories of its parts of pages, as far as they are on this host.
   std::vector<std::vector<std::filesystem::path>> image;
+  std::filesystem::path working_set;  ///< directory with the order in which an inherited memory was in use; empty: none
   bool operator==(const ServiceConfig&) const;
 };
 std::string to_text(const ServiceConfig& config);

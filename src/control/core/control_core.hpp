@@ -103,6 +103,9 @@ class ControlCore {
   Status remove(const WorkloadId& id, Instant now);
   /// Move to `host` (or to the best one).
   void move(AskId ask, const WorkloadId& id, std::optional<HostId> host, Instant now);
+  /// A VM with split memory goes on on another host, `to`, while it runs: its pages go to the servers first, then it stands still for a moment.
+  /// Whatever fails, it goes on where it was, or, if its host dies meanwhile, from its last image. With `split` its memory is kept so from then on.
+  void move_live(AskId ask, const WorkloadId& id, const HostId& to, std::optional<Split> split, Instant now);
   /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
   Status set_split(const WorkloadId& id, const Split& split);
   /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
@@ -188,8 +191,19 @@ class ControlCore {
     int failures = 0;
   };
 
+  /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
+  /// guest is raised where it stands frozen, or found where it went.
+  struct Migration {
+    enum class Step { wait, hand_over, pull, raise } step = Step::wait;
+    AskId ask = 0;
+    HostId from, to;
+    ImageId image;       ///< devices and disks, once it was handed over
+    WorkloadSpec spec;   ///< as it shall be there
+  };
+
   struct Workload {
     Record record;
+    std::optional<Migration> migration;
     std::optional<OwnerOperation> owner;
     CallId inspection = 0;
     std::vector<AskId> waiting;
@@ -213,7 +227,7 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, hand_over, pull_handover, resplit } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
@@ -222,6 +236,13 @@ class ControlCore {
     std::uint64_t revision = 0;
     std::vector<MemoryHost> memory_hosts = {};
   };
+
+  // migration.cpp
+  void continue_migration(Workload& workload, Instant now);
+  void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void end_migration(Workload& workload, const Error& why);
+  bool stands_for_a_move(const Workload& workload, const InstanceReport& instance) const;
 
   Workload* find(const WorkloadId& id);
   bool alive(const HostId& host) const;

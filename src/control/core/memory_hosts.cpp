@@ -63,6 +63,7 @@ Status ControlCore::check_resplit(const Workload& workload, const Split& split) 
   if (record.phase != OwnerPhase::up || workload.owner) return fail(Errc::conflict, "{} does not run now: nothing of its memory is anywhere", id);
   if (!alive(record.host)) return fail(Errc::unavailable, "its host {} does not answer", record.host);
   if (workload.resplit) return fail(Errc::conflict, "the memory of {} is being moved already", id);
+  if (workload.migration) return fail(Errc::conflict, "{} is being moved to {}", id, workload.migration->to);
   if (split.redundancy != record.spec.vm.split->redundancy)
     return fail(Errc::unsupported, "the redundancy of a memory cannot change while it is in use");
   for (const MemoryHost& one : split.over) {

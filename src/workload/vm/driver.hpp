@@ -28,5 +28,8 @@ std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSp
 // host's store, "memory@HOST". Properties "load@HOST": the share lies in that host's store, which is asked for it, by this name.
 // "shares": what each host saved, a line each: host, pages, bytes, sum of its manifest (a `-` for none). "cut": the instant.
 inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@";
+// What is handed over to another main host has no part "memory" but the property "servers": the sessions of memory servers that hold
+// all of it (pager::servers_from_text). Whoever goes on with it inherits them, once.
+inline constexpr const char* servers_property = "servers";
 
 }  // namespace yado::vm
