@@ -74,6 +74,7 @@ Status ControlCore::stop(const WorkloadId& id, Instant now) {
   record.stopped = true;
   workload->owner.reset();
   if (workload->migration) end_migration(*workload, Error{Errc::canceled, fmt::format("{} was stopped", id)});
+  end_resplit(*workload, fail(Errc::canceled, "{} was stopped", id));
   workload->inspection = 0;
   persist(*workload);
   if (record.phase != OwnerPhase::absent && alive(record.host))

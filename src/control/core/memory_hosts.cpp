@@ -64,6 +64,7 @@ Status ControlCore::check_resplit(const Workload& workload, const Split& split) 
   if (!alive(record.host)) return fail(Errc::unavailable, "its host {} does not answer", record.host);
   if (workload.migration) return fail(Errc::conflict, "{} is being moved to {}", id, workload.migration->to);
   if (workload.resplit) return fail(Errc::conflict, "the memory of {} is being moved already", id);
+  if (workload.migration) return fail(Errc::conflict, "{} is being moved to {}", id, workload.migration->to);
   if (split.redundancy != record.spec.vm.split->redundancy)
     return fail(Errc::unsupported, "the redundancy of a memory cannot change while it is in use");
   for (const MemoryHost& one : split.over) {

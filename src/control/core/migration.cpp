@@ -25,6 +25,7 @@ void ControlCore::move_live(AskId ask, const WorkloadId& id, const HostId& to, s
   if (!checkpoints_owner(record.spec)) return refuse(Errc::conflict, fmt::format("{} is no VM with split memory", id));
   if (record.stopped) return refuse(Errc::conflict, fmt::format("{} is stopped", id));
   if (workload->owner || record.phase != OwnerPhase::up) return refuse(Errc::conflict, fmt::format("{} is being raised", id));
+  if (workload->resplit) return refuse(Errc::conflict, fmt::format("the memory of {} is being moved to other hosts", id));
   if (workload->migration) return refuse(Errc::conflict, fmt::format("{} is being moved to {} already", id, workload->migration->to));
   if (to == record.host) return refuse(Errc::conflict, fmt::format("{} runs on {} already", id, to));
   if (!alive(to)) return refuse(Errc::unavailable, fmt::format("host {} does not answer", to));
@@ -109,6 +110,7 @@ void ControlCore::handover_pulled(Workload& workload, const Pending& pending, co
 void ControlCore::end_migration(Workload& workload, const Error& why) {
   const AskId ask = workload.migration->ask;
   workload.migration.reset();
+  workload.record.memory_hosts.reset();  // its pager may have been told of others
   answer(ask, std::unexpected(why), false);
   if (!workload.owner) answer_all(workload, route_of(workload), false);
 }

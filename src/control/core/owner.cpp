@@ -105,6 +105,7 @@ void ControlCore::raise_done(Workload& workload, const Pending& pending, const R
           {"raise_us", std::to_string(reply.times.raise.count() / 1000)},
           {"ready_us", std::to_string(reply.times.ready.count() / 1000)},
           {"detail", reply.detail}});
+    if (reply.way == Way::frozen) record.memory_hosts.reset();  // it goes on with those it had
     InstanceReport instance{.id = reply.instance, .workload = record.spec.name, .epoch = pending.epoch,
                             .state = InstanceState::running, .endpoint = reply.endpoint};
     return owner_is_up(workload, pending.host, instance, reply.sequence, now);
