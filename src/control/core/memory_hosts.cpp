@@ -62,7 +62,6 @@ Status ControlCore::check_resplit(const Workload& workload, const Split& split) 
   if (!checkpoints_owner(record.spec)) return fail(Errc::conflict, "{} is no VM with split memory", id);
   if (record.phase != OwnerPhase::up || workload.owner) return fail(Errc::conflict, "{} does not run now: nothing of its memory is anywhere", id);
   if (!alive(record.host)) return fail(Errc::unavailable, "its host {} does not answer", record.host);
-  if (workload.migration) return fail(Errc::conflict, "{} is being moved to {}", id, workload.migration->to);
   if (workload.resplit) return fail(Errc::conflict, "the memory of {} is being moved already", id);
   if (workload.migration) return fail(Errc::conflict, "{} is being moved to {}", id, workload.migration->to);
   if (split.redundancy != record.spec.vm.split->redundancy)

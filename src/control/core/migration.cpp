@@ -71,7 +71,6 @@ void ControlCore::spread(Workload& workload, const Pending& pending, const Resul
 void ControlCore::stay(Workload& workload, const Pending& pending, const Error& why, Instant now) {
   emit("move-failed", workload, pending.host, {{"to", workload.migration->to.str()}, {"error", why.text()}});
   end_migration(workload, context(why, fmt::format("{} stays on {}", workload.record.spec.name, pending.host)).error());
-  workload.record.memory_hosts.reset();
   reconcile(workload, now);
 }
 
