@@ -173,7 +173,7 @@ TEST_F(MemoryServerTest, AnHeirGoesOnWithThePagesAndFencesWhoHadThem) {
   EXPECT_EQ(refusal(heir).code, Errc::stale_epoch) << "of the same life";
   heir.epoch = 2;
   Hello other = heir;
-  other.quota_pages = 7;
+  other.pages = 7;
   EXPECT_EQ(refusal(other).code, Errc::conflict);
   EXPECT_EQ(first.ask(Operation::get, 3, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}})) << "who was refused changed nothing";
   const RawPeer second = open(heir);
