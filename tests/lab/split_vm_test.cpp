@@ -170,17 +170,31 @@ TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
   const auto load = start_load();
   ASSERT_TRUE(load);
   ASSERT_TRUE(answered_after(*load, 0));
-  for (const std::string target : {"h2", "h1"}) {
-    SCOPED_TRACE(target);
+  // Split as it was, then all of it on one host, then over others again.
+  for (const auto& [target, over] : {std::pair<std::string, std::string>{"h2", ""}, {"h1", "h1"}, {"h3", "h3:96MiB,h1,h2"}}) {
+    SCOPED_TRACE(target + " " + over);
     const std::uint64_t before = cluster().epoch("bigvm"), since = cluster().newest_event();
     ASSERT_NE(cluster().owner_host("bigvm"), target);
-    const Ended moved = cluster().yado({"move", "bigvm", target});
+    std::vector<std::string> command{"move", "bigvm", target};
+    if (!over.empty()) command.insert(command.end(), {"--over", over});
+    const Ended moved = cluster().yado(command);
     EXPECT_EQ(moved.status, 0) << moved.output;
     EXPECT_EQ(cluster().owner_host("bigvm"), target);
     EXPECT_TRUE(answered_after(*load, before));
     const auto ready = cluster().event(since, "ready", "bigvm");
     ASSERT_TRUE(ready);
     EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
+    const auto keepers = [&] {
+      std::set<std::string> hosts;
+      const auto memory = cluster().control("GET", "/v1/workloads/bigvm/memory");
+      for (const json& server : memory ? (*memory)["servers"] : json::array({json::object()})) hosts.insert(server.value("host", ""));
+      return hosts;
+    };
+    // Where it landed is emptied into the local memory after it runs.
+    std::set<std::string> wanted{"h1", "h2", "h3"};
+    wanted.erase(target);
+    if (over == target) wanted.clear();
+    EXPECT_TRUE(load->wait_for([&](const drill::Sample&) { return keepers() == wanted; }, generous)) << testing::PrintToString(keepers());
   }
   for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
 }
