@@ -1,5 +1,5 @@
-// ./run demo split-vm: a virtual machine whose memory three hosts keep is looked at, checkpointed while it runs, loses
-// its main host, goes on from the checkpoint elsewhere, and at last has all of its memory on one host. Everything is
+// ./run demo split-vm: a virtual machine whose memory three hosts keep is looked at, moves to another main host while it runs, is
+// checkpointed, loses its main host, goes on from the checkpoint elsewhere, and at last has all of its memory on one host. Everything is
 // done by what a person has too: the yado binary, control's API and the lab's (docs/api.md).
 
 #include <unistd.h>
@@ -227,6 +227,26 @@ void print_timeline(const drill::Timeline& line, const drill::Seen& seen, const 
   fmt::print("           {} requests until then, {} correct\n", seen.requests, seen.correct);
 }
 
+/// It goes on on `to`, and nothing of it is taken back; the first answer from there.
+Result<Instant> move_while_it_runs(SplitLab& lab, const drill::Load& load, const std::string& to, std::uint64_t epoch, const Progress& say) {
+  const std::string name = lab.spec().name.str();
+  const Instant begun = os::now();
+  YADO_TRY(lab.yado({"move", name, to}), "move");
+  const auto there = load.wait_for([&](const drill::Sample& s) { return s.correct && s.epoch > epoch; }, patience);
+  if (!there) return fail(Errc::timed_out, "{} does not answer {} s after it was moved", name, patience.count());
+  std::size_t requests = 0, correct = 0;
+  nanoseconds slowest{0};
+  for (const drill::Sample& sample : load.samples()) {
+    if (sample.ended < begun || sample.due > there->ended) continue;
+    ++requests;
+    correct += sample.correct ? 1 : 0;
+    slowest = std::max<nanoseconds>(slowest, sample.ended - sample.due);
+  }
+  say(fmt::format("$ yado move {} {}\n           it runs on there: {} requests meanwhile, {} correct, the slowest took {:.0f} ms", name, to, requests,
+                  correct, to_ms(slowest)));
+  return there->ended;
+}
+
 /// All of its memory on one host, from the same checkpoint; the first answer from there.
 Result<Instant> restore_on_one_host(SplitLab& lab, const drill::Load& load, const std::string& dead,
                                     const Progress& say) {
@@ -251,9 +271,9 @@ Result<Instant> restore_on_one_host(SplitLab& lab, const drill::Load& load, cons
   return back->ended;
 }
 
-std::vector<Mark> marks_of(const std::vector<drill::Moment>& moments, Instant first, Instant fault, Instant recovered,
+std::vector<Mark> marks_of(const std::vector<drill::Moment>& moments, Instant first, Instant moved, Instant fault, Instant recovered,
                            Instant restored) {
-  std::vector<Mark> marks;
+  std::vector<Mark> marks{{moved, "moved"}};
   for (const drill::Moment& one : moments)
     if (one.kind == "image" && one.at >= first) marks.push_back({one.at, "checkpoint"});
   marks.push_back({fault, "fault"});
@@ -326,6 +346,9 @@ Result<bool> demonstrate(const Options& options, Interruption& interruption) {
       "\"0 wrong\"",
       cli::format_bytes(spec.vm.split->local_bytes), cli::format_bytes(spec.vm.memory_bytes), options.rate));
   watch(os::now());
+  YADO_ASSIGN(const MemorySample at_first, tell("its memory: "), "memory");
+  YADO_ASSIGN(const Instant moved, move_while_it_runs(*lab, *load, "h4", at_first.epoch, say), "move");
+  watch(os::now());
   YADO_TRY(tell("its memory: "), "memory");
 
   YADO_ASSIGN(const Checkpoint checkpoint, take_checkpoint(*lab, say), "checkpoint");
@@ -350,7 +373,7 @@ Result<bool> demonstrate(const Options& options, Interruption& interruption) {
   run.seen = drill::seen_by_clients(load->finish());
   const auto samples = trace.finish();
   if (samples.empty()) return fail(Errc::internal, "the pager was never heard");
-  const auto marks = marks_of(moments, samples.front().at, fault, back->ended, restored);
+  const auto marks = marks_of(moments, samples.front().at, moved, fault, back->ended, restored);
   say(fmt::format("{} requests, {} correct, {} lost; the slowest took {:.0f} ms", run.seen.requests, run.seen.correct,
                   run.seen.get_errors, to_ms(run.seen.slowest)));
   for (const std::string& error : run.seen.errors) fmt::print("  {}\n", error);

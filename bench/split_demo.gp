@@ -21,8 +21,9 @@ unset key
 
 do for [i = 0:marks - 1] {
   kind = value(sprintf('kind_%d', i))
-  shade = kind eq 'checkpoint' ? '#333333' : kind eq 'fault' ? '#c0143c' : '#2c8a4b'
+  shade = kind eq 'checkpoint' ? '#333333' : kind eq 'moved' ? '#1b6ca8' : kind eq 'fault' ? '#c0143c' : '#2c8a4b'
   dashes = kind eq 'checkpoint' ? 3 : kind eq 'fault' ? 1 : 2
+  if (kind eq 'moved') { set label 114 'moved while it ran' at first value(sprintf('mark_%d', i)), graph 0.92 left offset 0.8, 0 textcolor rgb '#1b6ca8' }
   if (kind eq 'recovered') { set label 113 'the rest still lies in the checkpoint' at first value(sprintf('mark_%d', i)), graph 0.92 left offset 0.8, 0 textcolor rgb '#2c8a4b' }
   at = value(sprintf('mark_%d', i))
   set arrow i + 1 from first at, graph 0 to first at, graph 1 nohead front lc rgb shade lw 1.5 dt dashes
@@ -52,7 +53,7 @@ set format x ''
 sum(n) = n == 0 ? column(2) : sum(n - 1) + column(2 + n)
 plot for [i = hosts - 1:0:-1] file using 1:(sum(i)) with filledcurves y1=0 lc rgb color[i + 1]
 
-do for [i = 100:113] { unset label i }
+do for [i = 100:114] { unset label i }
 do for [i = 1:hosts] { unset object i }
 unset arrow 102
 unset arrow 103
