@@ -40,6 +40,7 @@ std::string dump_record(const Record& v) {
          {"standby_revision", v.standby_revision}};
   if (v.image) j["image"] = v.image->str();
   if (v.standby) j["standby"] = v.standby->str();
+  if (v.memory_hosts) j["memory_hosts"] = *v.memory_hosts;
   return api::dump(j);
 }
 
@@ -64,7 +65,8 @@ Result<Record> parse_record(std::string_view text) {
       .optional("image_revision", v.image_revision)
       .optional("standby", v.standby)
       .optional("standby_host", v.standby_host)
-      .optional("standby_revision", v.standby_revision);
+      .optional("standby_revision", v.standby_revision)
+      .optional("memory_hosts", v.memory_hosts);
   if (!status) return fail(Errc::corrupt, "record: {}", status.error().message);
   for (const auto& [value, name] : phases)
     if (name == phase) {

@@ -106,9 +106,11 @@ class ControlCore {
   /// A VM with split memory goes on on another host, `to`, while it runs: its pages go to the servers first, then it stands still for a moment.
   /// Whatever fails, it goes on where it was, or, if its host dies meanwhile, from its last image. With `split` its memory is kept so from then on.
   void move_live(AskId ask, const WorkloadId& id, const HostId& to, std::optional<Split> split, Instant now);
-  /// Take a new ready image now.
   /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
   Status set_split(const WorkloadId& id, const Split& split);
+  /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
+  void resplit(AskId ask, const WorkloadId& id, const Split& split, Instant now);
+  /// Take a new ready image now.
   Status renew_image(const WorkloadId& id, Instant now);
 
   // Gates.
@@ -192,9 +194,9 @@ class ControlCore {
   /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
   /// guest is raised where it stands frozen, or found where it went.
   struct Migration {
-    enum class Step { wait, hand_over, pull, raise } step = Step::wait;
+    enum class Step { wait, spread, hand_over, pull, raise } step = Step::wait;
     AskId ask = 0;
-    HostId from, to;
+    HostId from, to;     ///< `to`: nobody, once it came to nothing
     ImageId image;       ///< devices and disks, once it was handed over
     WorkloadSpec spec;   ///< as it shall be there
   };
@@ -206,7 +208,12 @@ class ControlCore {
     CallId inspection = 0;
     std::vector<AskId> waiting;
     Epoch seen;  ///< the highest that a gate has spoken of: its own grants while control was down
-    SideOperation image, standby;
+    SideOperation image, standby, memory;
+    struct Resplit {
+      AskId ask;
+      Split before;
+    };
+    std::optional<Resplit> resplit;    ///< a person waits for it
     bool restarted_in_raise = false;   ///< control was, and whether the raise was carried out is not known
     bool renew_image = false;
     bool image_acknowledged = false;
@@ -220,17 +227,20 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, hand_over, pull_handover } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, hand_over, pull_handover } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
     ImageId image;
     Epoch epoch;
     std::uint64_t revision = 0;
+    std::vector<MemoryHost> memory_hosts = {};
   };
 
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
+  void spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void stay(Workload& workload, const Pending& pending, const Error& why, Instant now);
   void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void end_migration(Workload& workload, const Error& why);
@@ -267,6 +277,10 @@ class ControlCore {
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
   std::vector<PullCall::Member> members_of(const ImageId& image) const;
+  Status check_resplit(const Workload& workload, const Split& split) const;
+  void reconcile_memory(Workload& workload, Instant now);
+  void resplit_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void end_resplit(Workload& workload, const Status& status);
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
