@@ -44,6 +44,12 @@ static void give_up(const char *what) {
   _exit(failure_status);
 }
 
+static void pager_has_ended(void) {
+  static const char words[] = "libyado_pages: the pager has ended, and with it what it kept of this memory\n";
+  (void)!write(STDERR_FILENO, words, sizeof words - 1);
+  _exit(failure_status);
+}
+
 // MADV_DONTNEED works on one's own memory only: the pager asks for it.
 static void *serve_pager(void *unused) {
   (void)unused;
@@ -51,15 +57,11 @@ static void *serve_pager(void *unused) {
   for (;;) {
     const ssize_t n = recv(pager, &ask, sizeof ask, 0);
     if (n < 0 && errno == EINTR) continue;
-    if (n < (ssize_t)sizeof(uint32_t) * 2 || ask.version != YADO_PAGES_VERSION || ask.ranges > YADO_PAGES_MOST_RANGES) {
-      static const char words[] = "libyado_pages: the pager has ended, and with it what it kept of this memory\n";
-      (void)!write(STDERR_FILENO, words, sizeof words - 1);
-      _exit(failure_status);
-    }
+    if (n < (ssize_t)sizeof(uint32_t) * 2 || ask.version != YADO_PAGES_VERSION || ask.ranges > YADO_PAGES_MOST_RANGES) pager_has_ended();
     struct yado_pages_done done = {0};
     for (uint32_t i = 0; i < ask.ranges && done.error == 0; ++i)
       if (madvise(memory + ask.range[i].offset, ask.range[i].bytes, MADV_DONTNEED) != 0) done.error = errno;
-    if (send(pager, &done, sizeof done, MSG_NOSIGNAL) != sizeof done) _exit(failure_status);
+    if (send(pager, &done, sizeof done, MSG_NOSIGNAL) != sizeof done) pager_has_ended();
   }
 }
 
