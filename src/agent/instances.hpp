@@ -73,10 +73,10 @@ class Instances {
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(InstanceId id, workload::PartDirectories parts);
   /// The same of an instance that runs on; `image` becomes of it.
   boost::asio::awaitable<Result<workload::Properties>> checkpoint_running(InstanceId id, workload::PartDirectories parts, ImageId image);
-  /// The memory of a running VM lies as `spec` says from now on; answered when it does. What is not quite as asked for.
-  boost::asio::awaitable<Result<std::string>> resplit(InstanceId id, WorkloadSpec spec);
   /// It stands frozen afterwards, for host `to` to go on with.
   boost::asio::awaitable<Result<workload::Properties>> hand_over(InstanceId id, workload::PartDirectories parts, HostId to);
+  /// The memory of a running VM lies as `spec` says from now on; answered when it does. What is not quite as asked for.
+  boost::asio::awaitable<Result<std::string>> resplit(InstanceId id, WorkloadSpec spec);
   /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
   boost::asio::awaitable<Status> prove(InstanceId id, WorkloadSpec spec, ImageSource source);
 

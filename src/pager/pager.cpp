@@ -382,6 +382,13 @@ Status Pager::read_here(std::span<const PageNumber> pages, const SaveSink& sink)
 }
 
 Result<Pager::Round> Pager::save_round(const SaveSink& sink) {
+  return round_into([&](PageNumber page, const std::byte* content) {
+    last_.erase(page);  // a copy that is older
+    return sink(page, content);
+  });
+}
+
+Result<Pager::Round> Pager::round_into(const SaveSink& sink) {
   YADO_TRY(note_written_pages(), "checkpoint");
   const auto here = [&](PageNumber page) { return !table_.needs_remote(page); };
   Round round;
@@ -403,6 +410,21 @@ Result<Pager::Round> Pager::save_round(const SaveSink& sink) {
   return round;
 }
 
+/// A page that was copied before takes its new content where the old one was: no memory is asked for while the process stands still.
+Pager::SaveSink Pager::copies() {
+  return [this](PageNumber page, const std::byte* content) -> Status {
+    std::vector<std::byte>& copy = last_[page];
+    if (content == nullptr) copy.clear();
+    else copy.assign(content, content + page_bytes);
+    return {};
+  };
+}
+
+Result<std::uint64_t> Pager::copy_round() {
+  YADO_ASSIGN(const Round round, round_into(copies()), "copy");
+  return round.left;
+}
+
 Result<Pager::Cut> Pager::fix_save() {
   {
     const std::lock_guard lock(table_mutex_);
@@ -421,10 +443,7 @@ Result<Pager::Cut> Pager::fix_save() {
     fixed_ = true;
   }
   for (std::size_t i = 0; i < rest.size(); i += block_pages)
-    YADO_TRY(read_here(std::span(rest).subspan(i, std::min(block_pages, rest.size() - i)), [&](PageNumber page, const std::byte* content) -> Status {
-      last_.emplace_back(page, content == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(content, content + page_bytes));
-      return {};
-    }), "checkpoint");
+    YADO_TRY(read_here(std::span(rest).subspan(i, std::min(block_pages, rest.size() - i)), copies()), "checkpoint");
   return cut;
 }
 

@@ -12,6 +12,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -64,7 +65,8 @@ class Pager {
 
   // A checkpoint of what is here (remote pages are their servers' business), from one thread, in this order:
   //
-  //   begin_save · save_round, again and again while the process runs · [it stands still] fix_save [it runs on] · finish_save · kept or abandoned
+  //   begin_save · save_round, then copy_round, again and again while the process runs · [it stands still] fix_save [it runs on] · finish_save ·
+  //   kept or abandoned
 
   /// A page and its content; null: zeros. May take its time: nothing waits for it but the checkpoint.
   using SaveSink = std::function<Status(PageNumber, const std::byte* content)>;
@@ -75,6 +77,8 @@ class Pager {
     std::uint64_t left = 0;   ///< here and unsaved after it, without what was written meanwhile
   };
   Result<Round> save_round(const SaveSink& sink);
+  /// The same into memory, which takes what a disk is too slow for: finish_save has it, so far as nothing newer came. Returns `left`.
+  Result<std::uint64_t> copy_round();
   /// The instant of the image. Takes what is left into memory.
   struct Cut {
     PageBits here;     ///< owned by this host
@@ -117,6 +121,8 @@ class Pager {
   Status unmap(std::span<const PageNumber> pages);
   void evict_again_later();
   Status note_written_pages();
+  SaveSink copies();
+  Result<Round> round_into(const SaveSink& sink);
   Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
   void prefetch_more(Actions& actions);              // table_mutex_ is held; the network's thread
   void prefetch_later(Instant when);                 // the same
@@ -153,7 +159,7 @@ class Pager {
   bool hold_punches_ = false;                             // guarded by table_mutex_
   std::condition_variable punches_allowed_;
   bool has_cut_ = false;                                  // the owner's thread
-  std::vector<std::pair<PageNumber, std::vector<std::byte>>> last_;  // the owner's thread; empty: zeros
+  std::map<PageNumber, std::vector<std::byte>> last_;     // the owner's thread: the newest that was copied; empty: zeros
 
   std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held
   std::condition_variable jobs_there_;

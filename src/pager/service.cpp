@@ -332,6 +332,7 @@ class Client {
     if (leaving_) return leaving(what, call);
     if (!save_) return fail(Errc::conflict, "\"{}\": no checkpoint is under way on this connection", what);
     if (what == "round") return round();
+    if (what == "copy") return copy();
     Result<json> done = json::object();
     if (what == "fix") {
       if (const Status fixed = (*save_)->fix(); !fixed) done = std::unexpected(fixed.error());
@@ -401,6 +402,7 @@ class Client {
   }
 
   Result<json> left(const fs::path& part) {
+    if (!part.is_absolute()) return fail(Errc::invalid_argument, "left: \"part\" is an absolute path");
     YADO_TRY(write_order_of_use(part, pager_.by_recency()), "move");
     YADO_TRY((*leaving_)->finish(), "move");
     return json{{"servers", json::parse(to_text(network_.to_inherit(to_)))}};
@@ -418,7 +420,14 @@ class Client {
       save_.reset();
       return std::unexpected(done.error());
     }
-    return json{{"pages", done->pages}, {"left", done->left}};
+    return json{{"pages", done->pages}, {"left", done->left}, {"memory_pages", pager_.pages()}};
+  }
+
+  Result<json> copy() {
+    const auto left = (*save_)->copy();
+    if (left) return json{{"left", *left}};
+    save_.reset();
+    return std::unexpected(left.error());
   }
 
   Result<json> finish() {

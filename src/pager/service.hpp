@@ -14,6 +14,7 @@
 //   drained                                             —             (when nobody is being emptied any more)
 //   save      part, name, cut, base_cut                 pages, left   (begins; the workload runs on)
 //   round                                               pages, left   (again)
+//   copy                                                left          (again, into memory: when little is left, or less than a disk could keep up with)
 //   fix                                                 —             (the workload stands still before, until the answer)
 //   finish                                              shares: [{host, pages, bytes, sum}]
 //   keep                                                shares, now with the sum of each server's manifest

@@ -185,8 +185,9 @@ namespace {
 
 /// Its quota is what was granted last, perhaps by a QUOTA whose answer was lost.
 Status same_size(const Session& session, const Hello& hello) {
-  if (session.store().pages() == hello.pages) return {};
-  return fail(Errc::conflict, "session {} has {} pages, not {}", hello.session, session.store().pages(), hello.pages);
+  const std::uint64_t pages = session.store().pages();
+  if (pages == hello.pages) return {};
+  return fail(Errc::conflict, "session {} has {} pages, not {}", hello.session, pages, hello.pages);
 }
 
 }  // namespace

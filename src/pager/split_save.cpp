@@ -78,12 +78,11 @@ Status SplitSave::begin() {
 }
 
 Result<SplitSave::Round> SplitSave::round() {
+  // Servers save what they hold once. What comes to them later is mostly on its way back, and FINISH writes only what they own in the end.
   Answers answers;
-  for (const std::size_t number : taking_part_) {
-    const Server& server = servers_[number];
-    answers.push_back(rounds_ == 0 ? ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut}), flag_first)
-                                   : ask(server, Operation::save, make_name(name_on(server))));
-  }
+  for (const std::size_t number : taking_part_)
+    if (const Server& server = servers_[number]; rounds_ == 0)
+      answers.push_back(ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut}), flag_first));
   const auto here = pager_.save_round(sink());
   Round sum;
   Status all;
@@ -167,7 +166,9 @@ Result<std::vector<SplitSave::Share>> SplitSave::finish() {
   }
   ++rounds_;
   image::PageSet owned;
-  Status mine = pager_.finish_save(sink());
+  Status mine = pager_.finish_save([this, to_log = sink()](PageNumber page, const std::byte* content) -> Status {
+    return cut_->here.test(page) ? to_log(page, content) : Status();  // else it was copied before it left
+  });
   if (mine) mine = put_rest_of_here(owned);
   if (mine) mine = appender_->flush();
   shares_.clear();

@@ -1,7 +1,7 @@
 #pragma once
 // One checkpoint of a memory that lies here and on servers: every host saves what it holds, at one instant (page_protocol.md, "Checkpoint").
 //
-//   SplitSave save(…);  save.begin();  save.round() …  [it stands still] save.fix()  [it goes on]  save.finish();  save.keep();
+//   SplitSave save(…);  save.begin();  save.round() … save.copy() …  [it stands still] save.fix()  [it goes on]  save.finish();  save.keep();
 //
 // Destruction without keep() abandons it everywhere. One thread, not the network's.
 
@@ -56,6 +56,8 @@ class SplitSave {
 
   Status begin();
   Result<Round> round();
+  /// Of what is here, into memory: what the workload writes faster than a disk takes it. Returns what is left, as `Round::left`.
+  Result<std::uint64_t> copy() { return pager_.copy_round(); }
   Status fix();
   Result<std::vector<Share>> finish();
   Result<std::vector<Share>> keep();

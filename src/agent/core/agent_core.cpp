@@ -69,8 +69,8 @@ bool AgentCore::admit(CallId id, const AgentCall& what) {
   if (const auto* stop = std::get_if<StopCall>(&what)) instance = &stop->instance;
   if (const auto* sleep = std::get_if<SleepCall>(&what)) instance = &sleep->instance;
   if (const auto* inspect = std::get_if<InspectCall>(&what)) instance = &inspect->instance;
-  if (const auto* resplit = std::get_if<ResplitCall>(&what)) instance = &resplit->instance;
   if (const auto* handover = std::get_if<HandoverCall>(&what)) instance = &handover->instance;
+  if (const auto* resplit = std::get_if<ResplitCall>(&what)) instance = &resplit->instance;
   if (instance)
     if (auto found = instances_.find(*instance); found != instances_.end() && epoch < found->second.report.epoch)
       return refuse(found->second.report.epoch);

@@ -242,13 +242,6 @@ asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, wo
   co_return properties;
 }
 
-asio::awaitable<Result<std::string>> Client::resplit(Epoch epoch, Split split) {
-  json fields = object(epoch, {{"split", split}});
-  const Result<json> answer = co_await call("resplit", std::move(fields));
-  if (!answer) co_return std::unexpected(answer.error());
-  co_return answer->value("detail", "");
-}
-
 asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, workload::PartDirectories parts, HostId to) {
   json fields = object(epoch, {{"parts", parts}, {"to", to.str()}});
   const Result<json> answer = co_await call("hand_over", std::move(fields));
@@ -258,6 +251,13 @@ asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, wor
   api::Fields(*answer, "", status).required("properties", properties);
   if (!status) co_return std::unexpected(status.error());
   co_return properties;
+}
+
+asio::awaitable<Result<std::string>> Client::resplit(Epoch epoch, Split split) {
+  json fields = object(epoch, {{"split", split}});
+  const Result<json> answer = co_await call("resplit", std::move(fields));
+  if (!answer) co_return std::unexpected(answer.error());
+  co_return answer->value("detail", "");
 }
 
 asio::awaitable<Result<Exec>> Client::exec(Epoch epoch, std::vector<std::string> command) {

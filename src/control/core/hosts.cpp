@@ -150,6 +150,7 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
     case Pending::What::raise: return raise_done(*workload, pending, result, now);
     case Pending::What::build:
     case Pending::What::pull: return image_done(*workload, pending, result, now);
+    case Pending::What::spread: return spread(*workload, pending, result, now);
     case Pending::What::hand_over: return handed_over(*workload, pending, result, now);
     case Pending::What::pull_handover: return handover_pulled(*workload, pending, result, now);
     case Pending::What::prepare: return standby_done(*workload, pending, result, now);

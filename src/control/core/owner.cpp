@@ -23,10 +23,10 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
     workload.owner->only_ask = workload.waiting.back();
   }
   workload.inspection = 0;  // whatever it finds is about an owner that is over
-  workload.memory = {};
-  end_resplit(workload, fail(Errc::conflict, "{} is raised anew, with its memory as before", id));
   if (workload.migration && workload.migration->step != Migration::Step::raise)
     end_migration(workload, Error{Errc::canceled, fmt::format("{} was not moved: it is raised anew ({})", id, name_of(evidence))});
+  workload.memory = {};
+  end_resplit(workload, fail(Errc::conflict, "{} is raised anew, with its memory as before", id));
   workload.restarted_in_raise = false;
   if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
   grant(workload, now);
@@ -130,9 +130,10 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   record.host = host;
   record.instance = instance.id;
   record.endpoint = instance.endpoint;
-  if (!workload.owner) record.memory_hosts.reset();  // raised without control: by what it was told then
   if (workload.migration && workload.migration->to == host) record.spec.vm.split = workload.migration->spec.vm.split;
+  else if (workload.migration) record.memory_hosts.reset();  // spread for a move that came to nothing
   workload.migration.reset();
+  if (!workload.owner) record.memory_hosts.reset();  // raised without control: by what it was told then
   if (record.standby == instance.id) record.standby.reset();  // it was thawed: a new one is needed
   persist(workload);
   workload.owner_sequence = sequence;

@@ -84,25 +84,6 @@ Result<std::uint64_t> drain(const os::Fd& stream, const os::Fd& file, nanosecond
   }
 }
 
-Result<std::uint64_t> save_into(Qmp& qmp, const os::Fd& file, nanoseconds limit) {
-  YADO_TRY(prepare(qmp, limit), "device state");
-  YADO_ASSIGN(SocketPair stream, make_socket_pair(), "device state");
-  YADO_TRY(hand_over(qmp, stream.theirs, limit), "device state");
-  stream.theirs.reset();
-  if (auto begun = qmp.execute("migrate", json{{"uri", state_uri}}.dump(), limit); !begun) {
-    (void)qmp.execute("closefd", json{{"fdname", state_name}}.dump(), limit);
-    return context(begun.error(), "device state");
-  }
-  const auto bytes = drain(stream.ours, file, limit);
-  stream.ours.reset();  // with nobody to write to QEMU gives up by itself
-  if (!bytes) (void)qmp.execute("migrate_cancel", "{}", limit);
-  const auto status = last_status(qmp, limit);
-  if (!bytes) return context(bytes.error(), "device state");
-  YADO_TRY(status, "device state");
-  if (*status != "completed") return fail(Errc::io, "device state: migration {}: {}", *status, reason_of_failure(qmp, limit));
-  return *bytes;
-}
-
 /// Sends all of it, then listens to QEMU, who may refuse what it reads.
 Status feed(Qmp& qmp, std::string_view state, os::Fd stream, nanoseconds limit) {
   const Instant deadline = os::now() + limit;
@@ -127,11 +108,35 @@ Status feed(Qmp& qmp, std::string_view state, os::Fd stream, nanoseconds limit) 
 
 }  // namespace
 
-Result<std::uint64_t> save_device_state(Qmp& qmp, const fs::path& file, nanoseconds limit) {
-  YADO_ASSIGN(const os::Fd target, os::open_path(file, O_WRONLY | O_CREAT | O_EXCL, 0600), "device state");
-  auto saved = save_into(qmp, target, limit);
-  if (!saved) ::unlink(file.c_str());
-  return saved;
+Result<DeviceStateSaving> DeviceStateSaving::prepare(Qmp& qmp, const fs::path& file, nanoseconds limit) {
+  YADO_ASSIGN(os::Fd target, os::open_path(file, O_WRONLY | O_CREAT | O_EXCL, 0600), "device state");
+  DeviceStateSaving made(qmp, file, std::move(target));
+  YADO_TRY(yado::vm::prepare(qmp, limit), "device state");
+  YADO_ASSIGN(SocketPair stream, make_socket_pair(), "device state");
+  YADO_TRY(hand_over(qmp, stream.theirs, limit), "device state");
+  made.stream_ = std::move(stream.ours);
+  return made;
+}
+
+/// A stream that was not used is QEMU's until the next one takes its name.
+DeviceStateSaving::~DeviceStateSaving() {
+  if (!path_.empty()) ::unlink(path_.c_str());
+}
+
+Result<std::uint64_t> DeviceStateSaving::save(nanoseconds limit) {
+  if (auto begun = qmp_->execute("migrate", json{{"uri", state_uri}}.dump(), limit); !begun) {
+    (void)qmp_->execute("closefd", json{{"fdname", state_name}}.dump(), limit);
+    return context(begun.error(), "device state");
+  }
+  const auto bytes = drain(stream_, file_, limit);
+  stream_.reset();  // with nobody to write to QEMU gives up by itself
+  if (!bytes) (void)qmp_->execute("migrate_cancel", "{}", limit);
+  const auto status = last_status(*qmp_, limit);
+  if (!bytes) return context(bytes.error(), "device state");
+  YADO_TRY(status, "device state");
+  if (*status != "completed") return fail(Errc::io, "device state: migration {}: {}", *status, reason_of_failure(*qmp_, limit));
+  path_.clear();
+  return *bytes;
 }
 
 Status load_device_state(Qmp& qmp, const fs::path& file, nanoseconds limit) {

@@ -1,5 +1,6 @@
 #include "workload/vm/paging.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,11 @@ constexpr int hook_descriptor = 3, ready_descriptor = 4;  // in the pager
 constexpr std::uint64_t little = 1024;  // pages
 /// A guest that writes faster than this host saves will not leave less.
 constexpr int most_rounds = 12;
+/// Rounds of a checkpoint end when 1/8 of the memory is left: that is copied in memory, which takes room for as long.
+constexpr std::uint64_t part_to_copy = 8;
+/// While a guest stands still for so much, its devices are saved, which takes longer.
+constexpr std::uint64_t very_little = 64;  // pages
+constexpr int most_copies = 12;
 
 std::string read_to_end(const os::Fd& from) {
   std::string text;
@@ -75,8 +81,9 @@ Result<json> exchange(const os::Fd& socket, std::string& heard, const std::strin
   return answer;
 }
 
-/// Rounds while the guest runs, until as little is left as there will be.
-Status converge(const os::Fd& socket, std::string& heard, std::string call, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+/// Rounds while the guest runs, until no more than 1/`part` of the memory is left, or as little as there will be. Returns what is left.
+Result<std::uint64_t> converge(const os::Fd& socket, std::string& heard, std::string call, const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                               std::uint64_t part) {
   std::uint64_t before = ~std::uint64_t{0}, saved = 0;
   for (int rounds = 0; rounds < most_rounds; ++rounds) {
     YADO_ASSIGN(const json answer, exchange(socket, heard, call), "memory");
@@ -84,9 +91,21 @@ Status converge(const os::Fd& socket, std::string& heard, std::string call, cons
     saved += answer.value("pages", std::uint64_t{0});
     if (progress) progress(saved, left);
     // Less than a tenth less than after the round before.
-    if (left <= little || left > before - before / 10) return {};
+    const bool no_more = left > before - before / 10;
     before = left;
+    if (no_more || left <= std::max(little, answer.value("memory_pages", std::uint64_t{0}) / part)) break;
     call = R"({"do":"round"})";
+  }
+  return before;
+}
+
+/// What is written during a copy, and not during a round at the disk's speed, is what the guest stands still for.
+Status copy(const os::Fd& socket, std::string& heard, std::uint64_t before) {
+  for (int copies = 0; copies < most_copies && before > very_little; ++copies) {
+    YADO_ASSIGN(const json answer, exchange(socket, heard, R"({"do":"copy"})"), "memory");
+    const auto left = answer.value("left", std::uint64_t{0});
+    if (copies > 0 && left > before - before / 4) break;  // the first one is slow: it takes the room for the others
+    before = left;
   }
   return {};
 }
@@ -157,7 +176,8 @@ Status PagedMemory::before_pause() {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
   const json begin{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
                    {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}};
-  return converge(socket_, heard_, begin.dump(), options_.progress);
+  YADO_ASSIGN(const std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress, part_to_copy), "memory");
+  return copy(socket_, heard_, left);
 }
 
 Status PagedMemory::save(const os::Fd&, std::uint64_t) {
@@ -178,7 +198,9 @@ Status PagedMemory::keep() { return learn_shares(R"({"do":"keep"})"); }
 
 Status LeavingMemory::before_pause() {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
-  return converge(socket_, heard_, json{{"do", "leave"}, {"to", options_.to}}.dump(), options_.progress);
+  constexpr std::uint64_t all_of_it = ~std::uint64_t{0};
+  YADO_TRY(converge(socket_, heard_, json{{"do", "leave"}, {"to", options_.to}}.dump(), options_.progress, all_of_it), "memory");
+  return {};
 }
 
 /// The connection stays open: as long as it is, the pager keeps everything as it is.

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
+#include <future>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -321,6 +322,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   const bool runs = before == "running";
   if (before == "postmigrate") return fail(Errc::conflict, "save: the guest has stood still since it was last saved; resume it first");
 
+  YADO_ASSIGN(DeviceStateSaving devices, DeviceStateSaving::prepare(qmp, device_state / state_file, limit), "save");
   YADO_TRY(memory.before_pause(), "save");
   Saved saved{.properties = state_->properties()};
   std::chrono::microseconds stopped_at{0};
@@ -331,10 +333,13 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
       YADO_ASSIGN(stopped_at, time_of(qmp, "STOP", limit), "stop");
     }
     if (Status sealed = seal_disks(qmp, directory, disks, limit); !sealed) return sealed;
-    const auto bytes = save_device_state(qmp, device_state / state_file, limit);
+    // Beside each other: nothing changes the memory of a machine that stands still, also not the saving of its devices.
+    auto memory_saved = std::async(std::launch::async, [&] { return memory.save(state_->memory, state_->spec.memory_bytes); });
+    const auto bytes = devices.save(limit);
+    const Status memory_done = memory_saved.get();
     if (!bytes) return std::unexpected(bytes.error());
     saved.device_state_bytes = *bytes;
-    return memory.save(state_->memory, state_->spec.memory_bytes);
+    return memory_done;
   };
   const auto go_on = [&]() -> Status {
     if (!runs) return {};
