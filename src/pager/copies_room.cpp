@@ -16,7 +16,7 @@ constexpr unsigned dropped_at_once = 128;
 std::uint64_t Copies::quota(std::size_t server) const { return std::min(room_[server].limit, servers_[server]->quota_pages()); }
 
 void Copies::set_limit(std::size_t server, std::uint64_t pages) {
-  room_[server].limit = pages;
+  if (std::exchange(room_[server].limit, pages) >= pages) return;
   to_rebuild_.merge(waiting_for_room_);
   rebuild_some();
 }

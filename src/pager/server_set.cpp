@@ -101,7 +101,7 @@ void ServerSet::end_all(std::vector<std::shared_ptr<ServerLink>> links) {
   });
 }
 
-Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConfig::Server>& wanted) {
+Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConfig::Server>& wanted, const std::function<void()>& just_before) {
   const std::lock_guard one_at_a_time(change_mutex_);
   {
     std::unique_lock lock(mutex_);  // a session that is about to end is not taken up again
@@ -126,11 +126,14 @@ Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConf
       return std::unexpected(links.error());
     }
     note([&] { could_not_leave_.clear(); });
+    just_before();
+    std::vector<std::size_t> leave;
     for (std::size_t i = 0; i < members_.size(); ++i) {
       const Member& member = members_[i];
-      if (member.link && member.link->alive() && !member.leaving && std::ranges::count(plan.stay, i) == 0) drain(i, false);
+      if (member.link && member.link->alive() && !member.leaving && !member.gone && std::ranges::count(plan.stay, i) == 0) leave.push_back(i);
     }
     for (std::size_t i = 0; i < plan.missing.size(); ++i) add(plan.missing[i], (*links)[i]);
+    for (const std::size_t number : leave) drain(number, false);
     return notes;
   });
 }

@@ -39,9 +39,10 @@ class ServerSet {
   // ---- from other threads ----
   /// Pages that find no room elsewhere come to `pager`. Those that were to leave from the start begin to.
   void start(Pager& pager);
-  /// These are to hold the memory from now on: the missing ones are connected, all others are emptied. Returns what is not as asked
+  /// These are to hold the memory from now on: the missing ones are connected, all others are emptied. `just_before` is called when nothing can
+  /// fail any more, in front of the first page that goes (it may come here). Returns what is not as asked
   /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), those of connecting.
-  Result<std::vector<std::string>> change(const std::vector<ServiceConfig::Server>& wanted);
+  Result<std::vector<std::string>> change(const std::vector<ServiceConfig::Server>& wanted, const std::function<void()>& just_before);
   /// Waits until nobody is being emptied. Error no_space: since the last change somebody could not be, and stays.
   Status drained();
   /// While a checkpoint is under way the set does not change. Error conflict: it is changing.

@@ -353,8 +353,8 @@ class Client {
     const json local_bytes = call.value("local_bytes", json());
     if (!local_bytes.is_number_unsigned()) return fail(Errc::invalid_argument, "servers: how many \"local_bytes\"?");
     YADO_ASSIGN(const auto wanted, servers_from_text(call.value("servers", json()).dump()), "servers");
-    YADO_ASSIGN(const auto notes, network_.servers().change(wanted), "memory");
-    pager_.set_local_limit(local_bytes.get<std::uint64_t>() / page_bytes);
+    const auto set_limit = [&] { pager_.set_local_limit(local_bytes.get<std::uint64_t>() / page_bytes); };
+    YADO_ASSIGN(const auto notes, network_.servers().change(wanted, set_limit), "memory");
     return json{{"notes", notes}};
   }
 
