@@ -44,7 +44,7 @@ static void give_up(const char *what) {
   _exit(failure_status);
 }
 
-static void pager_has_ended(void) {
+static _Noreturn void pager_has_ended(void) {
   static const char words[] = "libyado_pages: the pager has ended, and with it what it kept of this memory\n";
   (void)!write(STDERR_FILENO, words, sizeof words - 1);
   _exit(failure_status);
