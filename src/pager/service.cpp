@@ -1,5 +1,6 @@
 #include "pager/service.hpp"
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -34,16 +35,16 @@ namespace {
 
 constexpr int hook_descriptor = 3, ready_descriptor = 4;
 
-json to_json(const ServiceConfig::Server& server) {
-  return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
-          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"load", server.load}};
+json texts(const std::vector<fs::path>& paths) {
+  json all = json::array();
+  for (const fs::path& path : paths) all.push_back(path.native());
+  return all;
 }
 
-image::CutId cut_of(const std::string& hex) {
-  image::CutId cut;
-  for (std::size_t i = 0; i < cut.bytes.size() && 2 * i + 2 <= hex.size(); ++i)
-    cut.bytes[i] = static_cast<std::uint8_t>(std::stoul(hex.substr(2 * i, 2), nullptr, 16));
-  return cut;
+json to_json(const ServiceConfig::Server& server) {
+  return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
+          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"load", server.load},
+          {"parts", texts(server.parts)}};
 }
 
 json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
@@ -126,7 +127,7 @@ class Network {
       auto link = opening[i].get();
       if (link) {
         links_.push_back({std::move(*link), server.host});
-        loads_.push_back(server.load);
+        loads_.push_back(&server);
         continue;
       }
       const Error why{link.error().code, fmt::format("memory on {}: {}", server.host, link.error().message)};
@@ -156,7 +157,7 @@ class Network {
       auto& parts = images.emplace_back();
       for (const fs::path& directory : directories) {
         const bool here = fs::exists(directory / "pages.log");
-        YADO_ASSIGN(auto part, image::PagePart::open(directory, here ? image::PagePart::Log::here : image::PagePart::Log::elsewhere), directory.native());
+        YADO_ASSIGN(auto part, image::PagePart::open(directory, here ? image::PagePart::Log::here : image::PagePart::Log::elsewhere, directory.native()), directory.native());
         parts.push_back(std::move(part));
       }
     }
@@ -178,7 +179,7 @@ class Network {
       return true;
     });
     for (std::size_t i = 0; i < links_.size(); ++i) {
-      if (loads_[i].empty()) continue;
+      if (loads_[i]->load.empty()) continue;
       YADO_TRY(load_at(i, had), fmt::format("memory on {}", links_[i].host));
     }
     if (had.count() != pages()) {
@@ -191,7 +192,12 @@ class Network {
 
   /// What its images have is held by the server from then on.
   Status load_at(std::size_t server, PageBits& had) {
-    YADO_TRY(ask(server, Operation::load, make_load({{}, loads_[server]})), "load");
+    const ServiceConfig::Server& saved = *loads_[server];
+    std::vector<KindRun> wanted = newest_in(saved.parts);
+    if (wanted.empty() && !saved.parts.empty()) return {};
+    for (; wanted.size() > most_runs; wanted.erase(wanted.begin(), wanted.begin() + most_runs))
+      YADO_TRY(ask(server, Operation::load, make_load({{wanted.begin(), wanted.begin() + most_runs}, saved.load}), flag_more), "load");
+    YADO_TRY(ask(server, Operation::load, make_load({std::move(wanted), saved.load})), "load");
     // What it has of these it says in its list.
     for (PageNumber from = 0; from < pages();) {
       YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
@@ -207,10 +213,22 @@ class Network {
     return {};
   }
 
-  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
+  /// The pages whose newest record is in one of these parts of the chain.
+  std::vector<KindRun> newest_in(const std::vector<fs::path>& directories) const {
+    std::vector<PageNumber> pages;
+    for (const image::PagePart* part : chain_->parts())
+      if (std::ranges::find(directories, fs::path(part->name())) != directories.end())
+        for (const image::PlacedPage& placed : chain_->live(*part)) pages.push_back(image::value_of(placed.page));
+    std::ranges::sort(pages);
+    std::vector<KindRun> runs;
+    for (const PageNumber page : pages) append(runs, page, PageKind::wanted);
+    return runs;
+  }
+
+  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0) {
     std::promise<Result<Frame>> answer;
     asio::post(io_, [&] {
-      links_[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); });
+      links_[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); }, flags);
     });
     return answer.get_future().get();
   }
@@ -222,17 +240,23 @@ class Network {
   asio::executor_work_guard<asio::io_context::executor_type> busy_ = asio::make_work_guard(io_);
   std::thread thread_;
   std::vector<SplitSave::Server> links_;
-  std::vector<std::vector<std::string>> loads_;  ///< of each link: images to load
+  std::vector<const ServiceConfig::Server*> loads_;  ///< of each link: what it has of the image
   std::shared_ptr<const image::PageChain> chain_;
   std::unique_ptr<ImageServer> image_;
   std::unique_ptr<Copies> memory_;
 };
 
+/// The cut from which the pager counts changes.
+struct KeptCut {
+  std::mutex mutex;
+  image::CutId cut;  // guarded by mutex: held from looking at it until the pager has begun, and while it changes
+};
+
 /// One client of the control socket.
 class Client {
  public:
-  Client(os::Fd socket, Pager& pager, Network& network, const ServiceConfig& config)
-      : socket_(std::move(socket)), pager_(pager), network_(network), config_(config) {}
+  Client(os::Fd socket, Pager& pager, Network& network, const ServiceConfig& config, KeptCut& kept)
+      : socket_(std::move(socket)), pager_(pager), network_(network), config_(config), kept_(kept) {}
 
   /// Until it hangs up.
   void serve() {
@@ -270,7 +294,7 @@ class Client {
     } else if (what == "finish") {
       done = finish();
     } else if (what == "keep") {
-      const auto kept = save_->keep();
+      const auto kept = keep();
       done = kept ? Result<json>(shares_json(*kept)) : std::unexpected(kept.error());
       save_.reset();
     } else {
@@ -281,15 +305,23 @@ class Client {
   }
 
   Result<json> save(const json& call) {
-    if (save_) return fail(Errc::conflict, "a checkpoint is under way");
-    SplitSave::Options options{call.value("name", ""), call.value("part", ""), cut_of(call.value("cut", "")), cut_of(call.value("base_cut", "")), network_.chain()};
-    part_ = options.part;
-    save_.emplace(pager_, network_.memory(), network_.executor(), network_.links(), [this](PageNumber page) { return network_.holder(page); }, std::move(options));
-    if (const Status begun = save_->begin(); !begun) {
-      save_.reset();
-      return std::unexpected(begun.error());
-    }
+    YADO_TRY(begin(call), "checkpoint");
     return round();
+  }
+
+  Status begin(const json& call) {
+    if (save_) return fail(Errc::conflict, "a checkpoint is under way");
+    const std::lock_guard lock(kept_.mutex);
+    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), network_.chain()};
+    // Of any other base nobody knows what changed since.
+    if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
+    part_ = options.part;
+    cut_ = options.cut;
+    base_cut_ = options.base_cut;
+    save_.emplace(pager_, network_.memory(), network_.executor(), network_.links(), [this](PageNumber page) { return network_.holder(page); }, std::move(options));
+    const Status begun = save_->begin();
+    if (!begun) save_.reset();
+    return begun;
   }
 
   Result<json> round() {
@@ -298,7 +330,7 @@ class Client {
       save_.reset();
       return std::unexpected(done.error());
     }
-    return json{{"pages", done->pages}, {"left", done->left}};
+    return json{{"pages", done->pages}, {"left", done->left}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}};
   }
 
   Result<json> finish() {
@@ -309,6 +341,13 @@ class Client {
     for (const PageNumber page : recency) used.pages.push_back(image::PageNumber{page});
     YADO_TRY(image::write_working_set(part_, used), "checkpoint");
     return shares_json(*shares);
+  }
+
+  Result<std::vector<SplitSave::Share>> keep() {
+    const std::lock_guard lock(kept_.mutex);
+    auto shares = save_->keep();
+    if (shares) kept_.cut = cut_;
+    return shares;
   }
 
   static json shares_json(const std::vector<SplitSave::Share>& shares) {
@@ -353,6 +392,8 @@ class Client {
   Pager& pager_;
   Network& network_;
   const ServiceConfig& config_;
+  KeptCut& kept_;
+  image::CutId cut_, base_cut_;  ///< of the checkpoint under way
   fs::path part_;
   std::optional<SplitSave> save_;
 };
@@ -391,6 +432,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
   YADO_TRY(memory.go(), "pager");
   if (network.chain()) pager.prefetch(prefetch_order(config, *network.chain()));
 
+  KeptCut kept;
   std::vector<std::jthread> clients;
   for (;;) {
     pollfd wanted[] = {{memory.process_fd(), POLLRDHUP, 0}, {listener.socket.get(), POLLIN, 0}};
@@ -399,7 +441,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
     if (wanted[1].revents == 0) continue;
     os::Fd socket(::accept4(listener.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.valid()) continue;
-    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config).serve(); });
+    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config, kept).serve(); });
   }
   listener.file.remove();
   network.end();
@@ -415,11 +457,7 @@ std::string to_text(const ServiceConfig& config) {
   json servers = json::array();
   for (const auto& server : config.servers) servers.push_back(to_json(server));
   json images = json::array();
-  for (const auto& parts : config.image) {
-    json directories = json::array();
-    for (const fs::path& part : parts) directories.push_back(part.native());
-    images.push_back(std::move(directories));
-  }
+  for (const auto& parts : config.image) images.push_back(texts(parts));
   return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
               {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
               {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)}}
@@ -447,6 +485,7 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
       one.at("expected_peer").get_to(server.expected_peer);
       one.at("quota_bytes").get_to(server.quota_bytes);
       one.at("load").get_to(server.load);
+      for (const json& part : one.at("parts")) server.parts.emplace_back(part.get<std::string>());
     }
     for (const json& one : all.at("image")) {
       auto& parts = config.image.emplace_back();

@@ -9,7 +9,9 @@
 //   do        fields                                    answer besides "ok"
 //   figures                                             see PagerService::figures
 //   limit     bytes                                     —
-//   save      part, name, cut, base_cut                 pages, left   (begins; the workload runs on)
+//   save      part, name, cut, base_cut, base           pages, left, base_cut   (begins; the workload runs on). What changed since the
+//                                                                               cut that was kept last, if `base_cut` is that
+//                                                                               one; else all, and the answer's is empty
 //   round                                               pages, left   (again)
 //   fix                                                 —             (the workload stands still before, until the answer)
 //   finish                                              shares: [{host, pages, bytes, sum}]
@@ -38,6 +40,8 @@ struct ServiceConfig {
     std::string expected_peer;
     std::uint64_t quota_bytes = 0;
     std::vector<std::string> load;  ///< images in its store that hold a share of this memory, the self-contained one first
+    /// Of `image`'s directories those of parts whose logs this server has: it loads the pages that are newest there. None: all it has.
+    std::vector<std::filesystem::path> parts;
   };
   std::filesystem::path control;   ///< the socket to make
   std::uint64_t memory_bytes = 0;
@@ -48,7 +52,8 @@ struct ServiceConfig {
   std::uint64_t epoch = 0;
   std::vector<Server> servers;
   std::filesystem::path identity;  ///< directory, for TLS; empty: none
-  /// What to restore: of each image of the chain the directories of its parts of pages, as far as they are on this host.
+  /// What to restore: of each image of the chain, the self-contained one first, the directories of its parts of pages, as far as they are on
+  /// this host; of a chain of several, of all its parts, perhaps without their logs.
   std::vector<std::vector<std::filesystem::path>> image;
   bool operator==(const ServiceConfig&) const;
 };

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include <fmt/ranges.h>
+
 #include "base/id.hpp"
 #include "base/log.hpp"
 
@@ -141,7 +143,7 @@ Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::ve
     const std::lock_guard lock(mutex_);
     wanted = image::normalised(std::exchange(wanted_, {}));
   }
-  YADO_ASSIGN(const auto chain, open_chain(*archive_, name_, names), "LOAD");
+  YADO_ASSIGN(const auto chain, open_chain(*archive_, name_, names, wanted.empty() ? Pages::all : Pages::chosen), "LOAD");
   {
     const std::lock_guard lock(mutex_);
     if (kept_cut_ && *kept_cut_ != chain->cut())
@@ -149,6 +151,9 @@ Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::ve
                   chain->cut().hex());
   }
   if (wanted.empty()) wanted = all_here(*chain);
+  for (const image::PageRange& range : wanted)
+    for (std::uint64_t page = range.begin(); page < range.end(); ++page)
+      if (!chain->has(image::PageNumber{page})) return fail(Errc::not_found, "LOAD: page {} is in none of {}", page, fmt::join(names, ", "));
   YADO_ASSIGN(const std::uint64_t pages, store_.load(owner, chain, runs_of_set(wanted)), "LOAD");
   chain_ = store_.chain();
   for (const image::PagePart* part : chain_->parts()) {

@@ -81,7 +81,7 @@ Result<SplitSave::Round> SplitSave::round() {
   Answers answers;
   for (const std::size_t number : taking_part_) {
     const Server& server = servers_[number];
-    answers.push_back(rounds_ == 0 ? ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut}), flag_first)
+    answers.push_back(rounds_ == 0 ? ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut, options_.base}), flag_first)
                                    : ask(server, Operation::save, make_name(name_on(server))));
   }
   const auto here = pager_.save_round(sink());

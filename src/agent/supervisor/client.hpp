@@ -52,7 +52,7 @@ class Client {
   boost::asio::awaitable<Status> freeze(Epoch epoch);
   boost::asio::awaitable<Status> thaw(Epoch epoch);
   /// The properties for the image's manifest.
-  boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts, ImageId image,
+  boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts, workload::NewImage image,
                                                                   bool leave_running);
   boost::asio::awaitable<Result<Exec>> exec(Epoch epoch, std::vector<std::string> command);
   boost::asio::awaitable<Status> signal(Epoch epoch, int number);

@@ -128,7 +128,7 @@ struct ControlCoreTest : testing::Test {
     if (report.boot.empty()) {
       report.boot = "boot-1";
       report.agent = {"10.0.0." + host.str().substr(1), 7000};
-      report.memory_free_bytes = 8u << 30;
+      report.memory_free_bytes = std::uint64_t{8} << 30;
     }
     return report;
   }

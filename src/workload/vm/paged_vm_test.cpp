@@ -90,7 +90,7 @@ class PagedVmProcessTest : public ::testing::Test {
     for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(image.directory / part);
     image.cut = image::CutId::of(image.name);
     PagedMemory memory({.control = vm_->pager(), .part = image.directory / "memory", .name = image.name, .cut = image.cut,
-                        .base_cut = base ? base->cut : image::CutId(), .progress = {}});
+                        .base_cut = base ? base->cut : image::CutId(), .base = base ? base->name : "", .progress = {}});
     auto saved = vm_->save(image.directory / "device-state", image.directory / "disk", memory);
     ASSERT_OK(saved);
     image.saved = std::move(*saved);
@@ -256,9 +256,9 @@ TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeI
       for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(broken.directory / part);
       write_a_while('w', 2);
       std::optional<PagedMemory> memory(PagedMemory::Options{.control = vm_->pager(), .part = broken.directory / "memory", .name = broken.name,
-                                                             .cut = image::CutId::of(broken.name), .base_cut = {}, .progress = {}});
+                                                             .cut = image::CutId::of(broken.name), .base_cut = {}, .base = {}, .progress = {}});
       Breaking breaking(*memory, moment, [&] {
-        if (victim == "saver") memory.emplace(PagedMemory::Options{.control = vm_->pager(), .part = {}, .name = {}, .cut = {}, .base_cut = {}, .progress = {}});
+        if (victim == "saver") memory.emplace(PagedMemory::Options{.control = vm_->pager(), .part = {}, .name = {}, .cut = {}, .base_cut = {}, .base = {}, .progress = {}});
         if (victim == "server") hosts_["h3"].server.reset();
         if (victim == "pager") {
           const auto file = os::read_text(vm_->pager().parent_path() / "pager.pid");

@@ -129,13 +129,14 @@ Result<std::string> PagedMemory::ask(const std::string& call) {
 Status PagedMemory::before_pause() {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
   std::string call = json{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
-                          {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}}
+                          {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}}
                          .dump();
   std::uint64_t before = ~std::uint64_t{0}, saved = 0;
   for (int rounds = 0; rounds < most_rounds; ++rounds) {
     YADO_ASSIGN(const json answer, exchange(socket_, heard_, call), "memory");
     const auto left = answer.value("left", std::uint64_t{0});
     saved += answer.value("pages", std::uint64_t{0});
+    base_cut_ = answer.value("base_cut", "").empty() ? image::CutId() : options_.base_cut;
     if (options_.progress) options_.progress(saved, left);
     // As little as it will get: less than a tenth less than after the round before.
     if (left <= little || left > before - before / 10) return {};
