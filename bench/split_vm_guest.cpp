@@ -11,7 +11,8 @@ namespace {
 using json = nlohmann::json;
 
 constexpr auto guest_limit = 60s;                     // keeps a broken run from hanging
-constexpr std::uint64_t kernel_bytes = 128_MiB;        // what the guest keeps for its kernel, and free
+// What the guest keeps for its kernel, and free: page tables, page descriptors (64 bytes a page) and free watermarks grow with the memory.
+constexpr std::uint64_t kernel_bytes(std::uint64_t memory_bytes) { return 128_MiB + (memory_bytes - std::min(memory_bytes, 256_MiB)) / 16; }
 constexpr double us_per_ms = 1000;
 
 Result<json> parsed(const std::string& text) {
@@ -27,7 +28,7 @@ vm::VmSpec writer_spec(const std::filesystem::path& directory, std::uint64_t mem
   spec.name = "writer";
   spec.kernel = directory / "kernel";
   spec.initramfs = directory / "initramfs";
-  spec.kernel_command_line = fmt::format("console=ttyS0 quiet writer.mib={}", (memory_bytes - kernel_bytes) >> 20);
+  spec.kernel_command_line = fmt::format("console=ttyS0 quiet writer.mib={}", (memory_bytes - kernel_bytes(memory_bytes)) >> 20);
   spec.memory_bytes = memory_bytes;
   return spec;
 }

@@ -7,6 +7,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "base/log.hpp"
+#include "os/clock.hpp"
 #include "pager/page_move.hpp"
 
 namespace yado::pager {
@@ -18,10 +19,14 @@ constexpr auto hello_limit = std::chrono::seconds(10);
 /// Answers of a connection that wait to be sent; above it, its requests wait.
 constexpr std::size_t most_unsent_bytes = 4_MiB;
 
-/// Brings in what a LOAD left on the disk: in slices, so that a SAVE need not wait for all of it.
-void bring_in(asio::io_context& archiver, std::shared_ptr<Session> session) {
-  asio::post(archiver, [&archiver, session = std::move(session)]() mutable {
-    if (session->bring_in()) bring_in(archiver, std::move(session));
+/// Brings in what a LOAD left on the disk: in pieces, so that a SAVE need not wait for all of it, and no GET for much of it.
+void bring_in(const ServerParts& parts, std::shared_ptr<Session> session, nanoseconds pause) {
+  auto timer = std::make_shared<asio::steady_timer>(parts.archiver.io, std::chrono::duration_cast<asio::steady_timer::duration>(pause));
+  timer->async_wait([&parts, timer, session = std::move(session)](const boost::system::error_code&) mutable {
+    const Instant begun = os::now();
+    if (!session->bring_in(parts.pace.piece(begun))) return;
+    const Instant now = os::now();
+    bring_in(parts, std::move(session), parts.pace.pause(now - begun, now));
   });
 }
 
@@ -146,6 +151,7 @@ Status Connection::get(const Frame& frame) {
   const std::size_t bytes = wanted.pages() * page_bytes;
   auto block = bytes <= 64_KiB ? std::make_shared_for_overwrite<std::byte[]>(bytes) : parts_.blocks.take();
   YADO_ASSIGN(PageStore::Found found, session_->store().get(owner(), wanted, {block.get(), bytes}), "GET");
+  if (found.from_disk > 0) parts_.pace.wished(os::now());
   channel_->send(Operation::pages, frame.header.id, make_batch(found.runs), {found.data}, std::move(block));
   return {};
 }
@@ -252,10 +258,10 @@ Status Connection::load(const Frame& frame) {
     done(frame.header.id, make_number(0));
     return {};
   }
-  return archive(frame.header.id, [session = session_, names = std::move(request.names), owner = owner(),
-                                   &archiver = parts_.archiver.io]() -> Result<std::vector<std::byte>> {
+  return archive(frame.header.id, [session = session_, names = std::move(request.names), owner = owner(), &parts = parts_]() -> Result<std::vector<std::byte>> {
     YADO_ASSIGN(const std::uint64_t pages, session->load(owner, names), "LOAD");
-    bring_in(archiver, session);
+    parts.pace.wished(os::now());  // whoever has it loaded is about to begin
+    bring_in(parts, session, 0ns);
     return make_number(pages);
   });
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "pager/background_pace.hpp"
 #include "pager/channel.hpp"
 #include "pager/session.hpp"
 #include "wire/link.hpp"
@@ -32,6 +33,7 @@ struct ServerParts {
   Sessions& sessions;
   BlockPool& blocks;
   Worker& archiver;  ///< for what takes long
+  BackgroundPace& pace;  ///< of what is read from the disk although nobody waits for it yet
   const std::function<bool(std::string_view peer)>& admits;
   /// For MOVE: who this server is to another one. Null: only on this host.
   std::function<std::shared_ptr<const wire::Identity>()> identity;

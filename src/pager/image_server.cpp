@@ -8,17 +8,45 @@
 namespace yado::pager {
 namespace asio = boost::asio;
 
-ImageServer::ImageServer(asio::any_io_executor executor, std::shared_ptr<const image::PageChain> chain, std::string name)
-    : executor_(std::move(executor)), chain_(std::move(chain)), name_(std::move(name)), thread_([this] { work(); }) {}
+/// One GET on its way, read page by page.
+struct ImageServer::Wish {
+  std::vector<PageNumber> pages;
+  Got got;
+  std::size_t next = 0;
+  Batch batch;
+  std::shared_ptr<std::byte[]> block;
+  std::byte* end = nullptr;  ///< of what was read
 
-ImageServer::~ImageServer() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
+  Wish(const std::vector<PageRun>& runs, Got what) : got(std::move(what)) {
+    for (const PageRun& run : runs)
+      for (std::uint32_t i = 0; i < run.pages; ++i) pages.push_back(run.first + i);
+    block = std::make_unique_for_overwrite<std::byte[]>(pages.size() * page_bytes);
+    end = block.get();
   }
-  wished_.notify_all();
-  thread_.join();
-}
+
+  Status read_next(const image::PageChain& chain) {
+    const PageNumber page = pages[next++];
+    const auto place = chain.find(image::PageNumber{page});
+    if (place.page.record.zero()) {
+      append(batch.runs, page, PageKind::zero);
+      return {};
+    }
+    YADO_TRY(place.part->read(place.page, image::PageBuffer(end, page_bytes)), "image");
+    append(batch.runs, page, PageKind::data);
+    end += page_bytes;
+    return {};
+  }
+
+  std::pair<Batch, Frame> answer() {
+    Frame frame;
+    frame.body = batch.data = Bytes(block.get(), static_cast<std::size_t>(end - block.get()));
+    frame.hold = block;
+    return {std::move(batch), std::move(frame)};
+  }
+};
+
+ImageServer::ImageServer(asio::any_io_executor executor, std::shared_ptr<const image::PageChain> chain, std::string name)
+    : executor_(std::move(executor)), chain_(std::move(chain)), name_(std::move(name)) {}
 
 std::vector<KindRun> ImageServer::held() const {
   std::vector<image::PlacedPage> all;
@@ -33,53 +61,17 @@ std::vector<KindRun> ImageServer::held() const {
   return runs;
 }
 
-void ImageServer::work() {
-  for (;;) {
-    Wish wish;
-    {
-      std::unique_lock lock(mutex_);
-      wished_.wait(lock, [&] { return stop_ || !wishes_.empty() || !urgent_.empty(); });
-      if (stop_) return;
-      auto& next = urgent_.empty() ? wishes_ : urgent_;
-      wish = std::move(next.front());
-      next.pop_front();
-    }
-    auto answer = std::make_shared<Result<std::pair<Batch, Frame>>>(read(wish.pages));
-    asio::post(executor_, [answer, got = std::move(wish.got)] { got(std::move(*answer)); });
-  }
-}
-
-Result<std::pair<Batch, Frame>> ImageServer::read(const std::vector<PageRun>& pages) const {
-  std::size_t count = 0;
-  for (const PageRun& run : pages) count += run.pages;
-  Batch batch;
-  const std::shared_ptr<std::byte[]> block = std::make_unique_for_overwrite<std::byte[]>(count * page_bytes);
-  std::byte* at = block.get();
-  for (const PageRun& run : pages)
-    for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
-      const auto place = chain_->find(image::PageNumber{page});
-      if (place.page.record.zero()) {
-        append(batch.runs, page, PageKind::zero);
-        continue;
-      }
-      YADO_TRY(place.part->read(place.page, image::PageBuffer(at, page_bytes)), name_);
-      append(batch.runs, page, PageKind::data);
-      at += page_bytes;
-    }
-  Frame frame;
-  frame.body = batch.data = Bytes(block.get(), static_cast<std::size_t>(at - block.get()));
-  frame.hold = block;
-  return std::pair(std::move(batch), std::move(frame));
-}
-
 void ImageServer::get(std::vector<PageRun> pages, Got got) {
-  {
-    const std::lock_guard lock(mutex_);
-    // Somebody waits for a page that is asked for alone; windows and what is fetched in the background can wait.
-    const bool urgent = pages.size() == 1 && pages.front().pages == 1;
-    (urgent ? urgent_ : wishes_).push_back({std::move(pages), std::move(got)});
-  }
-  wished_.notify_one();
+  // Somebody waits for a page that is asked for alone; windows and what is fetched in the background can wait.
+  const bool alone = pages.size() == 1 && pages.front().pages == 1;
+  auto wish = std::make_shared<Wish>(pages, std::move(got));
+  queue_.add(alone ? ReadQueue::Urgency::somebody_waits : ReadQueue::Urgency::background, [this, wish = std::move(wish)] {
+    const Status read = wish->read_next(*chain_);
+    if (read && wish->next < wish->pages.size()) return true;
+    auto answer = std::make_shared<Result<std::pair<Batch, Frame>>>(read ? Result<std::pair<Batch, Frame>>(wish->answer()) : context(read.error(), name_));
+    asio::post(executor_, [answer, got = std::move(wish->got)] { got(std::move(*answer)); });
+    return false;
+  });
 }
 
 void ImageServer::put(PutBatch, Done done) {

@@ -4,22 +4,18 @@
 // here again for nothing.
 
 #include <boost/asio/any_io_executor.hpp>
-#include <condition_variable>
-#include <deque>
-#include <mutex>
-#include <thread>
 
 #include "image/page_chain.hpp"
 #include "pager/page_server.hpp"
+#include "pager/read_queue.hpp"
 
 namespace yado::pager {
 
-/// Reads on a thread of its own; every page is compared with its checksum.
+/// Reads on a thread of its own, a page that is asked for alone before windows and background; every page is compared with its checksum.
 class ImageServer final : public PageServer {
  public:
   /// Pages whose newest record lies in a log of `chain` that is here.
   ImageServer(boost::asio::any_io_executor executor, std::shared_ptr<const image::PageChain> chain, std::string name);
-  ~ImageServer() override;
   ImageServer(const ImageServer&) = delete;
   ImageServer& operator=(const ImageServer&) = delete;
 
@@ -36,21 +32,12 @@ class ImageServer final : public PageServer {
   void distrust(const Error& why) override;
 
  private:
-  struct Wish {
-    std::vector<PageRun> pages;
-    Got got;
-  };
-  void work();
-  Result<std::pair<Batch, Frame>> read(const std::vector<PageRun>& pages) const;
+  struct Wish;
 
   boost::asio::any_io_executor executor_;
   std::shared_ptr<const image::PageChain> chain_;
   std::string name_;
-  std::mutex mutex_;
-  std::condition_variable wished_;
-  std::deque<Wish> urgent_, wishes_;  // guarded by mutex_
-  bool stop_ = false;        // guarded by mutex_
-  std::thread thread_;
+  ReadQueue queue_;  ///< last: its thread uses the others
 };
 
 }  // namespace yado::pager

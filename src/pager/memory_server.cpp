@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "base/log.hpp"
+#include "os/clock.hpp"
 #include "pager/connection.hpp"
 #include "wire/listen.hpp"
 
@@ -26,7 +27,8 @@ struct MemoryServer::Impl {
   std::shared_ptr<const wire::Identity> identity;  // guarded by mutex
   std::vector<std::unique_ptr<Worker>> workers;
   Worker archiver;
-  ServerParts parts{sessions, blocks, archiver, options.admits, [this] {
+  BackgroundPace pace{os::now()};
+  ServerParts parts{sessions, blocks, archiver, pace, options.admits, [this] {
                       const std::lock_guard lock(mutex);
                       return identity;
                     }};

@@ -220,6 +220,7 @@ Result<PageStore::Found> PageStore::get(const Owner& owner, const Batch& wanted,
     YADO_TRY(source->read(image::PageNumber{page}, image::PageBuffer(space.subspan(at, page_bytes))), "image");
   ++gets_;
   found.data = space.first(used);
+  found.from_disk = from_disk.size();
   return found;
 }
 

@@ -53,6 +53,7 @@ class PageStore {
   struct Found {
     std::vector<KindRun> runs;
     Bytes data;
+    std::size_t from_disk = 0;  ///< pages
   };
   Result<Found> get(const Owner& owner, const Batch& wanted, std::span<std::byte> space) const;
   Status drop(const Owner& owner, const Batch& pages);

@@ -21,6 +21,9 @@ class MapServer : public PageServer {
  public:
   explicit MapServer(boost::asio::any_io_executor executor, std::string name = "map") : executor_(std::move(executor)), name_(std::move(name)) {}
   void get(std::vector<PageRun> runs, Got got) override {
+    std::size_t wanted = 0;
+    for (const PageRun& run : runs) wanted += run.pages;
+    if (hold_ && wanted > 1) return held_gets_.emplace_back(wanted, [this, runs = std::move(runs), got = std::move(got)]() mutable { get(std::move(runs), std::move(got)); }), void();
     boost::asio::post(executor_, [this, runs = std::move(runs), got = std::move(got)] {
       if (dead_) return got(fail(Errc::unavailable, "{} is dead", name_));
       Batch batch;
@@ -68,6 +71,17 @@ class MapServer : public PageServer {
 
   void die() { dead_ = true; }
   void refuse(bool yes) { refuse_ = yes; }
+  /// Answers single pages only; the others when it is told not to hold any more.
+  void hold(bool yes) {
+    hold_ = yes;
+    if (!yes)
+      for (auto& [pages, get] : std::exchange(held_gets_, {})) get();
+  }
+  std::size_t held_back() const {
+    std::size_t pages = 0;
+    for (const auto& [some, get] : held_gets_) pages += some;
+    return pages;
+  }
   std::size_t held() const { return pages_.size(); }
   const std::map<PageNumber, std::vector<std::byte>>& contents() const { return pages_; }
 
@@ -75,7 +89,8 @@ class MapServer : public PageServer {
   boost::asio::any_io_executor executor_;
   std::string name_;
   std::map<PageNumber, std::vector<std::byte>> pages_;
-  bool dead_ = false, refuse_ = false;
+  std::vector<std::pair<std::size_t, std::function<void()>>> held_gets_;  ///< with their pages
+  bool dead_ = false, refuse_ = false, hold_ = false;
 };
 
 /// An io_context with its thread.

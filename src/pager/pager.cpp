@@ -29,8 +29,8 @@ struct Match : Visitors... {
 
 Pager::Pager(GuestMemory& memory, RemoteMemory& remote, asio::any_io_executor network, const Options& options)
     : memory_(memory), remote_(remote), network_(std::move(network)), options_(options),
-      blocks_(block_pages * page_bytes), stop_event_(::eventfd(0, EFD_CLOEXEC)), retry_(network_), table_(options.limits),
-      changed_(memory.pages()), changed_since_fix_(memory.pages()) {
+      blocks_(block_pages * page_bytes), stop_event_(::eventfd(0, EFD_CLOEXEC)), retry_(network_), prefetch_timer_(network_), table_(options.limits),
+      pace_(os::now()), changed_(memory.pages()), changed_since_fix_(memory.pages()) {
   fault_thread_ = std::thread([this] { serve_faults(); });
   evict_thread_ = std::thread([this] { serve_evictions(); });
 }
@@ -109,7 +109,9 @@ void Pager::serve_faults() {
     for (const PageNumber page : *faults)
       tell_table([&](Actions& actions) {
         table_.fault(page, actions);
-        if (table_.needs_remote(page)) waiting_since_.try_emplace(page, now);
+        if (!table_.needs_remote(page)) return;
+        waiting_since_.try_emplace(page, now);
+        pace_.wished(now);
       });
     // A memory that is gone reports an end for ever.
     if (faults->empty() && (wanted[0].revents & (POLLERR | POLLHUP)) != 0) return;
@@ -156,20 +158,43 @@ Status Pager::place(const Piece& piece) {
       }
     }
     table_.fetched(pages, actions);
+    prefetched(pages, now);
     prefetch_more(actions);
   });
   return {};
 }
 
-/// A window at a time, so that a page somebody waits for is never far behind.
+/// One piece after the other while somebody wishes for pages; several at once, which a long way asks for, while nobody does.
 void Pager::prefetch_more(Actions& actions) {
-  constexpr std::size_t window = 64, most_under_way = 4 * window;
-  while (prefetched_ < to_prefetch_.size() && table_.counts().fetching < most_under_way) {
+  constexpr std::size_t window = 64;
+  const Instant now = os::now();
+  while (prefetched_ < to_prefetch_.size()) {
+    const bool alone = pace_.alone(now);
+    if (alone ? prefetching_.size() + window > BackgroundPace::large_piece : !prefetching_.empty()) return;
+    if (now < next_piece_) return prefetch_later(next_piece_);
     const std::span rest = std::span<const PageNumber>(to_prefetch_).subspan(prefetched_);
-    const std::size_t seen = table_.prefetch(rest.first(std::min(window, rest.size())), actions);
-    if (seen == 0) break;  // no room
+    const std::size_t before = actions.size();
+    const std::size_t seen = table_.prefetch(rest.first(std::min({window, pace_.piece(now), rest.size()})), actions);
+    if (seen == 0) return;  // no room
     prefetched_ += seen;
+    piece_begun_ = now;
+    if (actions.size() == before) continue;
+    const auto& asked = std::get<Fetch>(actions.back()).pages;
+    prefetching_.insert(asked.begin(), asked.end());
   }
+}
+
+void Pager::prefetched(std::span<const PageNumber> pages, Instant now) {
+  if (prefetching_.empty()) return;
+  for (const PageNumber page : pages) prefetching_.erase(page);
+  if (prefetching_.empty()) next_piece_ = now + pace_.pause(now - piece_begun_, now);
+}
+
+void Pager::prefetch_later(Instant when) {
+  prefetch_timer_.expires_after(std::chrono::duration_cast<asio::steady_timer::duration>(when - os::now()));
+  prefetch_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (!error) tell_table([&](Actions& actions) { prefetch_more(actions); });
+  });
 }
 
 // ---- evict thread --------------------------------------------------------------------------------------------------
@@ -272,11 +297,11 @@ void Pager::set_local_limit(std::uint64_t pages) {
 }
 
 void Pager::prefetch(std::vector<PageNumber> pages) {
-  tell_table([&](Actions& actions) {
+  tell_table([&](Actions&) {
     to_prefetch_ = std::move(pages);
     prefetched_ = 0;
-    prefetch_more(actions);
   });
+  asio::post(network_, [this] { tell_table([&](Actions& actions) { prefetch_more(actions); }); });
 }
 
 std::vector<PageNumber> Pager::by_recency() const {

@@ -16,8 +16,10 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/time.hpp"
+#include "pager/background_pace.hpp"
 #include "pager/block_pool.hpp"
 #include "pager/guest_memory.hpp"
 #include "pager/histogram.hpp"
@@ -98,7 +100,9 @@ class Pager {
   void evict_again_later();
   Status note_written_pages();
   Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
-  void prefetch_more(Actions& actions);              // table_mutex_ is held
+  void prefetch_more(Actions& actions);              // table_mutex_ is held; the network's thread
+  void prefetch_later(Instant when);                 // the same
+  void prefetched(std::span<const PageNumber> pages, Instant now);  // table_mutex_ is held
   template <class Event>
   void tell_table(Event event);
   void give_up(const Error& why);
@@ -111,12 +115,16 @@ class Pager {
   os::Fd stop_event_;
   boost::asio::steady_timer retry_;   // the network's thread
   nanoseconds retry_pause_{0};        // the same; 0: the last store succeeded
+  boost::asio::steady_timer prefetch_timer_;  // the network's thread
 
   mutable std::mutex table_mutex_;
   PageTable table_;                                       // guarded by table_mutex_
   std::unordered_map<PageNumber, Instant> waiting_since_; // guarded by table_mutex_
   std::vector<PageNumber> to_prefetch_;                   // guarded by table_mutex_
-  std::size_t prefetched_ = 0;                            // guarded by table_mutex_
+  std::size_t prefetched_ = 0;                            // guarded by table_mutex_: how many of them were asked for
+  std::unordered_set<PageNumber> prefetching_;            // guarded by table_mutex_: those on their way
+  Instant piece_begun_{}, next_piece_{};                  // guarded by table_mutex_
+  BackgroundPace pace_;
   Histogram fault_times_;                                 // guarded by table_mutex_
   bool gave_up_ = false;                                  // guarded by table_mutex_
   Writes writes_ = Writes::unnoticed;                     // guarded by table_mutex_

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <future>
+#include <numeric>
 
 #include "pager/paged_testing.hpp"
 
@@ -87,6 +88,31 @@ TEST_F(PagerLiveTest, TheShareMayChangeWhileItRuns) {
     EXPECT_LE(file_pages(), share);
   }
   expect_right(paged_->ask("v"));
+}
+
+TEST_F(PagerLiveTest, WhatIsFetchedInTheBackgroundNeverStandsInFrontOfAFault) {
+  start(pages / 4, 1, 1);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  pager_->set_local_limit(pages);
+  network_.run([&] {
+    a_.hold(true);
+    b_.hold(true);
+  });
+  // The last quarter is here; of the first one, every page but those of the pieces that are held.
+  std::vector<PageNumber> order(pages / 4);
+  std::iota(order.begin(), order.end(), PageNumber{0});
+  pager_->prefetch(order);
+  const auto held = [&] { return network_.run([&] { return a_.held_back() + b_.held_back(); }); };
+  const auto give_up = std::chrono::steady_clock::now() + hang;
+  while (held() == 0 && std::chrono::steady_clock::now() < give_up) {}
+  paged_->tell("v");
+  // It wishes for pages one by one until it comes to one that is held: however long that takes, no more are asked for than a piece.
+  EXPECT_LE(held(), BackgroundPace::large_piece);
+  network_.run([&] {
+    a_.hold(false);
+    b_.hold(false);
+  });
+  expect_right(paged_->hear());
 }
 
 TEST_F(PagerLiveTest, ZeroPagesTakeNoRoomAnywhere) {

@@ -40,14 +40,15 @@ Result<Saved> Saving::write(bool only_owned) {
   std::array<std::byte, page_bytes> content;
   Saved saved;
   for (PageNumber next = 0;;) {
-    if (stopped_) return fail(Errc::canceled, "the cut was abandoned");
     // Writers may wait for room there.
     YADO_ASSIGN(auto pending, store_.take_aside(content), "save");
     if (!pending) {
       YADO_ASSIGN(pending, store_.take_pending(next, content), "save");
-      if (!pending) break;
-      next = pending->page + 1;
+      if (pending) next = pending->page + 1;
     }
+    // Looked at after the store: nothing is left of one that was closed, which is not to say that all was saved.
+    if (stopped_) return fail(Errc::canceled, "the cut was abandoned");
+    if (!pending) break;
     const image::PageNumber page{pending->page};
     if (only_owned && !image::contains(owned, page)) continue;
     YADO_TRY(pending->kind == PageKind::zero ? appender.put_zeros(page, round) : appender.put(page, content, round), "save");

@@ -453,7 +453,7 @@ TEST_F(LoadingTest, PagesAreThereAtOnceAndInMemoryLater) {
   EXPECT_EQ(stats.changed_pages, 0u);
   EXPECT_EQ(other.get({{0, 200}}).value(), expected(0, 200)) << "from the disk";
   other.put({{30, 5}, {33, 0}});
-  while (other.session.bring_in()) {}
+  while (other.session.bring_in(256)) {}
   EXPECT_EQ(other.session.store().stats().disk_pages, 0u);
   model[30] = 5;
   model.erase(33);
@@ -505,7 +505,7 @@ TEST_F(LoadingTest, ADamagedRecordHarmsItsOwnPageOnly) {
   const auto place = (*chain)->find(image::PageNumber{30});
   image::flip_bit(directory.path() / name(1) / "pages-h1" / "pages.log", place.page.record.log_offset() + 100, 3);
   ASSERT_TRUE(load(other, all));
-  while (other.session.bring_in()) {}
+  while (other.session.bring_in(256)) {}
   const auto bad = other.get({{29, 3}});
   ASSERT_FALSE(bad);
   EXPECT_EQ(bad.error().code, Errc::corrupt);
@@ -542,7 +542,7 @@ TEST_F(LoadingTest, HeldPagesStayAsTheyAreAndRepetitionIsHarmless) {
   other.put({{3, 1234}});
   ASSERT_TRUE(load(other, {{0, 10}}));
   ASSERT_TRUE(load(other, {{0, 10}}));
-  while (other.session.bring_in()) {}
+  while (other.session.bring_in(256)) {}
   Contents all_ten = expected(0, 10);
   all_ten[3] = 1234;
   EXPECT_EQ(other.get({{0, 10}}).value(), all_ten);

@@ -13,7 +13,6 @@
 namespace yado::pager {
 namespace {
 
-constexpr std::size_t brought_in_at_once = 256;
 constexpr std::size_t most_sessions = 1024;  // their page tables are not part of any quota
 
 /// Of what is in a log on this host.
@@ -168,11 +167,11 @@ Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::ve
   return pages;
 }
 
-bool Session::bring_in() {
+bool Session::bring_in(std::size_t most) {
   while (!sources_.empty() && sources_.back().next == sources_.back().pages.size()) sources_.pop_back();
   if (ended_ || sources_.empty()) return false;
   Source& source = sources_.back();
-  const std::size_t count = std::min(brought_in_at_once, source.pages.size() - source.next);
+  const std::size_t count = std::min(most, source.pages.size() - source.next);
   const std::span some(source.pages.data() + source.next, count);
   source.next += count;
   const auto install = [&](image::PageNumber page, std::optional<image::PageContents> content) -> Status {

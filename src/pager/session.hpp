@@ -48,10 +48,10 @@ class Session {
 
   // An image. `more`: only notes the pages.
   void want(const LoadRequest& request);
-  /// Long. Afterwards bring_in() brings some pages into memory; false: there is no more to do. (A damaged page stays where
-  /// it is; whoever asks for it gets the error.)
+  /// Long. Afterwards bring_in() brings at most so many pages into memory; false: there is no more to do. (A damaged page stays
+  /// where it is; whoever asks for it gets the error.)
   Result<std::uint64_t> load(const PageStore::Owner& owner, const std::vector<std::string>& names);
-  bool bring_in();
+  bool bring_in(std::size_t most);
 
  private:
   Result<Saving*> saving(const std::string& name) const;  // mutex_ is held
