@@ -131,7 +131,7 @@ boost::asio::awaitable<Status> Images::remove(ImageId id) {
   co_return removed;
 }
 
-boost::asio::awaitable<Status> Images::remove_damaged(ImageId id) {
+boost::asio::awaitable<Status> Images::remove_with_dependents(ImageId id) {
   std::vector<image::Manifest> all;
   for (const auto& [name, manifest] : images_) all.push_back(manifest);
   Status done;

@@ -58,10 +58,16 @@ TEST_F(SplitChainTest, AChainOfIncrementalCheckpointsIsRaisedFromAndEndsWithTheN
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
   const json view = cluster().workload("bigvm")["image"];
   EXPECT_EQ(view["bases"], json(std::vector<std::string>(chain.begin(), chain.end() - 1))) << view.dump();
-  const Ended shown = cluster().yado({"images", "show", chain.back(), "--store", (cluster().host_directory("h1") / "agent/images").native()});
+  LAB_MUST(const Ended shown, cluster().exec("h1", {std::getenv("YADO_PROGRAM"), "images", "show", chain.back(), "--store", (cluster().host_directory("h1") / "images").native()}));
   EXPECT_EQ(shown.status, 0) << shown.output;
   for (const std::string& each : chain) EXPECT_NE(shown.output.find(each), std::string::npos) << each << ": " << shown.output;
   EXPECT_NE(shown.output.find("h2 (indices)"), std::string::npos) << shown.output;
+
+  for (const std::string& each : chain)
+    for (const char* host : {"h2", "h3"}) {
+      EXPECT_TRUE(stored(host).contains(each + "." + host));
+      EXPECT_TRUE(stored("h1").contains(".indices-" + each + "." + host));
+    }
 
   // The process dies: it goes on from the chain on the same host, whose members are loaded where they were saved. Then the host does: from the
   // copies of the whole chain, on another one, which has another share of the memory on another host.

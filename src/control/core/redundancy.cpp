@@ -103,13 +103,12 @@ std::vector<PullCall::Member> ControlCore::before_image(const Record& record, co
   return all;
 }
 
-/// What the next image of its owner may be a delta of, or why of nothing.
+/// What the next image of its owner may be a delta of, once that is acknowledged; or why of nothing.
 Result<ImageId> ControlCore::base_of_next(const Workload& workload) const {
   const Record& record = workload.record;
   if (!record.image) return fail(Errc::not_found, "there is no image of it yet");
   if (record.image_revision != record.revision) return fail(Errc::conflict, "{} is of an earlier spec", *record.image);
   if (record.image_of != record.instance) return fail(Errc::conflict, "{} is of {}, and {} runs now", *record.image, record.image_of, record.instance);
-  if (!workload.image_acknowledged) return fail(Errc::conflict, "{} is not on {} hosts", *record.image, settings_.image_copies);
   if (record.bases.size() + 2 > settings_.chain_images)
     return fail(Errc::conflict, "{} is the last of a chain of {} images, the most that there may be", *record.image, record.bases.size() + 1);
   return *record.image;
@@ -155,20 +154,16 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     keepers.push_back(record.host);
   const std::size_t wanted = std::min(settings_.image_copies, keepers.size());
   // What a delta goes on from is copied before it is taken, unless that has failed.
-  const bool base_first = workload.renew_delta && current && holding.size() < wanted && operation.failures == 0;
-  if (!base_first && (!current || workload.renew_image || age >= record.spec.policy.image_age)) {
+  Result<ImageId> base = base_of_next(workload);
+  const bool copy_first = workload.renew_delta && base && current && holding.size() < wanted && operation.failures == 0;
+  if (!copy_first && (!current || workload.renew_image || age >= record.spec.policy.image_age)) {
     if (of_owner && record.phase != OwnerPhase::up) return;
-    operation.why_whole.clear();
-    std::optional<ImageId> base;
-    if (workload.renew_delta) {
-      auto found = base_of_next(workload);
-      if (found) base = std::move(*found);
-      else operation.why_whole = found.error().message;
-    }
+    if (base && !workload.image_acknowledged) base = fail(Errc::conflict, "{} is not on {} hosts", *base, settings_.image_copies);
+    operation.why_whole = base || !workload.renew_delta ? "" : base.error().message;
     operation.image = ImageId(fmt::format("{}-img.{}", record.spec.name, ++record.serial));
     operation.instance = of_owner ? record.instance : InstanceId(fmt::format("{}.{}", record.spec.name, record.serial));
     persist(workload);  // a name is never given twice
-    operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image, base, of_owner ? agents_alive() : std::vector<HostAddress>()},
+    operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image, workload.renew_delta && base ? std::optional(*base) : std::nullopt, of_owner ? agents_alive() : std::vector<HostAddress>()},
                           side_limit(record.spec),
                           Pending{Pending::What::build, record.spec.name, of_owner ? record.host : choose(candidates),
                                   operation.instance, operation.image, record.epoch, record.revision});
