@@ -11,7 +11,7 @@ namespace yado::pager {
 Copies::Copies(const Options& options, std::vector<PageServer*> servers)
     : options_(options), servers_(std::move(servers)), room_(servers_.size()), entries_(options.pages) {
   YADO_CHECK(options.copies == 1 || options.copies == 2, "{} copies", options.copies);
-  YADO_CHECK(servers_.size() <= 16, "{} servers", servers_.size());
+  YADO_CHECK(servers_.size() <= most_servers, "{} servers", servers_.size());
 }
 
 void Copies::adopt(std::span<const KindRun> runs, std::size_t server) {
@@ -24,8 +24,14 @@ void Copies::adopt(std::span<const KindRun> runs, std::size_t server) {
     }
 }
 
-std::size_t Copies::add_server(PageServer* server) {
-  YADO_CHECK(servers_.size() < 16, "a 17th server");
+Result<std::size_t> Copies::add_server(PageServer* server) {
+  for (std::size_t i = 0; i < servers_.size(); ++i) {
+    if (servers_[i]->alive()) continue;
+    server_died(i);  // also what a drained one may still seem to have
+    servers_[i] = server;
+    return i;
+  }
+  if (servers_.size() == most_servers) return fail(Errc::no_space, "a memory lies on at most {} servers at a time, an image on this host included", most_servers);
   servers_.push_back(server);
   room_.emplace_back();
   return servers_.size() - 1;
@@ -117,6 +123,7 @@ void Copies::got(const std::shared_ptr<Fetching>& fetching, std::size_t server, 
     }
   piece.hold = answer->second.hold;
   if (!piece.pages.empty()) fetching->arrived(std::move(piece));
+  if (settled_) settled_();
   if (wrong.empty()) return;
   counts_.wrong_contents += wrong.size();
   log::error("pager: {} gave {} pages, from page {} on, that are not what it was given", servers_[server]->name(),
@@ -294,6 +301,7 @@ void Copies::finished(const std::shared_ptr<Storing>& storing) {
 void Copies::kept(std::span<const PageNumber> pages) {
   for (const PageNumber page : pages)
     if (entries_[page].storing == 0) set_resident(entries_[page], true);
+  if (settled_) settled_();
 }
 
 }  // namespace yado::pager

@@ -41,6 +41,7 @@ void Copies::rebuild_some() {
     to_rebuild_.erase(to_rebuild_.begin());
     rebuild_region(region);
   }
+  if (settled_) settled_();
 }
 
 /// A region's pages that have too few copies are read from one and given to who should have them, too.
@@ -120,6 +121,7 @@ void Copies::copy_on(const std::vector<std::uint32_t>& versions, const Batch& ba
         if (status) {
           entry.holders |= static_cast<Servers>(bit(to) & alive());
           ++counts_.pages_rebuilt;
+          if (short_of_copies(entry)) rebuild_later(sent[k]);  // what it was copied from moved here meanwhile
         } else {
           not_taken.push_back(sent[k]);
         }
@@ -140,40 +142,6 @@ std::optional<std::size_t> Copies::owner(PageNumber page) const {
   for (std::size_t i = 0; i < servers_.size(); ++i)
     if ((holders & bit(i)) != 0 && (!found || (servers_[i]->writable() && !servers_[*found]->writable()))) found = i;
   return found;
-}
-
-// ---- a move from server to server ------------------------------------------------------------------------------------
-
-Copies::Moving Copies::begin_move(std::span<const PageRun> runs, std::size_t from, std::size_t to) {
-  Moving moving{{}, {}, from, to};
-  for (const PageRun& run : runs)
-    for (PageNumber page = run.first; page < run.first + run.pages && page < entries_.size(); ++page) {
-      Entry& entry = entries_[page];
-      if (entry.zero || entry.storing > 0 || (entry.holders & bit(from)) == 0 || (entry.holders & bit(to)) != 0) continue;
-      moving.pages.push_back(page);
-      moving.versions.push_back(entry.version);
-      set_occupied(entry, entry.occupied | bit(to));
-    }
-  make_room(to);
-  return moving;
-}
-
-void Copies::end_move(const Moving& moving, bool moved) {
-  std::vector<PageNumber> there, not_there;
-  const Servers from = bit(moving.from), to = bit(moving.to);
-  for (std::size_t i = 0; i < moving.pages.size(); ++i) {
-    Entry& entry = entries_[moving.pages[i]];
-    const bool same = entry.version == moving.versions[i] && entry.storing == 0;
-    if (same && moved && servers_[moving.to]->alive()) {
-      entry.holders = static_cast<Servers>((entry.holders & ~from) | to);
-      there.push_back(moving.pages[i]);
-    } else if ((entry.holders & to) == 0 && entry.storing == 0) {
-      not_there.push_back(moving.pages[i]);  // what came there behind our back
-    }
-  }
-  drop(from, std::move(there));
-  drop(to, std::move(not_there));
-  rebuild_some();
 }
 
 std::uint64_t Copies::pages_without_redundancy() const {

@@ -13,13 +13,22 @@ namespace {
 constexpr unsigned dropped_at_once = 128;
 }  // namespace
 
+std::uint64_t Copies::quota(std::size_t server) const { return std::min(room_[server].limit, servers_[server]->quota_pages()); }
+
+void Copies::set_limit(std::size_t server, std::uint64_t pages) {
+  room_[server].limit = pages;
+  to_rebuild_.merge(waiting_for_room_);
+  rebuild_some();
+}
+
 /// `count` of those that have room for the page, or can make it; fewer when there are no more.
 Copies::Servers Copies::targets(PageNumber page, unsigned count, Servers among) const {
   Servers chosen = 0;
   for (std::size_t i = 0; i < servers_.size() && std::popcount(chosen) < static_cast<int>(count); ++i) {
     const std::size_t at = (page / region_pages + i) % servers_.size();
-    const bool fits = (entries_[page].occupied & bit(at)) != 0 || room_[at].used < servers_[at]->quota_pages() ||
-                      room_[at].duplicates > 0;
+    const Room& room = room_[at];
+    const bool can_make_it = (entries_[page].occupied & bit(at)) != 0 || room.duplicates > 0;
+    const bool fits = room.used < quota(at) || (room.used == quota(at) && can_make_it);
     if (fits && servers_[at]->writable()) chosen |= static_cast<Servers>(among & bit(at));
   }
   return chosen;
@@ -53,7 +62,7 @@ void Copies::set_resident(Entry& entry, bool resident) {
 /// Until what is sent to the server fits: drops all copies of pages that are in the memory file, because one of two would
 /// not make it clean either.
 void Copies::make_room(std::size_t server) {
-  if (room_[server].used <= servers_[server]->quota_pages()) return;
+  if (room_[server].used <= quota(server)) return;
   std::map<Servers, std::vector<PageNumber>> drops;
   unsigned dropped = 0;
   for (PageNumber looked = 0; looked < entries_.size() && room_[server].duplicates > 0 && dropped < dropped_at_once; ++looked) {

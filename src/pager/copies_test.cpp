@@ -232,45 +232,6 @@ TEST_F(CopiesTest, OfTwoStoresUnderWayTheLaterCounts) {
   EXPECT_EQ(fetch({1}).value(), (Contents{{1, 3}}));
 }
 
-TEST_F(CopiesTest, PagesMoveToANewServerWhileTheyAreUsed) {
-  make(1, 1);
-  Contents all;
-  for (PageNumber page = 0; page < 50; ++page) all[page] = page + 1;
-  ASSERT_TRUE(store(all));
-  servers.push_back(std::make_unique<FakeServer>("new", 1000));
-  ASSERT_EQ(remote->add_server(servers[1].get()), 1u);
-  const std::vector<PageRun> runs{{10, 30}};
-  const Copies::Moving moving = remote->begin_move(runs, 0, 1);
-  EXPECT_EQ(moving.pages.size(), 30u);
-  // What happens meanwhile: page 12 is stored anew, 13 becomes zero, 14 is read.
-  ASSERT_TRUE(store({{12, 120}, {13, 0}}));
-  EXPECT_EQ(fetch({14}).value(), (Contents{{14, 15}}));
-  for (PageNumber page = 10; page < 40; ++page) servers[1]->held.emplace(page, all[page]);  // as the mover puts them: late
-  remote->end_move(moving, true);
-  settle();
-  all[12] = 120;
-  all[13] = 0;
-  EXPECT_EQ(servers[0]->data_pages(), 21u) << "the other twenty, and 12";
-  EXPECT_EQ(servers[1]->data_pages(), 28u);
-  EXPECT_EQ(remote->pages_at(0), 21u);
-  EXPECT_EQ(remote->pages_at(1), 28u);
-  for (const auto& [page, number] : all) ASSERT_EQ(fetch({page}).value(), (Contents{{page, number}}));
-}
-
-TEST_F(CopiesTest, AMoveThatFailedChangesNothing) {
-  make(2, 1);
-  ASSERT_TRUE(store({{1, 1}, {2, 2}}));
-  const std::vector<PageRun> runs{{0, 10}};
-  const Copies::Moving moving = remote->begin_move(runs, 0, 1);
-  servers[1]->held = {{1, 1}};
-  remote->end_move(moving, false);
-  settle();
-  EXPECT_TRUE(servers[1]->held.empty());
-  EXPECT_EQ(remote->pages_at(1), 0u);
-  kill(1);
-  EXPECT_EQ(fetch({1, 2}).value(), (Contents{{1, 1}, {2, 2}}));
-}
-
 // ---- everything at once ----------------------------------------------------------------------------------------------
 
 struct Shape {

@@ -29,8 +29,9 @@ void PageTable::unlink(List& list, PageNumber page) {
   --list.size;
 }
 
-/// Room that is made ahead of need: two of the largest windows, but never a large part of a small share.
+/// Room that is made ahead of need: two of the largest windows, but never a large part of a small share. None where there is room for all.
 std::uint64_t PageTable::reserve() const {
+  if (local_limit_ >= entries_.size()) return 0;
   return std::clamp<std::uint64_t>(local_limit_ / 16, 1, 2 * std::uint64_t{limits_.prefetch_most} + 64);
 }
 
@@ -175,6 +176,29 @@ std::size_t PageTable::prefetch(std::span<const PageNumber> pages, Actions& out)
     ++in_file_;
     ++fetching_;
     wanted.push_back(page);
+  }
+  std::ranges::sort(wanted);
+  if (!wanted.empty()) out.push_back(Fetch{std::move(wanted), false});
+  return seen;
+}
+
+std::size_t PageTable::bring(std::span<const PageNumber> pages, std::vector<PageNumber>& here, Actions& out) {
+  std::vector<PageNumber> wanted;
+  std::size_t seen = 0;
+  for (; seen < pages.size(); ++seen) {
+    Entry& entry = entries_[pages[seen]];
+    if (entry.state == PageState::local || entry.state == PageState::unmapped) here.push_back(pages[seen]);
+    const bool is_on_its_way = entry.waited || (entry.state != PageState::remote && entry.state != PageState::punching);
+    if (is_on_its_way) continue;
+    if (room() <= reserve()) break;
+    if (entry.state == PageState::punching) {
+      entry.waited = true;
+      continue;
+    }
+    entry.state = PageState::fetching;
+    ++in_file_;
+    ++fetching_;
+    wanted.push_back(pages[seen]);
   }
   std::ranges::sort(wanted);
   if (!wanted.empty()) out.push_back(Fetch{std::move(wanted), false});

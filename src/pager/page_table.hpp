@@ -72,6 +72,9 @@ class PageTable {
   void set_local_limit(std::uint64_t pages, Actions& out);
   /// Nobody waits for these yet: fetches them, in this order, as far as there is room. Returns how many were looked at.
   std::size_t prefetch(std::span<const PageNumber> pages, Actions& out);
+  /// They shall be here: how many of them, from the first on, are on their way or in the file; there is no room for the others.
+  /// `here`: those of them that are in the file and are not being evicted.
+  std::size_t bring(std::span<const PageNumber> pages, std::vector<PageNumber>& here, Actions& out);
   /// At the start: these are in the file already (a restored image).
   void adopt_local(const PageRun& run);
 

@@ -304,6 +304,12 @@ void Pager::prefetch(std::vector<PageNumber> pages) {
   asio::post(network_, [this] { tell_table([&](Actions& actions) { prefetch_more(actions); }); });
 }
 
+std::size_t Pager::bring(std::span<const PageNumber> pages, std::vector<PageNumber>& here) {
+  std::size_t seen = 0;
+  tell_table([&](Actions& actions) { seen = table_.bring(pages, here, actions); });
+  return seen;
+}
+
 std::vector<PageNumber> Pager::by_recency() const {
   const std::lock_guard lock(table_mutex_);
   return table_.by_recency();

@@ -55,6 +55,9 @@ class Pager {
   void set_local_limit(std::uint64_t pages);
   /// Fetches these in the background, in this order, as long as there is room. Once.
   void prefetch(std::vector<PageNumber> pages);
+  /// Fetches pages that shall be here: how many of them, from the first on, are coming or here; the others find no room. `here`: those
+  /// in the file that are not being evicted. On the network's thread.
+  std::size_t bring(std::span<const PageNumber> pages, std::vector<PageNumber>& here);
   /// Pages that are here, the last one seen in use first.
   std::vector<PageNumber> by_recency() const;
 

@@ -67,7 +67,8 @@ class Copies : public RemoteMemory {
     unsigned copies = 1;     ///< 1 or 2
     std::uint64_t seed = 0;  ///< of the sums
   };
-  /// At first every page is zero, and nobody has it. At most 16 servers; they must outlive this.
+  static constexpr std::size_t most_servers = 16;
+  /// At first every page is zero, and nobody has it. At most most_servers; they must outlive this.
   Copies(const Options& options, std::vector<PageServer*> servers);
 
   /// At the start: this server has these pages (as it said in LIST).
@@ -75,16 +76,36 @@ class Copies : public RemoteMemory {
   /// A server died: called before its requests under way are answered.
   void server_died(std::size_t server);
 
-  /// A further one, while the others serve: its number. It must outlive this.
-  std::size_t add_server(PageServer* server);
+  /// A further one, while the others serve, in the place of one that is dead, if there is any: its number. It must outlive this. Errors:
+  /// no_space (most_servers live).
+  Result<std::size_t> add_server(PageServer* server);
+  std::uint64_t pages() const { return entries_.size(); }
+  PageServer& server(std::size_t number) const { return *servers_[number]; }
+  /// What it may hold from now on, below its quota: nothing is sent there that would exceed it. 0: it is to be emptied (drain.hpp).
+  void set_limit(std::size_t server, std::uint64_t pages);
+  /// Called whenever a page may have come to rest: a store, a copy or a move has ended, or something was fetched.
+  void on_settled(std::function<void()> action) { settled_ = std::move(action); }
+
+  using Servers = std::uint16_t;  ///< a bit per server
+  static constexpr Servers all_servers = 0xffff;
+
+  // ---- a move from server to server (copies_moves.cpp) ----
+  /// Of the pages from `from` on those that this server has, or may have; ascending, at most `most`.
+  std::vector<PageNumber> pages_on(std::size_t server, PageNumber from, std::size_t most) const;
   /// Before MOVE is asked of server `from`: room is taken on `to`. end_move(), once it is answered, makes `to` the holder
   /// of those pages that nobody stored meanwhile, and drops them on `from`. A GET in between is served as before.
   struct Moving {
-    std::vector<PageNumber> pages;         ///< ascending: those of the runs that are to be moved
+    std::vector<PageNumber> pages;         ///< ascending
     std::vector<std::uint32_t> versions;
     std::size_t from = 0, to = 0;
   };
-  Moving begin_move(std::span<const PageRun> runs, std::size_t from, std::size_t to);
+  /// What to do with pages that `from` shall not keep. Copies of pages that are in the memory file are dropped at once.
+  struct Moves {
+    std::vector<Moving> moves;        ///< by target
+    std::vector<PageNumber> busy;     ///< a store or a copy of it is under way
+    std::vector<PageNumber> nowhere;  ///< nobody else has room
+  };
+  Moves begin_moves(std::span<const PageNumber> pages, std::size_t from, Servers avoided);
   void end_move(const Moving& moving, bool moved);
 
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
@@ -115,7 +136,6 @@ class Copies : public RemoteMemory {
   std::uint64_t pages_at(std::size_t server) const { return room_[server].used; }
 
  private:
-  using Servers = std::uint16_t;  ///< a bit per server
   struct Entry {
     std::uint64_t sum = 0;
     std::uint32_t version = 0;     ///< grows when copies become void: what is under way for an older one is, too
@@ -129,6 +149,7 @@ class Copies : public RemoteMemory {
   struct Room {
     std::uint64_t used = 0;        ///< entries that occupy it
     std::uint64_t duplicates = 0;  ///< of these, resident
+    std::uint64_t limit = ~std::uint64_t{0};  ///< below the server's quota
   };
   struct Fetching;
   struct Storing;
@@ -154,6 +175,7 @@ class Copies : public RemoteMemory {
   void finished(const std::shared_ptr<Storing>& storing);
 
   // copies_room.cpp
+  std::uint64_t quota(std::size_t server) const;
   Servers targets(PageNumber page, unsigned count, Servers among) const;
   Servers occupy(PageNumber page, unsigned count, Servers among);
   void set_occupied(Entry& entry, Servers servers);
@@ -162,7 +184,7 @@ class Copies : public RemoteMemory {
   void forget_copies(PageNumber page, std::map<Servers, std::vector<PageNumber>>& drops);
   void drop(Servers from, std::vector<PageNumber> pages);
 
-  // copies_rebuild.cpp (and the public ones of a move)
+  // copies_rebuild.cpp
   bool short_of_copies(const Entry& entry) const;
   void rebuild_later(PageNumber page);
   void rebuild_some();
@@ -178,6 +200,7 @@ class Copies : public RemoteMemory {
   std::set<PageNumber> to_rebuild_;        ///< regions, by their first page
   std::set<PageNumber> waiting_for_room_;  ///< regions whose new copies nobody had room for
   unsigned rebuilds_under_way_ = 0;
+  std::function<void()> settled_;
   Counts counts_;
 };
 

@@ -44,6 +44,17 @@ class FakeServer : public PageServer {
         },
         [done](const Error* error) { done(error != nullptr ? Status(std::unexpected(*error)) : Status{}); });
   }
+  /// END: forgets all its pages; behind everything that was asked before.
+  void end(std::function<void()> done) {
+    add([this] { held.clear(); }, [done = std::move(done)](const Error*) { done(); });
+  }
+  /// What a mover brings: pages that are held stay as they are.
+  Status add_page(PageNumber page, std::uint64_t number) {
+    if (held.contains(page)) return {};
+    if (number != 0 && data_pages() == quota_) return fail(Errc::no_space, "{} pages", quota_);
+    held.emplace(page, number);
+    return {};
+  }
   bool alive() const override { return alive_; }
   bool connected() const override { return connected_now; }
   bool writable() const override { return takes_pages; }
@@ -179,6 +190,12 @@ class TestedHosts {
   virtual bool can_lose_another() const = 0;
   /// Nobody can blame it for the loss of a page with this content.
   virtual bool may_be_lost(PageNumber page, std::uint64_t content) const = 0;
+  /// Something that goes on beside the servers' requests; false: there is nothing to do.
+  virtual bool step(unsigned /*random*/) { return false; }
+  /// Other servers, now and then.
+  virtual void change(unsigned /*random*/) {}
+  /// The simulated pager's: as Drain::Ways::bring.
+  std::function<std::size_t(const std::vector<PageNumber>&)> bring;
 
   std::vector<std::unique_ptr<FakeServer>> servers;
 };
@@ -190,13 +207,17 @@ class Simulation {
     unsigned seed = 0, deaths = 0;
     unsigned used_pages = 260;  ///< of `pages`, spread evenly
     unsigned zeros_of_100 = 12; ///< of what is written
+    unsigned changes = 0;       ///< of the servers
     unsigned harm_of_1000 = 0;  ///< how often a held page is changed under its server
   };
   static constexpr PageNumber pages = 1300;  // three regions
   static constexpr std::size_t local_limit = 60, kept_local = 30, most_evicted = 8;
+  std::size_t brought_limit = local_limit;  ///< of pages here, for what a drain brings
 
   Simulation(const Plan& plan, std::unique_ptr<TestedHosts> hosts)
-      : plan_(plan), random_(plan.seed), hosts_(std::move(hosts)), servers_(hosts_->servers), remote_(&hosts_->remote()) {}
+      : plan_(plan), random_(plan.seed), hosts_(std::move(hosts)), servers_(hosts_->servers), remote_(&hosts_->remote()) {
+    hosts_->bring = [this](const std::vector<PageNumber>& wanted) { return bring(wanted); };
+  }
 
   /// False: a page was lost, and rightly so.
   bool run() {
@@ -212,6 +233,8 @@ class Simulation {
         harm();
       else if (plan_.deaths > 0 && random_() % 150 == 0)
         kill();
+      else if (plan_.changes > 0 && random_() % 15 == 0)
+        --plan_.changes, hosts_->change(static_cast<unsigned>(random_()));
       for (auto& server : servers_) {
         EXPECT_LE(server->data_pages(), server->quota_pages());
         if (random_() % 50 == 0) server->connected_now = !server->connected_now;
@@ -242,10 +265,11 @@ class Simulation {
     return found == contents_.end() ? 0 : found->second;
   }
   bool step_a_server() {
+    if (random_() % 4 == 0 && hosts_->step(static_cast<unsigned>(random_()))) return true;
     const std::size_t first = random_() % servers_.size();
     for (std::size_t i = 0; i < servers_.size(); ++i)
       if (servers_[(first + i) % servers_.size()]->step(random_() % 2 == 0)) return true;
-    return false;
+    return hosts_->step(static_cast<unsigned>(random_()));
   }
   /// The guest reads or writes a page.
   void touch() {
@@ -273,6 +297,19 @@ class Simulation {
       local_.insert(page);
       write(page);
     });
+  }
+  std::size_t bring(const std::vector<PageNumber>& wanted) {
+    std::size_t seen = 0;
+    std::vector<PageNumber> here;
+    for (; seen < wanted.size(); ++seen) {
+      const PageNumber page = wanted[seen];
+      if (local_.contains(page) && !storing_.contains(page)) here.push_back(page);
+      if (local_.contains(page) || fetching_.contains(page)) continue;
+      if (local_.size() + fetching_.size() >= brought_limit) break;
+      fetch(page);
+    }
+    if (!here.empty()) remote_->kept(here);
+    return seen;
   }
   void evict() {
     if (local_.size() < under_way_ + kept_local) return;

@@ -23,6 +23,7 @@
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "pager/image_server.hpp"
+#include "pager/server_set.hpp"
 #include "pager/split_save.hpp"
 #include "wire/listen.hpp"
 
@@ -34,18 +35,6 @@ using nlohmann::json;
 namespace {
 
 constexpr int hook_descriptor = 3, ready_descriptor = 4;
-
-json texts(const std::vector<fs::path>& paths) {
-  json all = json::array();
-  for (const fs::path& path : paths) all.push_back(path.native());
-  return all;
-}
-
-json to_json(const ServiceConfig::Server& server) {
-  return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
-          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"load", server.load},
-          {"parts", texts(server.parts)}};
-}
 
 json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
 
@@ -60,49 +49,38 @@ class Network {
   }
 
   /// Connects to every server, has it load its share, and finds out who has what. On the caller's thread.
-  Status open(std::uint64_t seed, std::function<void(const Error&)> lost) {
+  Status open(std::uint64_t seed) {
     if (!config_.identity.empty()) {
       YADO_ASSIGN(identity_, wire::Identity::load(config_.identity), "pager");
     }
     thread_ = std::thread([this] { io_.run(); });
     std::vector<PageServer*> servers;
-    YADO_TRY(connect_all(), "memory");
-    for (const SplitSave::Server& one : links_) servers.push_back(one.link.get());
+    std::vector<ServerSet::Member> members;
+    YADO_TRY(connect_all(members), "memory");
+    for (const ServerSet::Member& one : members) servers.push_back(one.link.get());
     if (!config_.image.empty()) {
       YADO_ASSIGN(chain_, open_chain(), "image");
       image_ = std::make_unique<ImageServer>(io_.get_executor(), chain_, "the image on this host");
+      image_number_ = servers.size();
       servers.push_back(image_.get());
+      members.emplace_back();
     }
     memory_ = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, servers);
-    for (std::size_t i = 0; i < links_.size(); ++i)
-      links_[i].link->on_dead([this, i, lost](const Error& why) {
-        log::error("pager: {}", why.text());
-        memory_->server_died(i);
-      });
+    servers_ = std::make_unique<ServerSet>(executor(), *memory_, std::move(members), [this](const ServiceConfig::Server& one) { return connect(one); });
     if (chain_) YADO_TRY(adopt(), "image");
     return {};
   }
 
-  /// Ends the sessions: nobody needs the pages any more. On the caller's thread; waits a moment at most for each.
-  void end() {
-    for (SplitSave::Server& one : links_) {
-      std::promise<void> answered;
-      auto done = answered.get_future();
-      asio::post(io_, [&] { one.link->request(Operation::end, {}, [&](const Result<Frame>&) { answered.set_value(); }); });
-      done.wait();
-    }
-  }
-
   Copies& memory() { return *memory_; }
   asio::any_io_executor executor() { return io_.get_executor(); }
-  const std::vector<SplitSave::Server>& links() const { return links_; }
+  ServerSet& servers() { return *servers_; }
   const std::shared_ptr<const image::PageChain>& chain() const { return chain_; }
   std::uint64_t pages() const { return config_.memory_bytes / page_bytes; }
 
   /// For SplitSave.
   Result<SplitSave::Holder> holder(PageNumber page) const {
     const auto owner = memory_->owner(page);
-    if (owner) return *owner < links_.size() ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
+    if (owner) return owner != image_number_ ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
     if (memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
     return SplitSave::Holder::nobody;
   }
@@ -117,7 +95,7 @@ class Network {
 
  private:
   /// One that cannot be had is done without, unless it has a share of the image, or nobody else is left.
-  Status connect_all() {
+  Status connect_all(std::vector<ServerSet::Member>& members) {
     std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
     for (const ServiceConfig::Server& one : config_.servers)
       opening.push_back(std::async(std::launch::async, [this, &one] { return connect(one); }));
@@ -126,8 +104,7 @@ class Network {
       const ServiceConfig::Server& server = config_.servers[i];
       auto link = opening[i].get();
       if (link) {
-        links_.push_back({std::move(*link), server.host});
-        loads_.push_back(&server);
+        members.push_back({.link = std::move(*link), .told = server});
         continue;
       }
       const Error why{link.error().code, fmt::format("memory on {}: {}", server.host, link.error().message)};
@@ -135,7 +112,7 @@ class Network {
       log::warn("pager: {}: done without", why.text());
       missing = why;
     }
-    if (links_.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
+    if (members.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
     return {};
   }
 
@@ -175,12 +152,13 @@ class Network {
     const auto runs = image_->held();
     for (const KindRun& run : runs) had.set({run.first, run.pages});
     run([&] {
-      memory_->adopt(runs, links_.size());
+      memory_->adopt(runs, *image_number_);
       return true;
     });
-    for (std::size_t i = 0; i < links_.size(); ++i) {
-      if (loads_[i]->load.empty()) continue;
-      YADO_TRY(load_at(i, had), fmt::format("memory on {}", links_[i].host));
+    const auto& members = servers_->members();  // nobody changes them yet
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      if (members[i].told.load.empty()) continue;
+      YADO_TRY(load_at(i, had), fmt::format("memory on {}", members[i].told.host));
     }
     if (had.count() != pages()) {
       PageNumber page = 0;
@@ -192,7 +170,7 @@ class Network {
 
   /// What its images have is held by the server from then on.
   Status load_at(std::size_t server, PageBits& had) {
-    const ServiceConfig::Server& saved = *loads_[server];
+    const ServiceConfig::Server& saved = servers_->members()[server].told;
     std::vector<KindRun> wanted = newest_in(saved.parts);
     if (wanted.empty() && !saved.parts.empty()) return {};
     for (; wanted.size() > most_runs; wanted.erase(wanted.begin(), wanted.begin() + most_runs))
@@ -228,7 +206,7 @@ class Network {
   Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0) {
     std::promise<Result<Frame>> answer;
     asio::post(io_, [&] {
-      links_[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); }, flags);
+      servers_->members()[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); }, flags);
     });
     return answer.get_future().get();
   }
@@ -239,11 +217,29 @@ class Network {
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> busy_ = asio::make_work_guard(io_);
   std::thread thread_;
-  std::vector<SplitSave::Server> links_;
-  std::vector<const ServiceConfig::Server*> loads_;  ///< of each link: what it has of the image
   std::shared_ptr<const image::PageChain> chain_;
   std::unique_ptr<ImageServer> image_;
+  std::optional<std::size_t> image_number_;  ///< in Copies
   std::unique_ptr<Copies> memory_;
+  std::unique_ptr<ServerSet> servers_;
+};
+
+/// A checkpoint's saving: as long as it is there, the servers stay the same.
+class Saving {
+ public:
+  Saving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, SplitSave::Options options)
+      : set_(set), save_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), [&network](PageNumber page) { return network.holder(page); }, std::move(options)) {}
+  ~Saving() {
+    save_.reset();
+    set_.end_checkpoint();
+  }
+  Saving(const Saving&) = delete;
+  Saving& operator=(const Saving&) = delete;
+  SplitSave* operator->() { return &*save_; }
+
+ private:
+  ServerSet& set_;
+  std::optional<SplitSave> save_;
 };
 
 /// The cut from which the pager counts changes.
@@ -285,12 +281,17 @@ class Client {
       pager_.set_local_limit(call.value("bytes", std::uint64_t{0}) / page_bytes);
       return json::object();
     }
+    if (what == "servers") return servers(call);
+    if (what == "drained") {
+      YADO_TRY(network_.servers().drained(), "memory");
+      return json::object();
+    }
     if (what == "save") return save(call);
     if (!save_) return fail(Errc::conflict, "\"{}\": no checkpoint is under way on this connection", what);
     if (what == "round") return round();
     Result<json> done = json::object();
     if (what == "fix") {
-      if (const Status fixed = save_->fix(); !fixed) done = std::unexpected(fixed.error());
+      if (const Status fixed = (*save_)->fix(); !fixed) done = std::unexpected(fixed.error());
     } else if (what == "finish") {
       done = finish();
     } else if (what == "keep") {
@@ -304,6 +305,15 @@ class Client {
     return done;
   }
 
+  Result<json> servers(const json& call) {
+    const json local_bytes = call.value("local_bytes", json());
+    if (!local_bytes.is_number_unsigned()) return fail(Errc::invalid_argument, "servers: how many \"local_bytes\"?");
+    YADO_ASSIGN(const auto wanted, servers_from_text(call.value("servers", json()).dump()), "servers");
+    YADO_ASSIGN(const auto notes, network_.servers().change(wanted), "memory");
+    pager_.set_local_limit(local_bytes.get<std::uint64_t>() / page_bytes);
+    return json{{"notes", notes}};
+  }
+
   Result<json> save(const json& call) {
     YADO_TRY(begin(call), "checkpoint");
     return round();
@@ -311,6 +321,7 @@ class Client {
 
   Status begin(const json& call) {
     if (save_) return fail(Errc::conflict, "a checkpoint is under way");
+    YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
     const std::lock_guard lock(kept_.mutex);
     SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), network_.chain()};
     // Of any other base nobody knows what changed since.
@@ -318,14 +329,14 @@ class Client {
     part_ = options.part;
     cut_ = options.cut;
     base_cut_ = options.base_cut;
-    save_.emplace(pager_, network_.memory(), network_.executor(), network_.links(), [this](PageNumber page) { return network_.holder(page); }, std::move(options));
-    const Status begun = save_->begin();
+    save_.emplace(network_.servers(), pager_, network_, std::move(servers), std::move(options));
+    const Status begun = (*save_)->begin();
     if (!begun) save_.reset();
     return begun;
   }
 
   Result<json> round() {
-    const auto done = save_->round();
+    const auto done = (*save_)->round();
     if (!done) {
       save_.reset();
       return std::unexpected(done.error());
@@ -335,7 +346,7 @@ class Client {
 
   Result<json> finish() {
     const auto recency = pager_.by_recency();
-    const auto shares = save_->finish();
+    const auto shares = (*save_)->finish();
     if (!shares) return std::unexpected(shares.error());
     image::WorkingSet used{.guest_pages = pager_.pages(), .pages = {}};
     for (const PageNumber page : recency) used.pages.push_back(image::PageNumber{page});
@@ -345,7 +356,7 @@ class Client {
 
   Result<std::vector<SplitSave::Share>> keep() {
     const std::lock_guard lock(kept_.mutex);
-    auto shares = save_->keep();
+    auto shares = (*save_)->keep();
     if (shares) kept_.cut = cut_;
     return shares;
   }
@@ -361,10 +372,13 @@ class Client {
     const PagerFigures now = pager_.figures();
     json servers = json::array();
     const auto [counts, redundancy] = network_.run([&] {
-      for (const SplitSave::Server& one : network_.links()) {
+      const auto& members = network_.servers().members();
+      for (std::size_t i = 0; i < members.size(); ++i) {
+        const ServerSet::Member& one = members[i];
+        if (!one.link || one.gone) continue;
         const auto& traffic = one.link->traffic();
-        servers.push_back({{"host", one.host}, {"alive", one.link->alive()}, {"bytes_sent", traffic.bytes_sent},
-                           {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().pages_at(servers.size())}});
+        servers.push_back({{"host", one.told.host}, {"alive", one.link->alive()}, {"leaving", one.leaving}, {"bytes_sent", traffic.bytes_sent},
+                           {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().pages_at(i)}});
       }
       return std::pair(network_.memory().counts(), network_.memory().pages_without_redundancy());
     });
@@ -395,7 +409,7 @@ class Client {
   KeptCut& kept_;
   image::CutId cut_, base_cut_;  ///< of the checkpoint under way
   fs::path part_;
-  std::optional<SplitSave> save_;
+  std::optional<Saving> save_;
 };
 
 /// The pages that were in use when the image was taken, then all others as they lie in it.
@@ -419,7 +433,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
     ::_exit(1);
   };
   Network network(config);
-  YADO_TRY(network.open(seed, lost), "pager");
+  YADO_TRY(network.open(seed), "pager");
   YADO_ASSIGN(const wire::UnixListener listener, wire::make_unix_listener(config.control.native(), 0600), "pager");
   YADO_TRY(os::write_all(ready, "ok"), "pager");
   ready.reset();
@@ -430,6 +444,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
   Pager pager(memory, network.memory(), network.executor(),
               {{.pages = memory.pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
   YADO_TRY(memory.go(), "pager");
+  network.servers().start(pager);
   if (network.chain()) pager.prefetch(prefetch_order(config, *network.chain()));
 
   KeptCut kept;
@@ -444,58 +459,12 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
     clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config, kept).serve(); });
   }
   listener.file.remove();
-  network.end();
+  network.servers().end_sessions();
   // Clients may wait for what will not come: nothing of this process is needed any more.
   ::_exit(0);
 }
 
 }  // namespace
-
-bool ServiceConfig::operator==(const ServiceConfig& other) const { return to_text(*this) == to_text(other); }
-
-std::string to_text(const ServiceConfig& config) {
-  json servers = json::array();
-  for (const auto& server : config.servers) servers.push_back(to_json(server));
-  json images = json::array();
-  for (const auto& parts : config.image) images.push_back(texts(parts));
-  return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
-              {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
-              {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)}}
-      .dump(2);
-}
-
-Result<ServiceConfig> config_from_text(std::string_view text) {
-  try {
-    const json all = json::parse(text);
-    ServiceConfig config;
-    config.control = all.at("control").get<std::string>();
-    config.identity = all.at("identity").get<std::string>();
-    all.at("memory_bytes").get_to(config.memory_bytes);
-    all.at("local_bytes").get_to(config.local_bytes);
-    all.at("prefetch_pages").get_to(config.prefetch_pages);
-    all.at("copies").get_to(config.copies);
-    all.at("session").get_to(config.session);
-    all.at("epoch").get_to(config.epoch);
-    for (const json& one : all.at("servers")) {
-      ServiceConfig::Server& server = config.servers.emplace_back();
-      one.at("host").get_to(server.host);
-      one.at("unix_path").get_to(server.unix_path);
-      one.at("address").get_to(server.address);
-      one.at("port").get_to(server.port);
-      one.at("expected_peer").get_to(server.expected_peer);
-      one.at("quota_bytes").get_to(server.quota_bytes);
-      one.at("load").get_to(server.load);
-      for (const json& part : one.at("parts")) server.parts.emplace_back(part.get<std::string>());
-    }
-    for (const json& one : all.at("image")) {
-      auto& parts = config.image.emplace_back();
-      for (const json& part : one) parts.emplace_back(part.get<std::string>());
-    }
-    return config;
-  } catch (const json::exception& error) {
-    return fail(Errc::corrupt, "a pager's configuration: {}", error.what());
-  }
-}
 
 int run_service(const fs::path& path) {
   ::signal(SIGPIPE, SIG_IGN);

@@ -9,6 +9,9 @@
 //   do        fields                                    answer besides "ok"
 //   figures                                             see PagerService::figures
 //   limit     bytes                                     —
+//   servers   local_bytes, servers: as in the           notes: [text]   (what is not quite as asked for)
+//             configuration, without load
+//   drained                                             —             (when nobody is being emptied any more)
 //   save      part, name, cut, base_cut, base           pages, left, base_cut   (begins; the workload runs on). What changed since the
 //                                                                               cut that was kept last, if `base_cut` is that
 //                                                                               one; else all, and the answer's is empty
@@ -16,6 +19,11 @@
 //   fix                                                 —             (the workload stands still before, until the answer)
 //   finish                                              shares: [{host, pages, bytes, sum}]
 //   keep                                                shares, now with the sum of each server's manifest
+//
+// `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
+// then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
+// error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint, and a checkpoint
+// during a change, is a conflict.
 //
 // Errors are numbered as everywhere (base/error.hpp).
 
@@ -39,6 +47,7 @@ struct ServiceConfig {
     std::uint16_t port = 0;
     std::string expected_peer;
     std::uint64_t quota_bytes = 0;
+    bool leaving = false;      ///< in use, but emptied from the start: into the local memory as far as it has room, then to the others
     std::vector<std::string> load;  ///< images in its store that hold a share of this memory, the self-contained one first
     /// Of `image`'s directories those of parts whose logs this server has: it loads the pages that are newest there. None: all it has.
     std::vector<std::filesystem::path> parts;
@@ -59,6 +68,9 @@ struct ServiceConfig {
 };
 std::string to_text(const ServiceConfig& config);
 Result<ServiceConfig> config_from_text(std::string_view text);
+/// As a JSON array, which the call `servers` takes.
+std::string to_text(const std::vector<ServiceConfig::Server>& servers);
+Result<std::vector<ServiceConfig::Server>> servers_from_text(std::string_view text);
 
 /// The process: returns when the workload's process has ended (0), or when this memory cannot be kept (1).
 int run_service(const std::filesystem::path& config);

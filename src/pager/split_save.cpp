@@ -66,7 +66,7 @@ Status SplitSave::begin() {
     remote_.drop_duplicates();
     // Who is dead by now has nothing any more; who dies from here on ends this checkpoint.
     for (std::size_t i = 0; i < servers_.size(); ++i)
-      if (servers_[i].link->alive()) taking_part_.push_back(i);
+      if (servers_[i].link && servers_[i].link->alive()) taking_part_.push_back(i);
     dropped.set_value();
   });
   dropped.get_future().wait();

@@ -31,7 +31,7 @@ class SplitSave {
     std::shared_ptr<const image::PageChain> image;  ///< what the memory was restored from, as far as it lies on this host's disk
   };
   struct Server {
-    std::shared_ptr<ServerLink> link;
+    std::shared_ptr<ServerLink> link;  ///< null, or dead: takes no part
     std::string host;
   };
   /// What one host saved.

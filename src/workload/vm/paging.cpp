@@ -169,4 +169,16 @@ Result<std::string> ask_pager(const fs::path& control, const std::string& call) 
   return answer.dump();
 }
 
+Result<std::vector<std::string>> change_memory_servers(const fs::path& control, std::uint64_t local_bytes,
+                                                       const std::vector<pager::ServiceConfig::Server>& servers) {
+  const json call{{"do", "servers"}, {"local_bytes", local_bytes}, {"servers", json::parse(to_text(servers))}};
+  YADO_ASSIGN(const std::string answer, ask_pager(control, call.dump()), "memory");
+  return json::parse(answer).value("notes", std::vector<std::string>());
+}
+
+Status wait_until_drained(const fs::path& control) {
+  YADO_TRY(ask_pager(control, R"({"do":"drained"})"), "memory");
+  return {};
+}
+
 }  // namespace yado::vm

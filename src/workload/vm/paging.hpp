@@ -85,4 +85,11 @@ class PagedMemory final : public MemoryPart {
 /// One call of the pager's (pager/service.hpp), on a connection of its own; the answer's JSON text. For `figures` and `limit`.
 Result<std::string> ask_pager(const std::filesystem::path& control, const std::string& call);
 
+/// The memory lies here and on these from now on (pager/service.hpp, `servers`). Returns when they are connected: what is not quite as
+/// asked for. Whoever is not named is emptied meanwhile.
+Result<std::vector<std::string>> change_memory_servers(const std::filesystem::path& control, std::uint64_t local_bytes,
+                                                       const std::vector<pager::ServiceConfig::Server>& servers);
+/// Returns when nobody is being emptied any more. Error no_space: somebody could not be.
+Status wait_until_drained(const std::filesystem::path& control);
+
 }  // namespace yado::vm

@@ -1,0 +1,232 @@
+#include "pager/server_set.hpp"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <future>
+
+#include "base/check.hpp"
+#include "base/log.hpp"
+
+namespace yado::pager {
+namespace asio = boost::asio;
+
+/// Runs it there and waits.
+template <class Body>
+auto ServerSet::on_network(Body body) {
+  const auto task = std::make_shared<std::packaged_task<decltype(body())()>>(std::move(body));
+  auto result = task->get_future();
+  asio::post(network_, [task] { (*task)(); });
+  return result.get();
+}
+
+ServerSet::ServerSet(asio::any_io_executor network, Copies& memory, std::vector<Member> members, Connect connect)
+    : network_(std::move(network)), memory_(memory), connect_(std::move(connect)), members_(std::move(members)) {
+  on_network([&] {
+    for (std::size_t i = 0; i < members_.size(); ++i)
+      if (members_[i].link) watch(i);
+    memory_.on_settled([this] {
+      for (std::size_t i = 0; i < drains_.size(); ++i) drains_[i].second->go_on();
+    });
+  });
+}
+
+void ServerSet::watch(std::size_t number) {
+  members_[number].link->on_dead([this, number](const Error& why) {
+    log::error("pager: {}", why.text());
+    memory_.server_died(number);
+  });
+}
+
+void ServerSet::start(Pager& pager) {
+  on_network([&] {
+    pager_ = &pager;
+    for (std::size_t i = 0; i < members_.size(); ++i)
+      if (members_[i].told.leaving) drain(i, true);
+  });
+}
+
+// ---- a change --------------------------------------------------------------------------------------------------------
+
+std::optional<std::size_t> ServerSet::member_for(const ServiceConfig::Server& server) const {
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    const Member& member = members_[i];
+    const auto where = [](const ServiceConfig::Server& one) { return std::tie(one.host, one.unix_path, one.address, one.port); };
+    if (member.link && member.link->alive() && !member.gone && where(member.told) == where(server)) return i;
+  }
+  return std::nullopt;
+}
+
+/// Those that stay are not emptied any more from here on: their sessions must not end meanwhile.
+Result<ServerSet::Plan> ServerSet::plan(const std::vector<ServiceConfig::Server>& wanted) {
+  if (checkpoint_) return fail(Errc::conflict, "a checkpoint of this memory is under way: its servers cannot change now");
+  Plan plan;
+  for (const ServiceConfig::Server& server : wanted)
+    if (const auto number = member_for(server)) plan.stay.push_back(*number);
+    else plan.missing.push_back(server);
+  const auto in_use = static_cast<std::size_t>(std::ranges::count_if(members_, [](const Member& member) { return !member.link || member.link->alive(); }));
+  if (in_use + plan.missing.size() > Copies::most_servers)
+    return fail(Errc::no_space, "{} servers hold this memory (an image on this host counts, and those that are being emptied), {} more are too many: at most {} can",
+                in_use, plan.missing.size(), Copies::most_servers);
+  changing_ = true;
+  for (const std::size_t number : plan.stay)
+    if (keep(number)) plan.were_leaving.push_back(number);
+  return plan;
+}
+
+/// All of them or none.
+Result<std::vector<std::shared_ptr<ServerLink>>> ServerSet::connect_all(const std::vector<ServiceConfig::Server>& missing) {
+  std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
+  for (const ServiceConfig::Server& one : missing)
+    opening.push_back(std::async(std::launch::async, [this, &one] { return connect_(one); }));
+  std::vector<std::shared_ptr<ServerLink>> links;
+  std::optional<Error> failed;
+  for (std::size_t i = 0; i < opening.size(); ++i) {
+    auto link = opening[i].get();
+    if (link) links.push_back(std::move(*link));
+    else failed = Error{link.error().code, fmt::format("memory on {}: {}", missing[i].host, link.error().message)};
+  }
+  if (!failed) return links;
+  asio::post(network_, [links = std::move(links)] {
+    for (const auto& link : links) link->end([link](const Status&) { link->close(); });
+  });
+  return std::unexpected(*failed);
+}
+
+Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConfig::Server>& wanted) {
+  const std::lock_guard one_at_a_time(change_mutex_);
+  {
+    std::unique_lock lock(mutex_);  // a session that is about to end is not taken up again
+    something_ended_.wait(lock, [&] { return closing_ == 0; });
+  }
+  YADO_ASSIGN(const Plan plan, on_network([&] { return this->plan(wanted); }), "servers");
+  const auto links = connect_all(plan.missing);
+  return on_network([&]() -> Result<std::vector<std::string>> {
+    changing_ = false;
+    std::erase_if(drains_, [](const auto& drain) { return drain.second->at_rest(); });
+    if (!links) {
+      for (const std::size_t number : plan.were_leaving) drain(number, false);
+      return std::unexpected(links.error());
+    }
+    note([&] { could_not_leave_.clear(); });
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+      const Member& member = members_[i];
+      if (member.link && member.link->alive() && !member.leaving && std::ranges::count(plan.stay, i) == 0) drain(i, false);
+    }
+    for (std::size_t i = 0; i < plan.missing.size(); ++i) add(plan.missing[i], (*links)[i]);
+    std::vector<std::string> notes;
+    for (const ServiceConfig::Server& server : wanted)
+      if (const auto number = member_for(server); number && members_[*number].told.quota_bytes != server.quota_bytes)
+        notes.push_back(fmt::format("{} keeps its quota of {} bytes", server.host, members_[*number].told.quota_bytes));
+    return notes;
+  });
+}
+
+void ServerSet::add(const ServiceConfig::Server& server, std::shared_ptr<ServerLink> link) {
+  const auto number = memory_.add_server(link.get());
+  YADO_CHECK(number.has_value(), "plan() counted them");
+  if (*number == members_.size()) members_.emplace_back();
+  Member& member = members_[*number];
+  if (member.link) member.link->close();
+  member = {.link = std::move(link), .told = server};
+  if (!member.link->alive()) return memory_.server_died(*number);  // died before anybody watched
+  watch(*number);
+}
+
+void ServerSet::drain(std::size_t number, bool bring_first) {
+  members_[number].leaving = true;
+  note([&] { ++leaving_; });
+  const auto bring = [this](const std::vector<PageNumber>& pages) {
+    std::vector<PageNumber> here;
+    const std::size_t come = pager_->bring(pages, here);
+    if (!here.empty()) memory_.kept(here);
+    return come;
+  };
+  const auto ask_move = [this](const Copies::Moving& moving, PageServer::Done done) { move(moving, std::move(done)); };
+  const auto done = [this, number](const Status& status) { drained(number, status); };
+  drains_.emplace_back(number, std::make_unique<Drain>(memory_, number, Drain::Ways{ask_move, bring, bring_first}, done));
+  asio::post(network_, [drain = drains_.back().second.get()] { drain->go_on(); });
+}
+
+/// Named again while it is being emptied: true.
+bool ServerSet::keep(std::size_t number) {
+  if (!members_[number].leaving) return false;
+  for (auto& [of, drain] : drains_)
+    if (of == number) drain->cancel();
+  members_[number].leaving = false;
+  note([&] { --leaving_; });
+  return true;
+}
+
+void ServerSet::move(const Copies::Moving& moving, PageServer::Done done) {
+  const ServiceConfig::Server& to = members_[moving.to].told;
+  const ServerAddress address{to.unix_path, to.address, to.port, to.expected_peer};
+  members_[moving.from].link->move(runs_of(moving.pages), address, members_[moving.to].link->instance(), [done = std::move(done)](const Result<std::uint64_t>& moved) {
+    done(moved ? Status{} : Status(std::unexpected(moved.error())));
+  });
+}
+
+/// Nothing of ours is on it any more, and nothing that was asked of it is unanswered in front of END.
+void ServerSet::drained(std::size_t number, const Status& status) {
+  Member& member = members_[number];
+  member.leaving = false;
+  if (!status) {
+    log::warn("pager: {} keeps pages: {}", member.told.host, status.error().message);
+    return note([&] {
+      could_not_leave_.push_back(fmt::format("{} keeps pages: {}", member.told.host, status.error().message));
+      --leaving_;
+    });
+  }
+  note([&] { ++closing_; });
+  member.gone = true;
+  member.link->end([this, link = member.link](const Status&) {
+    link->close();
+    note([&] { --closing_, --leaving_; });
+  });
+}
+
+void ServerSet::note(const std::function<void()>& change) {
+  {
+    const std::lock_guard lock(mutex_);
+    change();
+  }
+  something_ended_.notify_all();
+}
+
+Status ServerSet::drained() {
+  std::unique_lock lock(mutex_);
+  something_ended_.wait(lock, [&] { return leaving_ == 0; });
+  if (could_not_leave_.empty()) return {};
+  return fail(Errc::no_space, "{}", fmt::join(could_not_leave_, "; "));
+}
+
+// ---- beside it -------------------------------------------------------------------------------------------------------
+
+Result<std::vector<SplitSave::Server>> ServerSet::begin_checkpoint() {
+  return on_network([&]() -> Result<std::vector<SplitSave::Server>> {
+    if (checkpoint_) return fail(Errc::conflict, "a checkpoint of this memory is under way");
+    if (changing_ || std::ranges::any_of(members_, &Member::leaving))
+      return fail(Errc::conflict, "the hosts of this memory are changing: a checkpoint can begin when they have changed");
+    checkpoint_ = true;
+    std::vector<SplitSave::Server> servers;
+    for (const Member& member : members_) servers.push_back({member.link, member.told.host});
+    return servers;
+  });
+}
+
+void ServerSet::end_checkpoint() {
+  on_network([&] { checkpoint_ = false; });
+}
+
+void ServerSet::end_sessions() {
+  std::vector<std::future<void>> answers;
+  const auto members = on_network([&] { return members_; });
+  for (const Member& member : members) {
+    if (!member.link) continue;
+    const auto answered = std::make_shared<std::promise<void>>();
+    answers.push_back(answered->get_future());
+    asio::post(network_, [link = member.link, answered] { link->end([answered](const Status&) { answered->set_value(); }); });
+  }
+  for (auto& answer : answers) answer.wait();
+}
+
+}  // namespace yado::pager

@@ -1,0 +1,86 @@
+#pragma once
+// The memory servers of one memory, which come and go while it is in use. What they are told lives on the network's thread;
+// marked calls come from any other one and wait.
+
+#include <boost/asio/any_io_executor.hpp>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "pager/drain.hpp"
+#include "pager/pager.hpp"
+#include "pager/server_link.hpp"
+#include "pager/service.hpp"
+#include "pager/split_save.hpp"
+
+namespace yado::pager {
+
+class ServerSet {
+ public:
+  /// By its number in Copies.
+  struct Member {
+    std::shared_ptr<ServerLink> link;  ///< null: the image on this host
+    ServiceConfig::Server told;
+    bool leaving = false;              ///< is being emptied
+    bool gone = false;                 ///< was emptied, its session has ended
+  };
+  /// Connects to one, on any thread but the network's.
+  using Connect = std::function<Result<std::shared_ptr<ServerLink>>(const ServiceConfig::Server&)>;
+  /// `memory` was made of these, in their order, and on `network`; both outlive this.
+  ServerSet(boost::asio::any_io_executor network, Copies& memory, std::vector<Member> members, Connect connect);
+  ServerSet(const ServerSet&) = delete;
+  ServerSet& operator=(const ServerSet&) = delete;
+
+  const std::vector<Member>& members() const { return members_; }  ///< on the network's thread
+
+  // ---- from other threads ----
+  /// Pages that find no room elsewhere come to `pager`. Those that were to leave from the start begin to.
+  void start(Pager& pager);
+  /// These are to hold the memory from now on: the missing ones are connected, all others are emptied. Returns what is not as asked
+  /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), those of connecting.
+  Result<std::vector<std::string>> change(const std::vector<ServiceConfig::Server>& wanted);
+  /// Waits until nobody is being emptied. Error no_space: since the last change somebody could not be, and stays.
+  Status drained();
+  /// While a checkpoint is under way the set does not change. Error conflict: it is changing.
+  Result<std::vector<SplitSave::Server>> begin_checkpoint();
+  void end_checkpoint();
+  /// Nobody needs the pages any more. Waits for each server's answer, or death.
+  void end_sessions();
+
+ private:
+  template <class Body>
+  auto on_network(Body body);
+  std::optional<std::size_t> member_for(const ServiceConfig::Server& server) const;
+  struct Plan {
+    std::vector<ServiceConfig::Server> missing;
+    std::vector<std::size_t> stay, were_leaving;
+  };
+  Result<Plan> plan(const std::vector<ServiceConfig::Server>& wanted);
+  Result<std::vector<std::shared_ptr<ServerLink>>> connect_all(const std::vector<ServiceConfig::Server>& missing);
+  void add(const ServiceConfig::Server& server, std::shared_ptr<ServerLink> link);
+  void watch(std::size_t number);
+  void drain(std::size_t number, bool bring_first);
+  bool keep(std::size_t number);
+  void drained(std::size_t number, const Status& status);
+  void move(const Copies::Moving& moving, PageServer::Done done);
+  void note(const std::function<void()>& change);
+
+  boost::asio::any_io_executor network_;
+  Copies& memory_;
+  Connect connect_;
+  Pager* pager_ = nullptr;                       // the network's thread
+  std::vector<Member> members_;                  // the network's thread
+  std::vector<std::pair<std::size_t, std::unique_ptr<Drain>>> drains_;  // the network's thread
+  bool checkpoint_ = false, changing_ = false;   // the network's thread
+
+  std::mutex change_mutex_;                      ///< one change at a time
+  std::mutex mutex_;
+  std::condition_variable something_ended_;
+  unsigned leaving_ = 0, closing_ = 0;           // guarded by mutex_
+  std::vector<std::string> could_not_leave_;     // guarded by mutex_
+};
+
+}  // namespace yado::pager

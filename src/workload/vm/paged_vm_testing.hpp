@@ -1,0 +1,136 @@
+#pragma once
+// For tests of guests whose memory is split: real QEMU, real pager, real memory servers; a guest that checks every word.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <csignal>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "os/clock.hpp"
+#include "os/file.hpp"
+#include "pager/image_archive.hpp"
+#include "pager/memory_server.hpp"
+#include "workload/vm/testing.hpp"
+
+namespace yado::vm::testing {
+
+namespace fs = std::filesystem;
+
+#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
+#define EXPECT_OK(result) EXPECT_TRUE((result).has_value())
+
+inline constexpr std::uint64_t memory_bytes = 128_MiB;
+inline constexpr unsigned pattern_mib = 48;
+
+/// Tests whose name has "Process" are left out under tsan (./run): they fork.
+class PagedVmTest : public ::testing::Test {
+ protected:
+  struct Host {
+    std::string name;
+    std::unique_ptr<pager::MemoryServer> server;
+    std::string socket() const { return path.native(); }
+    fs::path path;
+  };
+
+  void SetUp() override {
+    if (const std::string reason = why_not(); !reason.empty()) GTEST_SKIP() << reason;
+    for (const char* name : {"h2", "h3"}) add_host(name);
+  }
+  void TearDown() override {
+    vm_.reset();
+    hosts_.clear();
+    if (IsSkipped()) return;
+    EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1) << "a child is left";
+  }
+
+  void add_host(const std::string& name) {
+    Host& host = hosts_[name];
+    host.name = name;
+    host.path = directory_.path() / (name + ".sock");
+    pager::MemoryServer::Options options{.capacity_pages = 4 * memory_bytes / 4096};
+    options.archive = std::make_shared<pager::DirectoryArchive>(directory_.path() / "store" / name, name);
+    host.server = std::make_unique<pager::MemoryServer>(std::move(options));
+    ASSERT_OK(host.server->listen_unix(host.socket(), 0600));
+  }
+
+  Place place(const std::string& name, std::uint64_t local, const std::vector<std::string>& over, unsigned copies = 1) {
+    Place made{.directory = directory_.path() / name, .cgroup = fmt::format("yado-test/{}-{}", directory_.path().filename().native(), name)};
+    fs::create_directories(made.directory);
+    Paging paging{.program = {YADO_PAGER_PROGRAM}};
+    paging.config.local_bytes = local;
+    paging.config.copies = copies;
+    paging.config.session = name;
+    paging.config.epoch = ++epoch_;
+    for (const std::string& host : over)
+      paging.config.servers.push_back({.host = host, .unix_path = hosts_[host].socket(), .quota_bytes = memory_bytes});
+    made.paging = paging;
+    return made;
+  }
+  VmSpec spec() const { return verifier(memory_bytes, pattern_mib); }
+
+  void boot(const Place& where) {
+    auto started = Vm::start(spec(), where, qemu());
+    ASSERT_OK(started);
+    vm_.emplace(std::move(*started));
+    const auto filled = vm_->console().wait_for("GUEST filled", hang);
+    ASSERT_OK(filled);
+  }
+  /// An image of it: device-state, disk and this host's share below `directory`, the others in the stores of their hosts.
+  struct Image {
+    std::string name;
+    Saved saved;
+    image::CutId cut;
+    std::vector<MemoryShare> shares;
+    image::CutId base_cut;
+    std::vector<std::vector<fs::path>> chain;  ///< of every image of the chain the parts of pages, all of them
+    fs::path directory;
+    ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties}; }
+  };
+  void checkpoint(Image& image, const Image* base = nullptr) {
+    image.directory = directory_.path() / image.name;
+    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(image.directory / part);
+    image.cut = image::CutId::of(image.name);
+    PagedMemory memory({.control = vm_->pager(), .part = image.directory / "memory", .name = image.name, .cut = image.cut,
+                        .base_cut = base ? base->cut : image::CutId(), .base = base ? base->name : "", .progress = {}});
+    auto saved = vm_->save(image.directory / "device-state", image.directory / "disk", memory);
+    ASSERT_OK(saved);
+    image.saved = std::move(*saved);
+    ASSERT_OK(memory.keep());
+    image.shares = memory.shares();
+    image.base_cut = memory.base_cut();
+    if (base) image.chain = base->chain;
+    auto& parts = image.chain.emplace_back(std::vector<fs::path>{image.directory / "memory"});
+    for (const MemoryShare& share : image.shares)
+      if (!share.host.empty()) parts.push_back(share_of(image.name, share.host));
+  }
+  fs::path share_of(const std::string& image, const std::string& host) const {
+    return directory_.path() / "store" / host / (image + "." + host) / ("pages-" + host);
+  }
+  void restore(const Image& image, Place where) {
+    PagedMemory nothing({});
+    auto restored = Vm::restore(spec(), where, qemu(), image.parts(), nothing);
+    ASSERT_OK(restored);
+    vm_.emplace(std::move(*restored));
+  }
+  void expect_flawless() {
+    const auto verdict = verify(*vm_);
+    ASSERT_OK(verdict);
+    EXPECT_TRUE(flawless(*verdict)) << ::testing::PrintToString(*verdict);
+  }
+  /// Lets it write for a while, without asking what the time is.
+  void write_a_while(char mode, int looks = 20) {
+    ASSERT_OK(vm_->console().send(std::string(1, mode)));
+    ASSERT_OK(vm_->console().wait_for("GUEST mode", hang));
+    for (int i = 0; i < looks; ++i) {
+      ASSERT_OK(vm_->console().send("s"));
+      ASSERT_OK(vm_->console().wait_for("GUEST is", hang));
+    }
+  }
+
+  image::TemporaryDirectory directory_;
+  std::map<std::string, Host> hosts_;
+  std::optional<Vm> vm_;
+  std::uint64_t epoch_ = 0;
+};
+
+}  // namespace yado::vm::testing
