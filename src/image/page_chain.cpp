@@ -134,6 +134,20 @@ Status PageChain::read(PageNumber page, PageBuffer contents) const {
   return place.part->read(place.page, contents);
 }
 
+PageSet PageChain::here() const {
+  std::vector<PageRange> ranges;
+  for (const Segment& segment : segments_)
+    if (segment.part->has_log()) ranges.push_back(segment.pages);
+  return normalised(std::move(ranges));
+}
+
+PageSet PageChain::newest_in(const PagePart& part) const {
+  std::vector<PageRange> ranges;
+  for (const Segment& segment : segments_)
+    if (segment.part == &part) ranges.push_back(segment.pages);
+  return normalised(std::move(ranges));
+}
+
 std::vector<PlacedPage> PageChain::live(const PagePart& part) const {
   std::vector<PlacedPage> pages;
   for (const Segment& segment : segments_) {

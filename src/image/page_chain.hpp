@@ -38,6 +38,18 @@ class PageChain {
   /// The newest record. The chain has `page`.
   Place find(PageNumber page) const;
   Status read(PageNumber page, PageBuffer contents) const;
+  /// The newest record of every page, in the order of pages: visit(PageNumber, const PagePart&, const PageRecord&). Far less work than
+  /// to find one after the other.
+  template <class Visit>
+  void visit(Visit visit) const {
+    for (const Segment& segment : segments_)
+      for (std::uint64_t i = 0; i < segment.pages.count; ++i)
+        visit(PageNumber{segment.pages.begin() + i}, *segment.part, segment.part->index().at(segment.position + i));
+  }
+  /// Pages whose newest record is one of a part whose log is here.
+  PageSet here() const;
+  /// Of one of its parts.
+  PageSet newest_in(const PagePart& part) const;
   /// Those records of one of its parts that nothing newer supersedes, for PagePart::scan.
   std::vector<PlacedPage> live(const PagePart& part) const;
 

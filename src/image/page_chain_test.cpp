@@ -89,6 +89,15 @@ class ImagePageChainTest : public testing::Test {
         return Status();
       }));
     EXPECT_EQ(seen, model);
+    // One after the other, in their order.
+    std::uint64_t next = 0;
+    chain.visit([&](PageNumber number, const PagePart& part, const PageRecord& record) {
+      EXPECT_EQ(value_of(number), next++);
+      const PageChain::Place place = chain.find(number);
+      EXPECT_TRUE(place.part == &part && place.page.record == record) << "page " << value_of(number);
+    });
+    EXPECT_EQ(next, chain.guest_pages());
+    EXPECT_EQ(chain.here(), all_pages(chain.guest_pages()));
   }
 
   TemporaryDirectory directory_;

@@ -49,15 +49,10 @@ ImageServer::ImageServer(asio::any_io_executor executor, std::shared_ptr<const i
     : executor_(std::move(executor)), chain_(std::move(chain)), name_(std::move(name)) {}
 
 std::vector<KindRun> ImageServer::held() const {
-  std::vector<image::PlacedPage> all;
-  for (const image::PagePart* part : chain_->parts()) {
-    if (!part->has_log()) continue;
-    const auto live = chain_->live(*part);
-    all.insert(all.end(), live.begin(), live.end());
-  }
-  std::ranges::sort(all, {}, &image::PlacedPage::page);
   std::vector<KindRun> runs;
-  for (const image::PlacedPage& placed : all) append(runs, image::value_of(placed.page), placed.record.zero() ? PageKind::zero : PageKind::data);
+  chain_->visit([&](image::PageNumber page, const image::PagePart& part, const image::PageRecord& record) {
+    if (part.has_log()) append(runs, image::value_of(page), record.zero() ? PageKind::zero : PageKind::data);
+  });
   return runs;
 }
 

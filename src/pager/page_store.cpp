@@ -363,7 +363,7 @@ Result<std::uint64_t> PageStore::load(const Owner& owner, std::shared_ptr<const 
     return fail(Errc::conflict, "the image is of a guest of {} pages, not of {}", chain->guest_pages(), pages_);
   if (const auto other = this->chain(); disk_pages_ > 0 && other->cut() != chain->cut())
     return fail(Errc::conflict, "{} pages of the cut {} have yet to be loaded", disk_pages_.load(), other->cut().hex());
-  std::vector<std::pair<PageNumber, bool>> missing;  // and whether it has data
+  std::vector<KindRun> missing;
   std::uint64_t with_data = 0, there = 0;
   for (const KindRun& run : wanted)
     for (PageNumber page = run.first; page < run.first + run.pages; ++page, ++there) {
@@ -372,7 +372,7 @@ Result<std::uint64_t> PageStore::load(const Owner& owner, std::shared_ptr<const 
       const bool data = !place.page.record.zero();
       if (data && !place.part->has_log())
         return fail(Errc::unavailable, "page {} lies in part {}, whose log is not here", page, place.part->name());
-      missing.emplace_back(page, data);
+      append(missing, page, data ? PageKind::data : PageKind::zero);
       with_data += data;
     }
   if (data_pages_ + disk_pages_ + with_data > quota_pages_)
@@ -381,10 +381,11 @@ Result<std::uint64_t> PageStore::load(const Owner& owner, std::shared_ptr<const 
     const std::lock_guard moment(chain_mutex_);
     chain_ = std::move(chain);
   }
-  for (const auto& [page, data] : missing) {
-    const std::lock_guard shard(mutex_of(page));
-    set(page, data ? on_disk : zero);
-  }
+  for (const KindRun& run : missing)
+    for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
+      const std::lock_guard shard(mutex_of(page));
+      set(page, run.kind == PageKind::data ? on_disk : zero);
+    }
   return there;
 }
 

@@ -1,6 +1,8 @@
 #include "pager/service.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -35,6 +37,7 @@ using nlohmann::json;
 namespace {
 
 constexpr int hook_descriptor = 3, ready_descriptor = 4;
+constexpr std::uint64_t most_pages_of_run = std::numeric_limits<std::uint32_t>::max();
 
 json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
 
@@ -148,6 +151,11 @@ class Network {
 
   /// Every page must be had from somebody.
   Status adopt() {
+    // All hosts at once, this one among them.
+    const auto& members = servers_->members();  // nobody changes them yet
+    std::vector<std::future<Result<Frame>>> loading(members.size());
+    for (std::size_t i = 0; i < members.size(); ++i)
+      loading[i] = ask_to_load(i);
     PageBits had(pages());
     const auto runs = image_->held();
     for (const KindRun& run : runs) had.set({run.first, run.pages});
@@ -155,10 +163,11 @@ class Network {
       memory_->adopt(runs, *image_number_);
       return true;
     });
-    const auto& members = servers_->members();  // nobody changes them yet
     for (std::size_t i = 0; i < members.size(); ++i) {
-      if (members[i].told.load.empty()) continue;
-      YADO_TRY(load_at(i, had), fmt::format("memory on {}", members[i].told.host));
+      if (!loading[i].valid()) continue;
+      const std::string where = fmt::format("memory on {}: ", members[i].told.host);
+      YADO_TRY(loading[i].get(), where + "load");
+      YADO_TRY(list_of(i, had), where + "list");
     }
     if (had.count() != pages()) {
       PageNumber page = 0;
@@ -168,17 +177,10 @@ class Network {
     return {};
   }
 
-  /// What its images have is held by the server from then on.
-  Status load_at(std::size_t server, PageBits& had) {
-    const ServiceConfig::Server& saved = servers_->members()[server].told;
-    std::vector<KindRun> wanted = newest_in(saved.parts);
-    if (wanted.empty() && !saved.parts.empty()) return {};
-    for (; wanted.size() > most_runs; wanted.erase(wanted.begin(), wanted.begin() + most_runs))
-      YADO_TRY(ask(server, Operation::load, make_load({{wanted.begin(), wanted.begin() + most_runs}, saved.load}), flag_more), "load");
-    YADO_TRY(ask(server, Operation::load, make_load({std::move(wanted), saved.load})), "load");
-    // What it has of these it says in its list.
+  /// What its images have is held by the server once they are loaded: it says so in its list.
+  Status list_of(std::size_t server, PageBits& had) {
     for (PageNumber from = 0; from < pages();) {
-      YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)), "list");
+      YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)).get(), "list");
       YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::listing), "list");
       if (batch.runs.empty()) break;
       for (const KindRun& one : batch.runs) had.set({one.first, one.pages});
@@ -191,24 +193,33 @@ class Network {
     return {};
   }
 
-  /// The pages whose newest record is in one of these parts of the chain.
-  std::vector<KindRun> newest_in(const std::vector<fs::path>& directories) const {
-    std::vector<PageNumber> pages;
-    for (const image::PagePart* part : chain_->parts())
-      if (std::ranges::find(directories, fs::path(part->name())) != directories.end())
-        for (const image::PlacedPage& placed : chain_->live(*part)) pages.push_back(image::value_of(placed.page));
-    std::ranges::sort(pages);
-    std::vector<KindRun> runs;
-    for (const PageNumber page : pages) append(runs, page, PageKind::wanted);
-    return runs;
+  /// Answered when all that is to be had from it is loaded: of a chain the pages whose newest record is in one of its logs. Nothing: not asked.
+  std::future<Result<Frame>> ask_to_load(std::size_t server) {
+    const ServiceConfig::Server& saved = servers_->members()[server].told;
+    std::vector<KindRun> wanted;
+    for (const image::PageRange& range : newest_in(saved.parts))
+      for (std::uint64_t at = range.begin(); at < range.end(); at += most_pages_of_run)
+        wanted.push_back({at, static_cast<std::uint32_t>(std::min(most_pages_of_run, range.end() - at)), PageKind::wanted});
+    if (saved.load.empty() || (wanted.empty() && !saved.parts.empty())) return {};
+    for (; wanted.size() > most_runs; wanted.erase(wanted.begin(), wanted.begin() + most_runs))
+      (void)ask(server, Operation::load, make_load({{wanted.begin(), wanted.begin() + most_runs}, saved.load}), flag_more);
+    return ask(server, Operation::load, make_load({std::move(wanted), saved.load}));
   }
 
-  Result<Frame> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0) {
-    std::promise<Result<Frame>> answer;
-    asio::post(io_, [&] {
-      servers_->members()[server].link->request(operation, std::move(body), [&](Result<Frame> frame) { answer.set_value(std::move(frame)); }, flags);
+  image::PageSet newest_in(const std::vector<fs::path>& parts) const {
+    std::vector<image::PageRange> pages;
+    for (const image::PagePart* part : chain_->parts())
+      if (std::ranges::find(parts, fs::path(part->name())) != parts.end()) std::ranges::copy(chain_->newest_in(*part), std::back_inserter(pages));
+    return image::normalised(std::move(pages));
+  }
+
+  std::future<Result<Frame>> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0) {
+    auto answer = std::make_shared<std::promise<Result<Frame>>>();
+    auto future = answer->get_future();
+    asio::post(io_, [link = servers_->members()[server].link, operation, body = std::move(body), answer, flags]() mutable {
+      link->request(operation, std::move(body), [answer](Result<Frame> frame) { answer->set_value(std::move(frame)); }, flags);
     });
-    return answer.get_future().get();
+    return future;
   }
 
   const ServiceConfig& config_;
@@ -412,15 +423,15 @@ class Client {
   std::optional<Saving> save_;
 };
 
-/// The pages that were in use when the image was taken, then all others as they lie in it.
+/// The pages that were in use when the image was taken, then all others in their order, which is that of a first round in its file.
 std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain& chain) {
   std::vector<PageNumber> order;
   for (const fs::path& part : config.image.back())
     if (const auto used = image::read_working_set(part))
       for (const image::PageNumber page : used->pages) order.push_back(image::value_of(page));
-  for (const image::PagePart* part : chain.parts())
-    for (const image::PlacedPage& placed : chain.live(*part))
-      if (!placed.record.zero()) order.push_back(image::value_of(placed.page));
+  chain.visit([&](image::PageNumber page, const image::PagePart&, const image::PageRecord& record) {
+    if (!record.zero()) order.push_back(image::value_of(page));
+  });
   return order;
 }
 

@@ -15,13 +15,9 @@ namespace {
 
 constexpr std::size_t most_sessions = 1024;  // their page tables are not part of any quota
 
-/// Of what is in a log on this host.
-image::PageSet all_here(const image::PageChain& chain) {
-  std::vector<image::PageRange> pages;
-  for (const image::PagePart* part : chain.parts())
-    if (part->has_log())
-      for (const image::PlacedPage& placed : chain.live(*part)) pages.push_back({placed.page, 1});
-  return image::normalised(std::move(pages));
+bool lies_in(const image::PageSet& set, const image::PageRange& range) {
+  const auto after = std::ranges::upper_bound(set, range.begin(), {}, &image::PageRange::begin);
+  return after != set.begin() && range.end() <= std::prev(after)->end();
 }
 
 std::vector<KindRun> runs_of_set(const image::PageSet& set) {
@@ -149,30 +145,34 @@ Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::ve
       return fail(Errc::conflict, "LOAD: changes are counted from the cut {}, the image is of the cut {}", kept_cut_->hex(),
                   chain->cut().hex());
   }
-  if (wanted.empty()) wanted = all_here(*chain);
+  const image::PageSet here = chain->here();
+  if (wanted.empty()) wanted = here;
   for (const image::PageRange& range : wanted)
-    for (std::uint64_t page = range.begin(); page < range.end(); ++page)
-      if (!chain->has(image::PageNumber{page})) return fail(Errc::not_found, "LOAD: page {} is in none of {}", page, fmt::join(names, ", "));
+    if (!lies_in(here, range)) return fail(Errc::not_found, "LOAD: of pages {} to {} not all are in {}", range.first, range.end() - 1, fmt::join(names, ", "));
   YADO_ASSIGN(const std::uint64_t pages, store_.load(owner, chain, runs_of_set(wanted)), "LOAD");
   chain_ = store_.chain();
-  for (const image::PagePart* part : chain_->parts()) {
-    Source source{part, part->has_log() ? chain_->live(*part) : std::vector<image::PlacedPage>{}};
-    std::erase_if(source.pages, [&](const image::PlacedPage& page) {
-      return page.record.zero() || !image::contains(wanted, page.page);
-    });
-    if (!source.pages.empty()) sources_.push_back(std::move(source));
-  }
+  for (const image::PagePart* part : chain_->parts())
+    if (part->has_log()) sources_.push_back({part, wanted, std::nullopt});
   const std::lock_guard lock(mutex_);
   kept_cut_ = chain_->cut();
   return pages;
 }
 
+/// Listed when it is its turn: not while somebody waits for the answer to LOAD.
+std::size_t Session::Source::left(const image::PageChain& chain) {
+  if (!pages) {
+    pages = chain.live(*part);
+    std::erase_if(*pages, [&](const image::PlacedPage& page) { return page.record.zero() || !image::contains(wanted, page.page); });
+  }
+  return pages->size() - next;
+}
+
 bool Session::bring_in(std::size_t most) {
-  while (!sources_.empty() && sources_.back().next == sources_.back().pages.size()) sources_.pop_back();
+  while (!sources_.empty() && sources_.back().left(*chain_) == 0) sources_.pop_back();
   if (ended_ || sources_.empty()) return false;
   Source& source = sources_.back();
-  const std::size_t count = std::min(most, source.pages.size() - source.next);
-  const std::span some(source.pages.data() + source.next, count);
+  const std::size_t count = std::min(most, source.left(*chain_));
+  const std::span some(source.pages->data() + source.next, count);
   source.next += count;
   const auto install = [&](image::PageNumber page, std::optional<image::PageContents> content) -> Status {
     if (content) store_.fetch_from_disk(*chain_, image::value_of(page), *content);

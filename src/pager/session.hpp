@@ -70,8 +70,10 @@ class Session {
   std::vector<image::PageRange> wanted_;        // guarded by mutex_
   struct Source {
     const image::PagePart* part;
-    std::vector<image::PlacedPage> pages;       ///< in file order
+    image::PageSet wanted;
+    std::optional<std::vector<image::PlacedPage>> pages;  ///< in file order
     std::size_t next = 0;
+    std::size_t left(const image::PageChain& chain);
   };
   std::shared_ptr<const image::PageChain> chain_;  // the archiver's
   std::vector<Source> sources_;                    // the archiver's

@@ -78,6 +78,12 @@ Result<json> exchange(const os::Fd& socket, std::string& heard, const std::strin
 }  // namespace
 
 Result<PagerProcess> PagerProcess::start(const Paging& paging, const fs::path& directory, std::uint64_t memory_bytes) {
+  YADO_ASSIGN(PagerProcess made, begin(paging, directory, memory_bytes), "start");
+  YADO_TRY(made.wait_ready(), "start");
+  return made;
+}
+
+Result<PagerProcess> PagerProcess::begin(const Paging& paging, const fs::path& directory, std::uint64_t memory_bytes) {
   PagerProcess made;
   pager::ServiceConfig config = paging.config;
   config.memory_bytes = memory_bytes;
@@ -101,9 +107,14 @@ Result<PagerProcess> PagerProcess::start(const Paging& paging, const fs::path& d
   };
   YADO_ASSIGN(made.process_, os::spawn(spawn), "pager");
   YADO_TRY(os::replace_text(directory / "pager.pid", fmt::format("{}\n", made.process_.pidfd().pid())), "pager");
-  ready.write.reset();
-  const std::string said = read_to_end(ready.read);
-  if (said == "ok") return made;
+  made.ready_ = std::move(ready.read);
+  return made;
+}
+
+Status PagerProcess::wait_ready() {
+  const os::Fd ready = std::move(ready_);
+  const std::string said = read_to_end(ready);
+  if (said == "ok") return {};
   const std::size_t colon = said.find(':');
   if (colon == std::string::npos) return fail(Errc::internal, "the pager ended before it was ready");
   return fail(static_cast<Errc>(std::atoi(said.c_str())), "{}", said.substr(colon + 1));

@@ -21,8 +21,12 @@ struct Paging {
 /// The process. Killed and reaped at destruction; it ends by itself after QEMU.
 class PagerProcess {
  public:
-  /// Returns when it is connected to all servers and knows where every page is. `directory`: of the instance.
+  /// begin, then wait_ready. `directory`: of the instance.
   static Result<PagerProcess> start(const Paging& paging, const std::filesystem::path& directory, std::uint64_t memory_bytes);
+  /// QEMU may be started from now on: it waits for the pager where it needs it.
+  static Result<PagerProcess> begin(const Paging& paging, const std::filesystem::path& directory, std::uint64_t memory_bytes);
+  /// Returns when it is connected to all servers and knows where every page is. Errors are the pager's.
+  Status wait_ready();
   /// What QEMU inherits, and its environment.
   const os::Fd& hook() const { return hook_; }
   const os::Fd& library() const { return library_; }
@@ -34,7 +38,7 @@ class PagerProcess {
 
  private:
   os::Process process_;
-  os::Fd hook_, library_;
+  os::Fd hook_, library_, ready_;
   std::filesystem::path control_;
 };
 

@@ -147,7 +147,7 @@ struct Vm::State {
                          {console_ends.theirs.get(), console_descriptor},
                          {memory.get(), memory_descriptor}};
     if (place.paging) {
-      YADO_ASSIGN(pager, PagerProcess::start(*place.paging, place.directory, spec.memory_bytes), "VM");
+      YADO_ASSIGN(pager, PagerProcess::begin(*place.paging, place.directory, spec.memory_bytes), "VM");
       spawn.environment = {fmt::format("LD_PRELOAD=/proc/self/fd/{}", hook_descriptor), fmt::format("YADO_PAGES_MEMORY=/proc/self/fd/{}", memory_descriptor),
                            fmt::format("YADO_PAGES_PAGER=fd:{}", pager_descriptor)};
       spawn.descriptors.emplace_back(pager->hook().get(), pager_descriptor);
@@ -158,7 +158,10 @@ struct Vm::State {
     spawn.in_child = [this] { return cgroup.add(::getpid()); };
     YADO_ASSIGN(process, os::spawn(spawn), "VM");
     YADO_ASSIGN(pidfd, os::Pidfd::open(process.pidfd().pid()), "VM");
-    if (pager) pager->let_go();
+    if (pager) {
+      pager->let_go();
+      YADO_TRY(pager->wait_ready(), "VM");  // while QEMU starts
+    }
     monitor_ends.theirs.reset();
     console_ends.theirs.reset();
     error.write.reset();
