@@ -189,8 +189,9 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   if (!result) {
     operation.not_before = now + pause_after(operation.failures++);
     // A holder's copy is damaged, and nobody can say how many are: a new image replaces them all.
-    // So is one of which a share is nowhere any more; and no delta goes on from either.
-    if (!build && (result.error().code == Errc::corrupt || result.error().code == Errc::not_found)) {
+    // So does one of an image of which a share is nowhere any more; and no delta goes on from either.
+    const bool share_lost = checkpoints_owner(record.spec) && result.error().code == Errc::not_found;
+    if (!build && (result.error().code == Errc::corrupt || share_lost)) {
       workload.renew_image = true;
       workload.renew_delta = false;
     }
