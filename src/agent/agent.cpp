@@ -18,6 +18,7 @@
 #include "os/file.hpp"
 #include "os/process.hpp"
 #include "workload/container/criu.hpp"
+#include "workload/vm/driver.hpp"
 
 namespace yado::agent {
 
@@ -396,6 +397,7 @@ void Agent::Impl::tell_images() {
     if (manifest.member_of || (by_criu && config.criu.empty())) continue;
     if (!images->current(manifest, core.spec(manifest.workload))) continue;
     present.insert(id);
+    if (manifest.properties.contains(vm::servers_property)) continue;  // for one raise only, which names it
     if (auto [at, first] = taken_ms.try_emplace(manifest.workload, manifest.created_wall_ms);
         first || at->second <= manifest.created_wall_ms) {
       at->second = manifest.created_wall_ms;

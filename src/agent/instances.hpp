@@ -73,6 +73,8 @@ class Instances {
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(InstanceId id, workload::PartDirectories parts);
   /// The same of an instance that runs on; `image` becomes of it.
   boost::asio::awaitable<Result<workload::Properties>> checkpoint_running(InstanceId id, workload::PartDirectories parts, workload::NewImage image);
+  /// It stands frozen afterwards, for host `to` to go on with.
+  boost::asio::awaitable<Result<workload::Properties>> hand_over(InstanceId id, workload::PartDirectories parts, HostId to);
   /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
   boost::asio::awaitable<Status> prove(InstanceId id, WorkloadSpec spec, ImageSource source);
 

@@ -40,6 +40,7 @@ std::string told_of(const image::Manifest& manifest, const HostId& here, const s
 asio::awaitable<Result<CallReply>> SideCalls::run(AgentCall what) {
   if (auto* c = std::get_if<BuildCall>(&what)) co_return co_await build(std::move(*c));
   if (auto* c = std::get_if<PullCall>(&what)) co_return co_await pull(std::move(*c));
+  if (auto* c = std::get_if<HandoverCall>(&what)) co_return co_await hand_over(std::move(*c));
   CallReply reply;
   if (auto* c = std::get_if<DropImageCall>(&what)) {
     const Status removed = co_await around_.images.remove(c->image);
@@ -217,6 +218,43 @@ asio::awaitable<void> SideCalls::keep_indices(image::Manifest manifest, std::vec
     }
     if (!kept) log::warn("{} on {}: {}", member.id, member.host, kept.error().text());
   }
+}
+
+/// What is no page becomes an image, for the next host to pull.
+asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
+  CallReply reply;
+  if (const auto known = around_.images.all().find(call.image); known != around_.images.all().end()) {
+    reply.image = around_.images.report(known->second);  // asked again
+    co_return reply;
+  }
+  auto hash = co_await around_.images.fresh_spec_hash(call.spec);
+  if (!hash) co_return std::unexpected(hash.error());
+  auto begun = around_.images.store().begin(call.image);
+  if (!begun) co_return std::unexpected(begun.error());
+  const auto draft = std::make_shared<image::Draft>(std::move(*begun));
+  std::vector<image::Part> parts = parts_of(call.spec.kind);
+  std::erase_if(parts, [](const image::Part& part) { return part.type == image::PartType::pages; });
+  workload::PartDirectories directories;
+  for (const image::Part& part : parts) {
+    const auto directory = draft->part_directory(part.name);
+    if (!directory) co_return std::unexpected(directory.error());
+    directories.emplace(part.name, *directory);
+  }
+  auto properties = co_await around_.instances.hand_over(call.instance, std::move(directories), call.to);
+  if (!properties) co_return std::unexpected(properties.error());
+  image::Manifest manifest;
+  manifest.id = call.image;
+  manifest.workload = call.spec.name;
+  manifest.spec_hash = *hash;
+  manifest.created_wall_ms = os::wall_ms();
+  manifest.parts = parts;
+  manifest.properties = std::move(*properties);
+  std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
+  auto committed = co_await around_.workers.run(std::move(commit));
+  if (!committed) co_return std::unexpected(committed.error());
+  co_await around_.images.added(*committed);
+  reply.image = around_.images.report(*committed);
+  co_return reply;
 }
 
 /// An image that is no share has the `spec_hash`.

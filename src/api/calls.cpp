@@ -15,6 +15,7 @@ void to_json(json& j, const RaiseCall& v) {
   j = json{{"workload", v.workload.str()}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}};
   if (v.spec) j["spec"] = *v.spec;
   if (v.image) j["image"] = v.image->str();
+  if (v.only_image) j["only_image"] = true;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, RaiseCall& v) {
@@ -23,7 +24,8 @@ void read_json(const json& j, const std::string& path, Status& status, RaiseCall
       .required("workload", v.workload)
       .required("instance", v.instance)
       .required("epoch", v.epoch)
-      .optional("image", v.image);
+      .optional("image", v.image)
+      .optional("only_image", v.only_image);
 }
 
 void to_json(json& j, const PrepareCall& v) {
@@ -73,6 +75,19 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall&
       .required("image", v.image)
       .required("from", v.from)
       .optional("members", v.members);
+}
+
+void to_json(json& j, const HandoverCall& v) {
+  j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"to", v.to.str()}};
+}
+
+void read_json(const json& j, const std::string& path, Status& status, HandoverCall& v) {
+  Fields(j, path, status)
+      .required("spec", v.spec)
+      .required("instance", v.instance)
+      .required("epoch", v.epoch)
+      .required("image", v.image)
+      .required("to", v.to);
 }
 
 namespace {

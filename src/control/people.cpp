@@ -219,18 +219,19 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
   const WorkloadView* view = find(views, id);
   const bool stateful = view && view->record.spec.kind == Kind::vm && view->record.spec.vm.split;
   // It would go back to its last checkpoint, or to its beginning: only for who says so.
-  if (stateful && !from_image)
-    co_return fail(Errc::unsupported, "{} has split memory, and such VMs are not moved live yet: `yado checkpoint {}`, then `yado restore {}` goes on from there",
-                   id, id, id);
+  if (stateful && !from_image && !host)
+    co_return fail(Errc::invalid_argument, "{} has split memory: name the host that it shall go on on", id);
+  const bool live = stateful && !from_image;
   if (split) {
     WorkloadSpec changed = view ? view->record.spec : WorkloadSpec();
     changed.vm.split = *split;
     if (view)
       if (Status good = spec::check(changed); !good) co_return std::unexpected(good.error());
-    if (Status set = core_.set_split(id, *split); !set) co_return std::unexpected(set.error());
+    if (Status set = live ? Status() : core_.set_split(id, *split); !set) co_return std::unexpected(set.error());
   }
   auto [number, question] = new_question();
-  core_.move(number, id, std::move(host), os::now());
+  if (live) core_.move_live(number, id, *host, std::move(split), os::now());
+  else core_.move(number, id, std::move(host), os::now());
   settle();
   auto answer = co_await answer_to(number, question, responder);
   if (!answer) co_return std::unexpected(answer.error());

@@ -5,7 +5,7 @@
 namespace yado {
 
 std::string_view name_of(const AgentCall& call) {
-  static constexpr std::array<std::string_view, 8> names{"raise", "prepare", "build",      "pull",
+  static constexpr std::array<std::string_view, 9> names{"raise", "prepare", "build",      "pull",   "handover",
                                                          "stop",  "sleep",   "drop-image", "inspect"};
   static_assert(names.size() == std::variant_size_v<AgentCall>);
   return names[call.index()];

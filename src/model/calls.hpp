@@ -20,6 +20,7 @@ struct RaiseCall {
   InstanceId instance;
   Epoch epoch;
   std::optional<ImageId> image;
+  bool only_image = false;  ///< no other way: what was handed over runs on, or nothing does
   bool operator==(const RaiseCall&) const = default;
 };
 
@@ -60,6 +61,17 @@ struct PullCall {
   bool operator==(const PullCall&) const = default;
 };
 
+/// A VM with split memory, `instance`, moves to host `to` while it runs: what is here goes to the memory servers, and then it stands frozen, to be
+/// thawed by a later raise here if nobody goes on with it. `image`: the name of the rest (devices, disks), for that host to pull.
+struct HandoverCall {
+  WorkloadSpec spec;
+  InstanceId instance;
+  Epoch epoch;
+  ImageId image;
+  HostId to;
+  bool operator==(const HandoverCall&) const = default;
+};
+
 struct StopCall {
   WorkloadId workload;
   InstanceId instance;
@@ -91,7 +103,7 @@ struct InspectCall {
 };
 
 using AgentCall =
-    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, StopCall, SleepCall, DropImageCall, InspectCall>;
+    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall>;
 
 /// The answer to any of them; what a call does not fill stays empty.
 struct CallReply {

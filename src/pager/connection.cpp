@@ -102,8 +102,9 @@ Status Connection::welcome(const Frame& frame) {
   YADO_ASSIGN(hello_, parse_hello(frame.body), "HELLO");
   if (parts_.admits && !parts_.admits(peer_)) return fail(Errc::permission, "{} may have no memory here", peer_);
   YADO_ASSIGN(const Sessions::Opened opened, parts_.sessions.open(hello_, peer_), "HELLO");
-  if (opened.replaced)  // what the owner of an earlier life began, nobody ends
-    asio::post(parts_.archiver.io, [session = opened.replaced] { session->abandon({}); });
+  if (opened.abandoned)  // what the owner of an earlier life began, nobody ends
+    asio::post(parts_.archiver.io, [session = opened.abandoned] { session->abandon({}); });
+  if (hello_.role == Role::heir) hello_.role = Role::owner;
   if (hello_.role == Role::owner) YADO_TRY(opened.session->store().take_over(owner()), "HELLO");
   session_ = opened.session;
   hello_deadline_.guard(nullptr);
@@ -114,7 +115,8 @@ Status Connection::welcome(const Frame& frame) {
 
 bool Connection::may(Operation operation) const {
   switch (hello_.role) {
-    case Role::owner: return true;
+    case Role::owner:
+    case Role::heir: return true;
     case Role::looker: return operation == Operation::list || operation == Operation::stat;
     case Role::mover: return operation == Operation::put || operation == Operation::stat;
   }
@@ -178,6 +180,7 @@ Status Connection::list(const Frame& frame) {
 }
 
 Status Connection::end(const Frame& frame) {
+  if (session_->store().owner() != owner()) return fail(Errc::stale_epoch, "END: session {} has another owner", hello_.session);
   YADO_TRY(parts_.sessions.end(hello_.session), "END");
   done(frame.header.id);
   return {};

@@ -44,6 +44,13 @@ Copies::Servers Copies::alive() const {
   return servers;
 }
 
+Copies::Servers Copies::writable() const {
+  Servers servers = 0;
+  for (std::size_t i = 0; i < servers_.size(); ++i)
+    if (servers_[i]->writable()) servers |= bit(i);
+  return servers;
+}
+
 // ---- fetch ---------------------------------------------------------------------------------------------------------
 
 struct Copies::Fetching {
@@ -213,7 +220,7 @@ void Copies::store(Evicted evicted, Stored stored) {
 /// Puts a page into the group of those servers that shall get it, besides those that `has` it.
 void Copies::plan(const std::shared_ptr<Storing>& storing, std::size_t which, Servers tried, Servers has, Groups& groups) {
   const unsigned missing = options_.copies - static_cast<unsigned>(std::popcount(has));
-  const Servers to = occupy(storing->evicted.piece.pages[which], missing, alive() & static_cast<Servers>(~tried));
+  const Servers to = occupy(storing->evicted.piece.pages[which], missing, alive() & static_cast<Servers>(~tried), storing->evicted.to);
   const std::vector<bool>& unchanged = storing->evicted.unchanged;
   auto& group = groups[{to, !unchanged.empty() && unchanged[which]}];
   if (!group) group = std::make_shared<Group>();

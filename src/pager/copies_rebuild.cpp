@@ -28,9 +28,21 @@ void Copies::server_died(std::size_t server) {
 /// Its only content is remote, and held too few times. What lies on a disk, in an image, does not die with a host.
 bool Copies::short_of_copies(const Entry& entry) const {
   if (entry.zero || entry.storing > 0 || entry.resident || entry.holders == 0) return false;
-  for (std::size_t i = 0; i < servers_.size(); ++i)
-    if ((entry.holders & bit(i)) != 0 && !servers_[i]->writable()) return false;
-  return std::popcount(entry.holders) < static_cast<int>(options_.copies);
+  const Servers images = entry.holders & static_cast<Servers>(~writable());
+  if (images != 0 && images_count_) return false;
+  return std::popcount(static_cast<Servers>(entry.holders & ~images)) < static_cast<int>(options_.copies);
+}
+
+void Copies::leave_images(bool leave) {
+  images_count_ = !leave;
+  for (PageNumber page = 0; leave && page < entries_.size(); ++page)
+    if (short_of_copies(entries_[page])) rebuild_later(page);
+  rebuild_some();
+}
+
+void Copies::when_rebuilt(std::function<void()> then) {
+  rebuilt_.push_back(std::move(then));
+  rebuild_some();
 }
 
 void Copies::rebuild_later(PageNumber page) { to_rebuild_.insert(page / region_pages * region_pages); }
@@ -42,6 +54,8 @@ void Copies::rebuild_some() {
     rebuild_region(region);
   }
   if (settled_) settled_();
+  if (rebuilding()) return;
+  for (const auto& then : std::exchange(rebuilt_, {})) then();
 }
 
 /// A region's pages that have too few copies are read from one and given to who should have them, too.

@@ -34,9 +34,11 @@ Copies::Servers Copies::targets(PageNumber page, unsigned count, Servers among) 
   return chosen;
 }
 
-/// The same, and takes the room.
-Copies::Servers Copies::occupy(PageNumber page, unsigned count, Servers among) {
-  const Servers to = targets(page, count, among);
+/// The same, `first` before all others, and takes the room.
+Copies::Servers Copies::occupy(PageNumber page, unsigned count, Servers among, std::optional<std::size_t> first) {
+  Servers to = first ? targets(page, count, among & bit(*first)) : Servers{0};
+  if (const unsigned missing = count - static_cast<unsigned>(std::popcount(to)); missing > 0)
+    to |= targets(page, missing, among & static_cast<Servers>(~to));
   set_occupied(entries_[page], entries_[page].occupied | to);
   for (std::size_t server = 0; server < servers_.size(); ++server)
     if ((to & bit(server)) != 0) make_room(server);

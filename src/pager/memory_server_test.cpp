@@ -165,6 +165,30 @@ TEST_F(MemoryServerTest, ALaterConnectionFencesTheEarlierOne) {
   EXPECT_EQ(refusal(old).code, Errc::stale_epoch);
 }
 
+TEST_F(MemoryServerTest, AnHeirGoesOnWithThePagesAndFencesWhoHadThem) {
+  const RawPeer first = open(hello("vm", 1));
+  ASSERT_EQ(first.ask(Operation::put, 2, put_body({{1, 1}, {2, 0}}).bytes)->header.operation, Operation::done);
+  Hello heir = hello("vm", 1);
+  heir.role = Role::heir;
+  EXPECT_EQ(refusal(heir).code, Errc::stale_epoch) << "of the same life";
+  heir.epoch = 2;
+  Hello other = heir;
+  other.quota_pages = 7;
+  EXPECT_EQ(refusal(other).code, Errc::conflict);
+  EXPECT_EQ(first.ask(Operation::get, 3, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}})) << "who was refused changed nothing";
+  const RawPeer second = open(heir);
+  EXPECT_EQ(first.ask(Operation::put, 4, put_body({{1, 66}}).bytes)->error().code, Errc::stale_epoch);
+  EXPECT_EQ(first.ask(Operation::end, 5, {})->error().code, Errc::stale_epoch);
+  EXPECT_EQ(second.ask(Operation::get, 2, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}}));
+  EXPECT_EQ(second.ask(Operation::put, 3, put_body({{3, 3}}).bytes)->header.operation, Operation::done);
+  Hello again = hello("vm", 2);
+  again.epoch = 2;
+  EXPECT_EQ(open(again).ask(Operation::get, 2, runs({{1, 3}}))->contents(), (Contents{{1, 1}, {2, 0}, {3, 3}})) << "a later connection of the heir's";
+  Hello nothing = heir;
+  nothing.session = "another";
+  EXPECT_EQ(refusal(nothing).code, Errc::not_found);
+}
+
 TEST_F(MemoryServerTest, TheInstanceStaysOverConnectionsAndChangesWithTheServer) {
   const auto instance = [&](std::uint64_t generation) {
     return parse_welcome(connect().ask(Operation::hello, 1, make_hello(hello("vm", generation)))->body)->instance;

@@ -81,6 +81,7 @@ class PageTable {
   /// Pages that are here, the last one seen in use first: what an image remembers of it is in use after a restore, too.
   std::vector<PageNumber> by_recency() const;
 
+  std::uint64_t local_limit() const { return local_limit_; }
   PageState state(PageNumber page) const { return entries_[page].state; }
   std::uint64_t pages() const { return entries_.size(); }
   /// The page's content is nowhere but in remote memory, or soon will be.

@@ -47,6 +47,7 @@ void Pager::stop() {
   }
   release_save();
   jobs_there_.notify_all();
+  job_done_.notify_all();
   fault_thread_.join();
   evict_thread_.join();
 }
@@ -90,6 +91,7 @@ Status Pager::perform(Actions& actions) {
     {
       const std::lock_guard lock(jobs_mutex_);
       jobs_.push_back(std::move(action));
+      ++jobs_told_;
     }
     jobs_there_.notify_one();
   }
@@ -215,6 +217,11 @@ void Pager::serve_evictions() {
                                          [&](const Punch& punch) { return this->punch(punch); },
                                          [](const auto&) -> Status { return {}; }},
                                    job);
+    {
+      const std::lock_guard lock(jobs_mutex_);
+      ++jobs_done_;
+    }
+    job_done_.notify_all();
     if (!done) return give_up(done.error());
   }
 }
@@ -294,6 +301,11 @@ void Pager::adopt_local(const PageRun& run) {
 
 void Pager::set_local_limit(std::uint64_t pages) {
   tell_table([&](Actions& actions) { table_.set_local_limit(pages, actions); });
+}
+
+std::uint64_t Pager::local_limit() const {
+  const std::lock_guard lock(table_mutex_);
+  return table_.local_limit();
 }
 
 void Pager::prefetch(std::vector<PageNumber> pages) {
@@ -438,6 +450,42 @@ void Pager::end_save(bool kept) {
   has_cut_ = kept || has_cut_;
   fixed_ = false;
   save_.reset();
+}
+
+// ---- for another main host -----------------------------------------------------------------------------------------
+
+std::vector<bool> Pager::staying(std::span<const PageNumber> pages) {
+  std::vector<bool> stay(pages.size());
+  const std::lock_guard lock(table_mutex_);
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    const PageState state = table_.state(pages[i]);
+    stay[i] = state == PageState::local || state == PageState::unmapped;
+    if (!stay[i] && save_) save_->came(pages[i]);
+  }
+  return stay;
+}
+
+void Pager::save_again(std::span<const PageNumber> pages) {
+  const std::lock_guard lock(table_mutex_);
+  for (const PageNumber page : pages)
+    if (save_) save_->came(page);
+}
+
+void Pager::keep_all() {
+  tell_table([&](Actions& actions) {
+    prefetched_ = to_prefetch_.size();
+    table_.set_local_limit(memory_.pages(), actions);
+  });
+  std::unique_lock lock(jobs_mutex_);
+  job_done_.wait(lock, [&, last = jobs_told_] { return stopping_ || jobs_done_ >= last; });
+}
+
+PageBits Pager::here() const {
+  PageBits bits(memory_.pages());
+  const std::lock_guard lock(table_mutex_);
+  for (PageNumber page = 0; page < memory_.pages(); ++page)
+    if (!table_.needs_remote(page)) bits.set({page, 1});
+  return bits;
 }
 
 PagerFigures Pager::figures() const {

@@ -53,6 +53,7 @@ class Pager {
   /// Before the process is let go: these pages are in the file, out of view.
   void adopt_local(const PageRun& run);
   void set_local_limit(std::uint64_t pages);
+  std::uint64_t local_limit() const;
   /// Fetches these in the background, in this order, as long as there is room. Once.
   void prefetch(std::vector<PageNumber> pages);
   /// Fetches pages that shall be here: how many of them, from the first on, are coming or here; the others find no room. `here`: those
@@ -84,6 +85,20 @@ class Pager {
   void release_save();
   Status finish_save(const SaveSink& sink);
   void end_save(bool kept);
+
+  // Another main host is to go on with this memory: what is here is given to the servers as well (write_back.hpp). In the place of a
+  // checkpoint: begin_save(false) · save_round, again and again · [it stands still for good] keep_all · save_round until nothing is left · end_save(false)
+
+  /// On the network's thread: which of these pages, which save_round gave, stay here for now. The others are on their way out, with a
+  /// store of their own that an older content must not overtake; they count as unsaved again.
+  std::vector<bool> staying(std::span<const PageNumber> pages);
+  /// These count as unsaved again.
+  void save_again(std::span<const PageNumber> pages);
+  /// Nothing is brought in for later any more, and nothing leaves: the limit is off until the next set_local_limit. Returns when what was
+  /// to leave was handed to the network's thread, or has left.
+  void keep_all();
+  /// Pages that are here.
+  PageBits here() const;
   /// Joins the threads; nothing is called after it. The process must have ended, or stands still for ever.
   void stop();
 
@@ -142,7 +157,9 @@ class Pager {
 
   std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held
   std::condition_variable jobs_there_;
+  std::condition_variable job_done_;
   std::deque<Action> jobs_;                               // guarded by jobs_mutex_
+  std::uint64_t jobs_told_ = 0, jobs_done_ = 0;           // guarded by jobs_mutex_
   bool stopping_ = false;                                 // guarded by jobs_mutex_
 
   std::thread fault_thread_, evict_thread_;

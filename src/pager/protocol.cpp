@@ -280,7 +280,7 @@ Result<Hello> parse_hello(Bytes body) {
   const auto flags = in.take<std::uint32_t>();
   hello.role = static_cast<Role>(flags);
   hello.session = in.take_text(most_name_bytes);
-  if (!in.done() || flags > 2) return wrong("HELLO is malformed");
+  if (!in.done() || flags > 3) return wrong("HELLO is malformed");
   if (size != page_bytes) return fail(Errc::unsupported, "HELLO: pages of {} bytes, this program knows {}", size, page_bytes);
   if (hello.pages > most_pages || hello.quota_pages > most_pages) return wrong("HELLO: a size beyond every memory");
   return hello;

@@ -83,7 +83,8 @@ std::vector<KindRun> with_kind(std::span<const PageRun> runs, PageKind kind);
 /// Adds a page behind the others, to the last run where it fits.
 void append(std::vector<KindRun>& runs, PageNumber page, PageKind kind);
 
-enum class Role : std::uint32_t { looker = 0, owner = 1, mover = 2 };
+/// An heir is an owner of a greater epoch who goes on with the session's pages instead of beginning a new one: once welcome, the owner.
+enum class Role : std::uint32_t { looker = 0, owner = 1, mover = 2, heir = 3 };
 
 /// Of a generation: which process of the epoch (upper half); the lower half counts its connections.
 constexpr std::uint32_t life_of(std::uint64_t generation) { return static_cast<std::uint32_t>(generation >> 32); }

@@ -38,6 +38,8 @@ struct Evicted {
   /// By page, or empty: its content is that of the last cut that was kept (not of one under way, which may yet be
   /// abandoned), so that a server which has to be sent it need not save it again.
   std::vector<bool> unchanged;
+  /// The server that is to have them, as far as it has room; none: wherever they belong.
+  std::optional<std::size_t> to;
 };
 
 class RemoteMemory {
@@ -113,6 +115,13 @@ class Copies : public RemoteMemory {
   /// The server that answers for a page in an image; none: it is zero, or nobody has it.
   std::optional<std::size_t> owner(PageNumber page) const;
   void kept(std::span<const PageNumber> pages) override;
+  /// Copies in an image on this host's disk count no more (`false`: again), because this memory is to be had from elsewhere: what is
+  /// nowhere else is copied to servers in the background.
+  void leave_images(bool leave);
+  /// Called once when no copying in the background is left to do, perhaps at once; what finds no room is not waited for.
+  void when_rebuilt(std::function<void()> then);
+  /// Nobody but an image on this host's disk has it, or nobody.
+  bool in_image_only(PageNumber page) const { return !entries_[page].zero && entries_[page].storing == 0 && (entries_[page].holders & writable()) == 0; }
   /// Remote copies of pages that are in the memory file go: before a checkpoint, which would save them twice.
   void drop_duplicates();
   bool lost(PageNumber page) const override {
@@ -158,6 +167,7 @@ class Copies : public RemoteMemory {
 
   // copies.cpp
   Servers alive() const;
+  Servers writable() const;
   void fetch_from_servers(const std::shared_ptr<Fetching>& fetching, const std::vector<PageNumber>& pages);
   std::size_t best_holder(PageNumber page) const;
   void got(const std::shared_ptr<Fetching>& fetching, std::size_t server, const std::vector<PageNumber>& pages,
@@ -177,7 +187,7 @@ class Copies : public RemoteMemory {
   // copies_room.cpp
   std::uint64_t quota(std::size_t server) const;
   Servers targets(PageNumber page, unsigned count, Servers among) const;
-  Servers occupy(PageNumber page, unsigned count, Servers among);
+  Servers occupy(PageNumber page, unsigned count, Servers among, std::optional<std::size_t> first = std::nullopt);
   void set_occupied(Entry& entry, Servers servers);
   void set_resident(Entry& entry, bool resident);
   void make_room(std::size_t server);
@@ -201,6 +211,8 @@ class Copies : public RemoteMemory {
   std::set<PageNumber> waiting_for_room_;  ///< regions whose new copies nobody had room for
   unsigned rebuilds_under_way_ = 0;
   std::function<void()> settled_;
+  std::vector<std::function<void()>> rebuilt_;
+  bool images_count_ = true;
   Counts counts_;
 };
 

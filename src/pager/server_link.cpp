@@ -65,7 +65,7 @@ Result<Batch> answer_about(const std::vector<PageRun>& asked, const Frame& frame
 ServerLink::ServerLink(asio::any_io_executor executor, BlockPool& blocks, std::shared_ptr<const wire::Target> target,
                        const LinkOptions& options)
     : executor_(executor), blocks_(blocks), target_(std::move(target)), hello_(options.hello),
-      patience_(options.patience), watch_timer_(executor) {}
+      patience_(options.patience), instance_(options.instance), watch_timer_(executor) {}
 
 Result<std::shared_ptr<ServerLink>> ServerLink::make(asio::any_io_executor executor, BlockPool& blocks,
                                                      const ServerAddress& address, const LinkOptions& options) {
@@ -97,7 +97,7 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
   const std::shared_ptr<wire::Stream> stream(link, &link->stream());
   auto channel = std::make_shared<Channel>(stream, self->executor_, self->blocks_);
   asio::co_spawn(self->executor_, Channel::write_loop(channel), asio::detached);
-  if (self->hello_.role == Role::owner) ++self->hello_.generation;
+  if (self->hello_.role == Role::owner || self->hello_.role == Role::heir) ++self->hello_.generation;
   channel->send(Operation::hello, hello_id, make_hello(self->hello_));
   auto frame = co_await Channel::receive(channel);
   deadline.guard(nullptr);
@@ -116,6 +116,7 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
   if (self->instance_ && *self->instance_ != welcome->instance)
     co_return refuse({Errc::not_owner, "it was started anew, its pages are gone"});
   self->instance_ = welcome->instance;
+  if (self->hello_.role == Role::heir) self->hello_.role = Role::owner;  // what was inherited is its own
   self->channel_ = std::move(channel);
   const Instant now = self->heard_at_ = os::now();
   for (auto& [id, request] : self->under_way_) {

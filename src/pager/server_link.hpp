@@ -21,6 +21,7 @@ struct LinkOptions {
   Hello hello;                      ///< its generation counts up with every connection
   nanoseconds patience = 5s;        ///< with silence while something is waited for; then once more to be connected again
   const wire::Identity* identity = nullptr;  ///< for TLS; only used by make()
+  std::optional<std::uint64_t> instance;     ///< an heir's: of the session that it expects; any other one is refused
 };
 
 /// One thread: that of `executor`. Dead, for good, when nobody listens there any more (proof), when it has lost the pages

@@ -27,6 +27,7 @@
 #include "pager/image_server.hpp"
 #include "pager/server_set.hpp"
 #include "pager/split_save.hpp"
+#include "pager/write_back.hpp"
 #include "wire/listen.hpp"
 
 namespace yado::pager {
@@ -69,8 +70,11 @@ class Network {
       members.emplace_back();
     }
     memory_ = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, servers);
-    servers_ = std::make_unique<ServerSet>(executor(), *memory_, std::move(members), [this](const ServiceConfig::Server& one) { return connect(one); });
+    servers_ = std::make_unique<ServerSet>(executor(), *memory_, std::move(members), [this](const ServiceConfig::Server& one) { return connect(one, Role::owner); });
     if (chain_) YADO_TRY(adopt(), "image");
+    PageBits had(pages());
+    for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet
+      if (const auto& told = servers_->members()[i].told; told.instance != 0) YADO_TRY(list_of(i, had), fmt::format("memory on {}", told.host));
     return {};
   }
 
@@ -96,12 +100,42 @@ class Network {
     return result.get_future().get();
   }
 
+  /// For main host `to`. What its own server has is meant for its local memory.
+  std::vector<ServiceConfig::Server> to_inherit(const std::string& to) {
+    return run([&] {
+      std::vector<ServiceConfig::Server> servers;
+      for (const ServerSet::Member& one : servers_->members()) {
+        if (!one.link || one.gone || !one.link->alive()) continue;
+        servers.push_back(one.told);
+        servers.back().load.clear();
+        servers.back().instance = one.link->instance();
+        servers.back().leaving = one.told.host == to;
+      }
+      return servers;
+    });
+  }
+
  private:
-  /// One that cannot be had is done without, unless it has a share of the image, or nobody else is left.
+  /// Whoever inherits one session fences the host before: so all of them must be there to be had.
+  Status look_at_heritage() {
+    std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> looking;
+    for (const ServiceConfig::Server& one : config_.servers)
+      if (one.instance != 0) looking.push_back(std::async(std::launch::async, [this, &one] { return connect(one, Role::looker); }));
+    Status all;
+    for (auto& look : looking) {
+      const auto link = look.get();
+      if (link) run([&] { return (*link)->close(), true; });
+      else if (all) all = std::unexpected(link.error());
+    }
+    return all;
+  }
+
+  /// One that cannot be had is done without, unless it has a share of the image or a heritage, or nobody else is left.
   Status connect_all(std::vector<ServerSet::Member>& members) {
+    YADO_TRY(look_at_heritage(), "inherit");
     std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
     for (const ServiceConfig::Server& one : config_.servers)
-      opening.push_back(std::async(std::launch::async, [this, &one] { return connect(one); }));
+      opening.push_back(std::async(std::launch::async, [this, &one] { return connect(one, one.instance != 0 ? Role::heir : Role::owner); }));
     std::optional<Error> missing;
     for (std::size_t i = 0; i < opening.size(); ++i) {
       const ServiceConfig::Server& server = config_.servers[i];
@@ -111,7 +145,7 @@ class Network {
         continue;
       }
       const Error why{link.error().code, fmt::format("memory on {}: {}", server.host, link.error().message)};
-      if (!server.load.empty()) return std::unexpected(why);
+      if (!server.load.empty() || server.instance != 0) return std::unexpected(why);
       log::warn("pager: {}: done without", why.text());
       missing = why;
     }
@@ -119,11 +153,12 @@ class Network {
     return {};
   }
 
-  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server) {
+  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role) {
     LinkOptions options;
     // Of two pagers under one epoch, on one host, the later one is another life.
     const auto life = static_cast<std::uint64_t>(os::now().time_since_epoch() / 125ms) & 0xffffffff;
-    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .session = config_.session};
+    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = config_.session};
+    if (server.instance != 0) options.instance = server.instance;
     if (!config_.identity.empty()) options.identity = &identity_;
     YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
     auto opened = asio::co_spawn(io_, ServerLink::open(link), asio::use_future).get();
@@ -177,7 +212,7 @@ class Network {
     return {};
   }
 
-  /// What its images have is held by the server once they are loaded: it says so in its list.
+  /// What a server holds of the memory, once an image was loaded there, or of a session that was inherited: it says so in its list.
   Status list_of(std::size_t server, PageBits& had) {
     for (PageNumber from = 0; from < pages();) {
       YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)).get(), "list");
@@ -259,6 +294,24 @@ struct KeptCut {
   image::CutId cut;  // guarded by mutex: held from looking at it until the pager has begun, and while it changes
 };
 
+/// A move to another main host: the same.
+class Leaving {
+ public:
+  Leaving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, WriteBack::Options options)
+      : set_(set), back_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), options) {}
+  ~Leaving() {
+    back_.reset();
+    set_.end_checkpoint();
+  }
+  Leaving(const Leaving&) = delete;
+  Leaving& operator=(const Leaving&) = delete;
+  WriteBack* operator->() { return &*back_; }
+
+ private:
+  ServerSet& set_;
+  std::optional<WriteBack> back_;
+};
+
 /// One client of the control socket.
 class Client {
  public:
@@ -298,6 +351,8 @@ class Client {
       return json::object();
     }
     if (what == "save") return save(call);
+    if (what == "leave") return leave(call);
+    if (leaving_) return leaving(what, call);
     if (!save_) return fail(Errc::conflict, "\"{}\": no checkpoint is under way on this connection", what);
     if (what == "round") return round();
     Result<json> done = json::object();
@@ -331,7 +386,7 @@ class Client {
   }
 
   Status begin(const json& call) {
-    if (save_) return fail(Errc::conflict, "a checkpoint is under way");
+    if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
     const std::lock_guard lock(kept_.mutex);
     SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), network_.chain()};
@@ -346,22 +401,62 @@ class Client {
     return begun;
   }
 
+  Result<json> leave(const json& call) {
+    if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
+    YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "move");
+    WriteBack::Options options{.landing = std::nullopt, .local_limit = pager_.local_limit(), .seed = network_.memory().seed()};
+    to_ = call.value("to", "");
+    for (std::size_t i = 0; i < servers.size(); ++i)
+      if (servers[i].link && servers[i].host == to_) options.landing = i;
+    leaving_.emplace(network_.servers(), pager_, network_, std::move(servers), options);
+    return leaving("begin", call);
+  }
+
+  /// The calls of a move; after an error it is over.
+  Result<json> leaving(const std::string& what, const json& call) {
+    Result<json> done = json::object();
+    if (what == "begin" || what == "round") {
+      const Status begun = what == "begin" ? (*leaving_)->begin() : Status();
+      const auto round = begun ? (*leaving_)->round() : std::unexpected(begun.error());
+      done = round ? Result<json>(json{{"pages", round->pages}, {"left", round->left}}) : std::unexpected(round.error());
+    } else if (what == "left") {
+      done = left(call.value("part", ""));
+    } else if (what == "stay") {
+      leaving_.reset();
+      return done;
+    } else {
+      done = fail(Errc::conflict, "\"{}\": a move is under way", what);
+    }
+    if (!done) leaving_.reset();
+    return done;
+  }
+
+  Result<json> left(const fs::path& part) {
+    YADO_TRY(write_order_of_use(part, pager_.by_recency()), "move");
+    YADO_TRY((*leaving_)->finish(), "move");
+    return json{{"servers", json::parse(to_text(network_.to_inherit(to_)))}};
+  }
+
+  Status write_order_of_use(const fs::path& part, const std::vector<PageNumber>& by_recency) const {
+    image::WorkingSet used{.guest_pages = pager_.pages(), .pages = {}};
+    for (const PageNumber page : by_recency) used.pages.push_back(image::PageNumber{page});
+    return image::write_working_set(part, used);
+  }
+
   Result<json> round() {
     const auto done = (*save_)->round();
     if (!done) {
       save_.reset();
       return std::unexpected(done.error());
     }
-    return json{{"pages", done->pages}, {"left", done->left}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}};
+    return json{{"pages", done->pages}, {"left", done->left}};
   }
 
   Result<json> finish() {
     const auto recency = pager_.by_recency();
     const auto shares = (*save_)->finish();
     if (!shares) return std::unexpected(shares.error());
-    image::WorkingSet used{.guest_pages = pager_.pages(), .pages = {}};
-    for (const PageNumber page : recency) used.pages.push_back(image::PageNumber{page});
-    YADO_TRY(image::write_working_set(part_, used), "checkpoint");
+    YADO_TRY(write_order_of_use(part_, recency), "checkpoint");
     return shares_json(*shares);
   }
 
@@ -372,11 +467,11 @@ class Client {
     return shares;
   }
 
-  static json shares_json(const std::vector<SplitSave::Share>& shares) {
+  json shares_json(const std::vector<SplitSave::Share>& shares) const {
     json all = json::array();
     for (const SplitSave::Share& share : shares)
       all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
-    return json{{"shares", std::move(all)}};
+    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}};
   }
 
   Result<json> figures() const {
@@ -421,15 +516,20 @@ class Client {
   image::CutId cut_, base_cut_;  ///< of the checkpoint under way
   fs::path part_;
   std::optional<Saving> save_;
+  std::optional<Leaving> leaving_;
+  std::string to_;  ///< of it
 };
 
 /// The pages that were in use when the image was taken, then all others in their order, which is that of a first round in its file.
-std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain& chain) {
+std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain* chain) {
   std::vector<PageNumber> order;
-  for (const fs::path& part : config.image.back())
+  std::vector<fs::path> parts = chain != nullptr ? config.image.back() : std::vector<fs::path>();
+  if (!config.working_set.empty()) parts.push_back(config.working_set);
+  for (const fs::path& part : parts)
     if (const auto used = image::read_working_set(part))
       for (const image::PageNumber page : used->pages) order.push_back(image::value_of(page));
-  chain.visit([&](image::PageNumber page, const image::PagePart&, const image::PageRecord& record) {
+  if (chain == nullptr) return order;
+  chain->visit([&](image::PageNumber page, const image::PagePart&, const image::PageRecord& record) {
     if (!record.zero()) order.push_back(image::value_of(page));
   });
   return order;
@@ -456,7 +556,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
               {{.pages = memory.pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
   YADO_TRY(memory.go(), "pager");
   network.servers().start(pager);
-  if (network.chain()) pager.prefetch(prefetch_order(config, *network.chain()));
+  if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
 
   KeptCut kept;
   std::vector<std::jthread> clients;

@@ -12,13 +12,16 @@
 //   servers   local_bytes, servers: as in the           notes: [text]   (what is not quite as asked for)
 //             configuration, without load
 //   drained                                             —             (when nobody is being emptied any more)
-//   save      part, name, cut, base_cut, base           pages, left, base_cut   (begins; the workload runs on). What changed since the
-//                                                                               cut that was kept last, if `base_cut` is that
-//                                                                               one; else all, and the answer's is empty
+//   save      part, name, cut, base_cut, base           pages, left   (begins; the workload runs on): what changed since the cut that was
+//                                                                     kept last, if that is `base_cut`, else all
 //   round                                               pages, left   (again)
 //   fix                                                 —             (the workload stands still before, until the answer)
-//   finish                                              shares: [{host, pages, bytes, sum}]
+//   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved
 //   keep                                                shares, now with the sum of each server's manifest
+//   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
+//   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
+//                                                                     from before the call; the order of use is written into `part`)
+//   stay                                                —             (nothing came of it; as when the connection ends)
 //
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
 // then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
@@ -51,6 +54,7 @@ struct ServiceConfig {
     std::vector<std::string> load;  ///< images in its store that hold a share of this memory, the self-contained one first
     /// Of `image`'s directories those of parts whose logs this server has: it loads the pages that are newest there. None: all it has.
     std::vector<std::filesystem::path> parts;
+    std::uint64_t instance = 0;     ///< of a session that is inherited with its pages; 0: a new one is begun
   };
   std::filesystem::path control;   ///< the socket to make
   std::uint64_t memory_bytes = 0;
@@ -64,6 +68,7 @@ struct ServiceConfig {
   /// What to restore: of each image of the chain, the self-contained one first, the directories of its parts of pages, as far as they are on
   /// this host; of a chain of several, of all its parts, perhaps without their logs.
   std::vector<std::vector<std::filesystem::path>> image;
+  std::filesystem::path working_set;  ///< directory with the order in which an inherited memory was in use; empty: none
   bool operator==(const ServiceConfig&) const;
 };
 std::string to_text(const ServiceConfig& config);

@@ -16,7 +16,7 @@ json texts(const std::vector<fs::path>& paths) {
 json to_json(const ServiceConfig::Server& server) {
   return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
           {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"leaving", server.leaving}, {"load", server.load},
-          {"parts", texts(server.parts)}};
+          {"parts", texts(server.parts)}, {"instance", server.instance}};
 }
 
 /// Throws json::exception.
@@ -31,6 +31,7 @@ ServiceConfig::Server server_from_json(const json& one) {
   server.leaving = one.value("leaving", false);
   server.load = one.value("load", std::vector<std::string>());
   for (const std::string& part : one.value("parts", std::vector<std::string>())) server.parts.emplace_back(part);
+  server.instance = one.value("instance", std::uint64_t{0});
   return server;
 }
 
@@ -45,7 +46,8 @@ std::string to_text(const ServiceConfig& config) {
   for (const auto& parts : config.image) images.push_back(texts(parts));
   return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
               {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
-              {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)}}
+              {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)},
+              {"working_set", config.working_set.native()}}
       .dump(2);
 }
 
@@ -62,6 +64,7 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
     all.at("session").get_to(config.session);
     all.at("epoch").get_to(config.epoch);
     for (const json& one : all.at("servers")) config.servers.push_back(server_from_json(one));
+    config.working_set = all.at("working_set").get<std::string>();
     for (const json& one : all.at("image")) {
       auto& parts = config.image.emplace_back();
       for (const json& part : one) parts.emplace_back(part.get<std::string>());

@@ -191,6 +191,17 @@ bool Session::bring_in(std::size_t most) {
 
 // ---- all of them -----------------------------------------------------------------------------------------------------
 
+namespace {
+
+Status same_size(const Session& session, const Hello& hello) {
+  const PageStore& store = session.store();
+  if (store.pages() == hello.pages && store.quota_pages() == hello.quota_pages) return {};
+  return fail(Errc::conflict, "session {} has {} pages and a quota of {}, not {} and {}", hello.session, store.pages(),
+              store.quota_pages(), hello.pages, hello.quota_pages);
+}
+
+}  // namespace
+
 Result<Sessions::Opened> Sessions::open(const Hello& hello, const std::string& peer) {
   if (!valid_name(hello.session)) return fail(Errc::invalid_argument, "\"{}\" is no name of a session", hello.session);
   const std::lock_guard lock(mutex_);
@@ -198,13 +209,20 @@ Result<Sessions::Opened> Sessions::open(const Hello& hello, const std::string& p
   if (const auto found = sessions_.find(hello.session); found != sessions_.end()) {
     const PageStore::Owner now = found->second->store().owner();
     const bool another_life = std::pair(hello.epoch, life_of(hello.generation)) > std::pair(now.epoch, life_of(now.generation));
+    if (hello.role == Role::heir) {
+      if (!another_life) return fail(Errc::stale_epoch, "session {} is at epoch {} already: {} inherits nothing", hello.session, now.epoch, hello.epoch);
+      YADO_TRY(same_size(*found->second, hello), "session");
+      found->second->belongs_to(peer);
+      opened.session = opened.abandoned = found->second;
+      return opened;
+    }
     if (hello.role != Role::owner || !another_life) {
       YADO_ASSIGN(opened.session, join(found->second, hello, peer), "session");
       return opened;
     }
     // Of the workload, perhaps on another host: what the one before kept here is of no use to it.
     found->second->end();
-    opened.replaced = found->second;
+    opened.abandoned = found->second;
     sessions_.erase(found);
   }
   if (hello.role != Role::owner) return fail(Errc::not_found, "there is no session {}", hello.session);
@@ -229,12 +247,10 @@ Result<std::shared_ptr<Session>> Sessions::join(const std::shared_ptr<Session>& 
       return fail(Errc::permission, "{} may not move pages into session {}", peer, hello.session);
     return session;
   }
-  if (session->owner() != peer)
+  // A later owner, perhaps on another host, looks before it inherits.
+  if (hello.role != Role::looker && session->owner() != peer)
     return fail(Errc::permission, "session {} belongs to {}, not to {}", hello.session, session->owner(), peer);
-  const PageStore& store = session->store();
-  if (hello.role == Role::owner && (store.pages() != hello.pages || store.quota_pages() != hello.quota_pages))
-    return fail(Errc::conflict, "session {} has {} pages and a quota of {}, not {} and {}", hello.session, store.pages(),
-                store.quota_pages(), hello.pages, hello.quota_pages);
+  if (hello.role == Role::owner) YADO_TRY(same_size(*session, hello), "session");
   return session;
 }
 

@@ -22,11 +22,19 @@ class Session {
  public:
   Session(std::string name, std::string owner, std::uint64_t instance, PageArena& arena, const Hello& hello,
           std::shared_ptr<PageArchive> archive)
-      : name_(std::move(name)), owner_(std::move(owner)), instance_(instance), archive_(std::move(archive)),
-        store_(arena, hello.pages, hello.quota_pages) {}
+      : name_(std::move(name)), instance_(instance), archive_(std::move(archive)),
+        store_(arena, hello.pages, hello.quota_pages), owner_(std::move(owner)) {}
 
   const std::string& name() const { return name_; }
-  const std::string& owner() const { return owner_; }
+  /// The peer it belongs to.
+  std::string owner() const {
+    const std::lock_guard lock(mutex_);
+    return owner_;
+  }
+  void belongs_to(std::string peer) {
+    const std::lock_guard lock(mutex_);
+    owner_ = std::move(peer);
+  }
   std::uint64_t instance() const { return instance_; }
   PageStore& store() { return store_; }
   const PageStore& store() const { return store_; }
@@ -57,12 +65,13 @@ class Session {
   Result<Saving*> saving(const std::string& name) const;  // mutex_ is held
   void forget_saving();
 
-  const std::string name_, owner_;
+  const std::string name_;
   const std::uint64_t instance_;
   const std::shared_ptr<PageArchive> archive_;
   PageStore store_;
   std::atomic<bool> ended_ = false;
   mutable std::mutex mutex_;
+  std::string owner_;                           // guarded by mutex_
   std::unique_ptr<Saving> saving_;              // guarded by mutex_, changed on the archiver's thread
   std::optional<image::CutId> kept_cut_;        // guarded by mutex_: "changed" counts from it
   std::string kept_name_, kept_sum_;                       // guarded by mutex_
@@ -88,7 +97,7 @@ class Sessions {
   /// The session that a HELLO names, made if need be. Errors: invalid_argument, not_found, permission, conflict, no_space.
   struct Opened {
     std::shared_ptr<Session> session;
-    std::shared_ptr<Session> replaced;  ///< of an earlier life; its draft wants to be abandoned
+    std::shared_ptr<Session> abandoned;  ///< of an earlier life, or inherited from one: its draft wants to be abandoned
   };
   Result<Opened> open(const Hello& hello, const std::string& peer);
   Status end(const std::string& name);

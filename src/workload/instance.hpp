@@ -78,6 +78,11 @@ class Instance {
   /// Writes one instant into the directories and returns the properties that a restore wants back. Whatever the
   /// result, the instance may stand frozen afterwards: thaw or stop it.
   virtual Result<Properties> checkpoint(const PartDirectories& parts, const NewImage& image) const = 0;
+  /// For another host to go on with, `to`: like a checkpoint, but what can be given to others while it runs is, and after a success it stands still
+  /// until it is thawed. The properties say what the other host needs besides the directories.
+  virtual Result<Properties> hand_over(const PartDirectories&, const std::string& /*to*/) const {
+    return fail(Errc::unsupported, "only a VM with split memory is moved while it runs");
+  }
   /// It goes on running while its checkpoint is taken, but for a moment.
   virtual bool runs_during_checkpoint() const { return false; }
   /// Runs a program inside and waits for it.

@@ -69,6 +69,7 @@ bool AgentCore::admit(CallId id, const AgentCall& what) {
   if (const auto* stop = std::get_if<StopCall>(&what)) instance = &stop->instance;
   if (const auto* sleep = std::get_if<SleepCall>(&what)) instance = &sleep->instance;
   if (const auto* inspect = std::get_if<InspectCall>(&what)) instance = &inspect->instance;
+  if (const auto* handover = std::get_if<HandoverCall>(&what)) instance = &handover->instance;
   if (instance)
     if (auto found = instances_.find(*instance); found != instances_.end() && epoch < found->second.report.epoch)
       return refuse(found->second.report.epoch);
@@ -161,13 +162,16 @@ void AgentCore::continue_raise(const WorkloadId& id, Known& known, Instant now) 
   Raise& raise = *known.raise;
   if (!raise.awaits.empty()) return;
   if (!std::exchange(raise.begun, true)) {
-    raise.ways = {Way::cold};
-    if (raise.call.image && images_.contains(*raise.call.image)) raise.ways.push_back(Way::image);
-    if (!frozen_instance(id).empty()) raise.ways.push_back(Way::frozen);
-    const Way best = raise.ways.back();
+    const bool image = raise.call.image && images_.contains(*raise.call.image);
+    raise.ways.clear();
+    if (!raise.call.only_image) raise.ways.push_back(Way::cold);
+    if (image) raise.ways.push_back(Way::image);
+    if (!raise.call.only_image && !frozen_instance(id).empty()) raise.ways.push_back(Way::frozen);
+    if (raise.ways.empty()) raise.detail = fmt::format("image {} is not here", raise.call.image.value_or(ImageId()));
+    const Way best = raise.ways.empty() ? Way::image : raise.ways.back();
     std::ranges::stable_sort(raise.ways,
                              [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
-    if (const Way fastest = raise.ways.back(); fastest != best)
+    if (const Way fastest = raise.ways.empty() ? best : raise.ways.back(); fastest != best)
       raise.detail = fmt::format("{} takes {:.0f} ms here, {} {:.0f} ms", name_of(best), to_ms(expected(known.took, best)),
                                  name_of(fastest), to_ms(expected(known.took, fastest)));
   }

@@ -40,17 +40,13 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
   if (what == "restore") return restore(message, asked);
   if (what == "thaw") return thaw(asked);
   if (what == "checkpoint") return checkpoint(message, asked);
+  if (what == "hand_over") return hand_over(message, asked);
   if (what == "exec") return exec(message, asked);
   if (what == "wait_startup") return wait_startup(message, asked);
   if (what == "promote") return promote(message, asked);
   if (what == "freeze") {
     YADO_TRY(need_instance(), what);
-    when_allowed_ = nullptr;
-    for (const Asked& waiting : std::exchange(waiting_, {}))
-      answer(waiting, fail(Errc::canceled, "it was frozen before it was allowed to run"));
-    if (lease_) lease_->sleep();
-    last_ticket_ = 0;
-    return nothing(freeze());
+    return nothing(put_to_sleep());
   }
   if (what == "signal") {
     int number = 0;
@@ -234,6 +230,42 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
     return result;
   };
   operations_.push_back({asked, "checkpoint", std::move(operation), finish});
+  return std::optional<json>{};
+}
+
+Status Supervisor::put_to_sleep() {
+  when_allowed_ = nullptr;
+  for (const Asked& waiting : std::exchange(waiting_, {}))
+    answer(waiting, fail(Errc::canceled, "it was frozen before it was allowed to run"));
+  if (lease_) lease_->sleep();
+  last_ticket_ = 0;
+  return freeze();
+}
+
+Result<std::optional<json>> Supervisor::hand_over(const json& message, Asked asked) {
+  YADO_TRY(need_instance(), "move");
+  if (!operations_.empty()) return fail(Errc::conflict, "move: {} is under way", operations_.front().what);
+  if (state_ != InstanceState::running) return fail(Errc::conflict, "move: {} is {}", config_.instance, name_of(state_));
+  workload::PartDirectories parts;
+  std::string to;
+  Status status;
+  api::Fields(message, "", status).required("parts", parts).required("to", to);
+  YADO_TRY(status, "move");
+  YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {
+    YADO_ASSIGN(auto properties, instance_->hand_over(parts, to), "move");
+    return json{{"properties", std::move(properties)}};
+  }), "move");
+  const auto finish = [this](Result<json> result, const Operation&) -> Result<json> {
+    if (!instance_) return result;
+    // It stands still already, and nobody here may let it go on but by a thaw.
+    if (result) {
+      YADO_TRY(put_to_sleep(), "move");
+      return result;
+    }
+    if (state_ == InstanceState::running && lease_allows()) (void)instance_->thaw();
+    return result;
+  };
+  operations_.push_back({asked, "hand_over", std::move(operation), finish});
   return std::optional<json>{};
 }
 

@@ -242,6 +242,17 @@ asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, wo
   co_return properties;
 }
 
+asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, workload::PartDirectories parts, HostId to) {
+  json fields = object(epoch, {{"parts", parts}, {"to", to.str()}});
+  const Result<json> answer = co_await call("hand_over", std::move(fields));
+  if (!answer) co_return std::unexpected(answer.error());
+  workload::Properties properties;
+  Status status;
+  api::Fields(*answer, "", status).required("properties", properties);
+  if (!status) co_return std::unexpected(status.error());
+  co_return properties;
+}
+
 asio::awaitable<Result<Exec>> Client::exec(Epoch epoch, std::vector<std::string> command) {
   json fields = object(epoch, {{"command", std::move(command)}});
   const Result<json> answer = co_await call("exec", std::move(fields));

@@ -54,6 +54,8 @@ class Client {
   /// The properties for the image's manifest.
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts, workload::NewImage image,
                                                                   bool leave_running);
+  /// The same; the instance stands frozen afterwards, for `to` to go on with.
+  boost::asio::awaitable<Result<workload::Properties>> hand_over(Epoch epoch, workload::PartDirectories parts, HostId to);
   boost::asio::awaitable<Result<Exec>> exec(Epoch epoch, std::vector<std::string> command);
   boost::asio::awaitable<Status> signal(Epoch epoch, int number);
   boost::asio::awaitable<Result<os::CgroupUse>> stats();

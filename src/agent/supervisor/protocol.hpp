@@ -21,6 +21,7 @@
 //   freeze                                                    —
 //   thaw                                                      —            (exclusive: after the lease came)
 //   checkpoint    parts, image, leave_running                 properties
+//   hand_over     parts, to                                   properties   (it stands frozen afterwards, until thaw or promote)
 //   exec          command                                     code, signal, output (its first 32 KiB), truncated
 //   signal        number                                      —
 //   memory                                                    where the pages of a VM with split memory are (pager/service.hpp, figures)

@@ -73,6 +73,7 @@ Status ControlCore::stop(const WorkloadId& id, Instant now) {
   Record& record = workload->record;
   record.stopped = true;
   workload->owner.reset();
+  if (workload->migration) end_migration(*workload, Error{Errc::canceled, fmt::format("{} was stopped", id)});
   workload->inspection = 0;
   persist(*workload);
   if (record.phase != OwnerPhase::absent && alive(record.host))
@@ -147,7 +148,7 @@ void ControlCore::ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence 
   // A gate turns down routes older than the one it has: what it granted itself is known here, at the latest, by its ask.
   if (record.spec.policy.consistency == Consistency::shared) workload->seen = std::max(workload->seen, observed);
 #ifndef YADO_CANARY_single_flight
-  if (workload->owner || workload->inspection) {
+  if (workload->owner || workload->inspection || workload->migration) {
     workload->waiting.push_back(ask);
     return;
   }
@@ -324,6 +325,8 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
         ++view.owners;
       else if (instance.state == InstanceState::frozen && instance.epoch.counter() + 1 >= record.epoch.counter() &&
                record.phase != OwnerPhase::up && record.spec.policy.lifetime)
+        view.asleep_here = true;
+      else if (stands_for_a_move(workload, instance))
         view.asleep_here = true;
     }
     all.push_back(view);

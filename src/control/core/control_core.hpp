@@ -105,6 +105,9 @@ class ControlCore {
   Status remove(const WorkloadId& id, Instant now);
   /// Move to `host` (or to the best one).
   void move(AskId ask, const WorkloadId& id, std::optional<HostId> host, Instant now);
+  /// A VM with split memory goes on on another host, `to`, while it runs: its pages go to the servers first, then it stands still for a moment.
+  /// Whatever fails, it goes on where it was, or, if its host dies meanwhile, from its last image. With `split` its memory is kept so from then on.
+  void move_live(AskId ask, const WorkloadId& id, const HostId& to, std::optional<Split> split, Instant now);
   /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
   Status set_split(const WorkloadId& id, const Split& split);
   /// Take a new ready image now. `changes`: only what changed since the current one, if that is of this owner and no chain of chain_images;
@@ -191,8 +194,19 @@ class ControlCore {
     std::string why_whole;  ///< of an image that was to be a delta
   };
 
+  /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
+  /// guest is raised where it stands frozen, or found where it went.
+  struct Migration {
+    enum class Step { wait, hand_over, pull, raise } step = Step::wait;
+    AskId ask = 0;
+    HostId from, to;
+    ImageId image;       ///< devices and disks, once it was handed over
+    WorkloadSpec spec;   ///< as it shall be there
+  };
+
   struct Workload {
     Record record;
+    std::optional<Migration> migration;
     std::optional<OwnerOperation> owner;
     CallId inspection = 0;
     std::vector<AskId> waiting;
@@ -212,7 +226,7 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, hand_over, pull_handover } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
@@ -220,6 +234,13 @@ class ControlCore {
     Epoch epoch;
     std::uint64_t revision = 0;
   };
+
+  // migration.cpp
+  void continue_migration(Workload& workload, Instant now);
+  void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void end_migration(Workload& workload, const Error& why);
+  bool stands_for_a_move(const Workload& workload, const InstanceReport& instance) const;
 
   Workload* find(const WorkloadId& id);
   bool alive(const HostId& host) const;

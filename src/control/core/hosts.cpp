@@ -42,6 +42,9 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
     auto found = std::ranges::find(report.instances, record.instance, &InstanceReport::id);
     if (found == report.instances.end() || found->state == InstanceState::exited)
       owner_lost(workload, Evidence::exited, now);
+    else if (found->state == InstanceState::frozen && checkpoints_owner(record.spec) && !workload.migration && !workload.owner &&
+             record.spec.policy.consistency == Consistency::shared && !record.spec.policy.lifetime)
+      begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);  // it was handed over, and nobody knows of a move any more
   }
   for (auto& [id, workload] : workloads_) {
     if (workload.owner) continue_owner(workload, now);
@@ -71,6 +74,7 @@ void ControlCore::judge_instance(const HostReport& report, const InstanceReport&
     case Purpose::owner: break;
   }
   if (instance.epoch < record.epoch) {
+    if (stands_for_a_move(*workload, instance)) return;
     // While the new owner is not up yet a shared workload's old one may go on answering: suspicion is reversible.
     if (workload->owner && record.spec.policy.consistency == Consistency::shared) return;
     return retire();
@@ -102,6 +106,7 @@ void ControlCore::judge_image(const HostId& host, const ImageReport& image, Hear
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
   if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
   if (workload && std::ranges::find(workload->record.bases, whole) != workload->record.bases.end()) return;
+  if (workload && workload->migration && workload->migration->image == whole) return;
   // First what it is needed for, deltas and the image that it is a share of; it is named with the next report.
   const auto& here = hosts_.at(host).report.images;
   if (image.member_of && std::ranges::find(here, whole, &ImageReport::id) != here.end()) return;
@@ -147,6 +152,8 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
     case Pending::What::raise: return raise_done(*workload, pending, result, now);
     case Pending::What::build:
     case Pending::What::pull: return image_done(*workload, pending, result, now);
+    case Pending::What::hand_over: return handed_over(*workload, pending, result, now);
+    case Pending::What::pull_handover: return handover_pulled(*workload, pending, result, now);
     case Pending::What::prepare: return standby_done(*workload, pending, result, now);
     case Pending::What::sleep:
       if (!result) return;
@@ -168,6 +175,7 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
 void ControlCore::inspected(Workload& workload, const Result<CallReply>& result, Instant now) {
   const Record& record = workload.record;
   workload.inspection = 0;
+  if (workload.migration) return;  // it stands still for it: who waits is answered at its end
   if (result && result->state == InstanceState::running)
     return answer_all(workload, fail(Errc::conflict, "{} runs on {}: it is slow, not dead", record.spec.name,
                                      record.host), false);

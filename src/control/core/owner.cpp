@@ -23,6 +23,8 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
     workload.owner->only_ask = workload.waiting.back();
   }
   workload.inspection = 0;  // whatever it finds is about an owner that is over
+  if (workload.migration && workload.migration->step != Migration::Step::raise)
+    end_migration(workload, Error{Errc::canceled, fmt::format("{} was not moved: it is raised anew ({})", id, name_of(evidence))});
   workload.restarted_in_raise = false;
   if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
   grant(workload, now);
@@ -77,10 +79,13 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   }
   record.host = ranking.front();
   persist(workload);
+  const bool moves = workload.migration && workload.migration->to == record.host && operation.tried.empty();
   std::optional<ImageId> image;
   if (record.image_revision == record.revision && holders(workload).contains(record.host)) image = record.image;
+  if (moves) image = workload.migration->image;
   emit("raise", workload, record.host);
-  operation.call = call(RaiseCall{with_memory_hosts(record.spec, record.host, operation.suspect), record.spec.name, record.instance, record.epoch, image},
+  const WorkloadSpec& wanted = moves ? workload.migration->spec : record.spec;
+  operation.call = call(RaiseCall{with_memory_hosts(wanted, record.host, operation.suspect), record.spec.name, record.instance, record.epoch, image, moves},
                         raise_limit(record.spec),
                         Pending{Pending::What::raise, record.spec.name, record.host, record.instance, {}, record.epoch});
 }
@@ -121,6 +126,8 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   record.host = host;
   record.instance = instance.id;
   record.endpoint = instance.endpoint;
+  if (workload.migration && workload.migration->to == host) record.spec.vm.split = workload.migration->spec.vm.split;
+  workload.migration.reset();
   if (record.standby == instance.id) record.standby.reset();  // it was thawed: a new one is needed
   persist(workload);
   workload.owner_sequence = sequence;
@@ -138,6 +145,7 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
 
 void ControlCore::give_up(Workload& workload, Error error, Instant now) {
   Record& record = workload.record;
+  workload.migration.reset();
   record.phase = OwnerPhase::absent;
   record.host = HostId();
   persist(workload);

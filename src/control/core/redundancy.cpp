@@ -22,6 +22,7 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
     return;
   }
   drop_unwanted(workload);
+  if (workload.migration) return continue_migration(workload, now);
   if (record.phase == OwnerPhase::raising || record.spec.policy.standby == StandbyLevel::cold) return;
   // A builder and a standby are second starts: an exclusive workload must not have them (docs/adr/0005). A checkpoint of
   // the owner is none.

@@ -48,7 +48,7 @@ Result<bool> listens(std::uint16_t port, nanoseconds limit) {
 
 class VmInstance final : public workload::Instance {
  public:
-  VmInstance(Vm vm, std::uint16_t port, bool paused) : vm_(std::move(vm)), port_(port), paused_(paused) {}
+  VmInstance(Vm vm, std::uint16_t port) : vm_(std::move(vm)), port_(port) {}
 
   const os::Pidfd& process() const override { return vm_.process(); }
   Result<std::optional<os::ExitStatus>> reap() override {
@@ -68,7 +68,7 @@ class VmInstance final : public workload::Instance {
   Status freeze() override { return vm_.cgroup().freeze(freeze_limit); }
   Status thaw(const std::function<void()>& running) override {
     YADO_TRY(vm_.cgroup().thaw(), "thaw");
-    if (std::exchange(paused_, false)) YADO_TRY(vm_.resume(), "thaw");
+    YADO_TRY(vm_.resume(), "thaw");
     if (running) running();
     return {};
   }
@@ -95,6 +95,15 @@ class VmInstance final : public workload::Instance {
     return std::move(saved.properties);
   }
   bool runs_during_checkpoint() const override { return true; }
+  Result<workload::Properties> hand_over(const workload::PartDirectories& parts, const std::string& to) const override {
+    if (vm_.pager().empty()) return Instance::hand_over(parts, to);
+    YADO_ASSIGN(const std::filesystem::path state, part(parts, "device-state"), "move");
+    YADO_ASSIGN(const std::filesystem::path disk, part(parts, "disk"), "move");
+    LeavingMemory memory({.control = vm_.pager(), .part = state, .to = to, .progress = {}});
+    YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory, After::paused), "move");
+    saved.properties[servers_property] = memory.servers();
+    return std::move(saved.properties);
+  }
   Result<std::string> memory() const override {
     if (vm_.pager().empty()) return Instance::memory();
     return ask_pager(vm_.pager(), R"({"do":"figures"})");
@@ -152,7 +161,6 @@ class VmInstance final : public workload::Instance {
 
   Vm vm_;
   std::uint16_t port_;
-  bool paused_;
 };
 
 class VmDriver final : public workload::Driver {
@@ -163,30 +171,38 @@ class VmDriver final : public workload::Driver {
   Result<std::unique_ptr<workload::Instance>> start() override {
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
     YADO_ASSIGN(Vm vm, Vm::start(spec_, place_, qemu), "VM");
-    return std::make_unique<VmInstance>(std::move(vm), port_, false);
+    return std::make_unique<VmInstance>(std::move(vm), port_);
   }
   Result<std::unique_ptr<workload::Instance>> restore(const workload::ImageParts& image, bool frozen) override {
     ImageParts parts{.properties = image.properties};
     YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
     YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
-    YADO_ASSIGN(const std::filesystem::path pages, part(image.directories, "memory"), "VM");
-    std::unique_ptr<MemoryPart> memory = std::make_unique<PagesMemory>(pages);
     Place place = place_;
+    std::unique_ptr<MemoryPart> memory;
     if (place.paging) {
       // The pager does it, while the guest runs.
       memory = std::make_unique<PagedMemory>(PagedMemory::Options{});
-      use_image(*place.paging, image);
+      YADO_TRY(image.properties.contains(servers_property) ? inherit(*place.paging, image) : use_image(*place.paging, image), "VM");
+    } else {
+      YADO_ASSIGN(const std::filesystem::path pages, part(image.directories, "memory"), "VM");
+      memory = std::make_unique<PagesMemory>(pages);
     }
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
     YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, frozen ? Begin::paused : Begin::running), "VM");
-    auto restored = std::make_unique<VmInstance>(std::move(vm), port_, frozen);
+    auto restored = std::make_unique<VmInstance>(std::move(vm), port_);
     if (frozen) YADO_TRY(restored->freeze(), "VM");
     return restored;
   }
   Status can_checkpoint() const override { return {}; }
 
  private:
-  static void use_image(Paging& paging, const workload::ImageParts& image) {
+  static Status inherit(Paging& paging, const workload::ImageParts& image) {
+    YADO_ASSIGN(paging.config.servers, pager::servers_from_text(image.properties.at(servers_property)), "servers");
+    YADO_ASSIGN(paging.config.working_set, part(image.directories, "device-state"), "VM");
+    return {};
+  }
+  static Status use_image(Paging& paging, const workload::ImageParts& image) {
+    YADO_TRY(part(image.directories, "memory"), "VM");
     std::map<std::string, std::vector<std::filesystem::path>> images;  // "base-00/", …; last "memory": itself
     std::map<std::string, std::vector<std::filesystem::path>> elsewhere;  // by host: parts without logs
     for (const auto& [key, directory] : image.directories) {
@@ -206,6 +222,7 @@ class VmDriver final : public workload::Driver {
       server.load = {std::istream_iterator<std::string>(names), {}};
       server.parts = elsewhere[server.host];
     }
+    return {};
   }
 
   Result<Qemu> prepare() const {

@@ -30,5 +30,8 @@ std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSp
 // has its index here then, and "load@HOST" are its names with those of its bases, a blank between them, the oldest first.
 // "shares": what each host saved, a line each: host, pages, bytes, sum of its manifest (a `-` for none). "cut": the instant. "base_cut": of a delta, that of its base.
 inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@", base_prefix = "base-";
+// What is handed over to another main host has no part "memory" but the property "servers": the sessions of memory servers that hold
+// all of it (pager::servers_from_text). Whoever goes on with it inherits them, once.
+inline constexpr const char* servers_property = "servers";
 
 }  // namespace yado::vm

@@ -154,28 +154,6 @@ TEST_F(PagedVmProcessTest, AChainIsRestoredWhereItWasSavedWithoutALogBeingCopied
   EXPECT_NE(restored.error().message.find("a-img.2.h2"), std::string::npos) << restored.error().text();
 }
 
-/// Lets a fault happen at one of the numbered moments of a checkpoint.
-class Breaking final : public MemoryPart {
- public:
-  static constexpr int moments = 6;
-  Breaking(MemoryPart& inner, int moment, std::function<void()> fault) : inner_(inner), moment_(moment), fault_(std::move(fault)) {}
-  Status before_pause() override { return with(0, [&] { return inner_.before_pause(); }); }
-  Status save(const os::Fd& memory, std::uint64_t bytes) override { return with(2, [&] { return inner_.save(memory, bytes); }); }
-  Status after_pause() override { return with(4, [&] { return inner_.after_pause(); }); }
-  Status load(const os::Fd&, std::uint64_t) override { return {}; }
-
- private:
-  Status with(int first, const std::function<Status()>& step) {
-    if (moment_ == first) fault_();
-    Status done = step();
-    if (moment_ == first + 1) fault_();
-    return done;
-  }
-  MemoryPart& inner_;
-  int moment_;
-  std::function<void()> fault_;
-};
-
 /// kill -9 of the pager at any moment: the guest ends, and the image before is whole.
 TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeIsRight) {
   boot(place("a", memory_bytes / 4, {"h2", "h3"}, 2));
@@ -193,13 +171,7 @@ TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeI
       Breaking breaking(*memory, moment, [&] {
         if (victim == "saver") memory.emplace(PagedMemory::Options{.control = vm_->pager(), .part = {}, .name = {}, .cut = {}, .base_cut = {}, .base = {}, .progress = {}});
         if (victim == "server") hosts_["h3"].server.reset();
-        if (victim == "pager") {
-          const auto file = os::read_text(vm_->pager().parent_path() / "pager.pid");
-          ASSERT_OK(file);
-          const int process = std::atoi(file->c_str());
-          ASSERT_GT(process, 1);
-          ::kill(process, SIGKILL);
-        }
+        if (victim == "pager") kill_pager();
       });
       (void)vm_->save(broken.directory / "device-state", broken.directory / "disk", breaking);
       memory.reset();  // without keep(): whatever was saved is not an image

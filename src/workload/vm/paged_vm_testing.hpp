@@ -117,6 +117,13 @@ class PagedVmTest : public ::testing::Test {
     ASSERT_OK(verdict);
     EXPECT_TRUE(flawless(*verdict)) << ::testing::PrintToString(*verdict);
   }
+  void kill_pager() {
+    const auto file = os::read_text(vm_->pager().parent_path() / "pager.pid");
+    ASSERT_OK(file);
+    const int process = std::atoi(file->c_str());
+    ASSERT_GT(process, 1);
+    ::kill(process, SIGKILL);
+  }
   /// Lets it write for a while, without asking what the time is.
   void write_a_while(char mode, int looks = 20) {
     ASSERT_OK(vm_->console().send(std::string(1, mode)));
@@ -131,6 +138,28 @@ class PagedVmTest : public ::testing::Test {
   std::map<std::string, Host> hosts_;
   std::optional<Vm> vm_;
   std::uint64_t epoch_ = 0;
+};
+
+/// Lets a fault happen at one of the numbered moments of a checkpoint.
+class Breaking final : public MemoryPart {
+ public:
+  static constexpr int moments = 6;
+  Breaking(MemoryPart& inner, int moment, std::function<void()> fault) : inner_(inner), moment_(moment), fault_(std::move(fault)) {}
+  Status before_pause() override { return with(0, [&] { return inner_.before_pause(); }); }
+  Status save(const os::Fd& memory, std::uint64_t bytes) override { return with(2, [&] { return inner_.save(memory, bytes); }); }
+  Status after_pause() override { return with(4, [&] { return inner_.after_pause(); }); }
+  Status load(const os::Fd&, std::uint64_t) override { return {}; }
+
+ private:
+  Status with(int first, const std::function<Status()>& step) {
+    if (moment_ == first) fault_();
+    Status done = step();
+    if (moment_ == first + 1) fault_();
+    return done;
+  }
+  MemoryPart& inner_;
+  int moment_;
+  std::function<void()> fault_;
 };
 
 }  // namespace yado::vm::testing

@@ -75,6 +75,22 @@ Result<json> exchange(const os::Fd& socket, std::string& heard, const std::strin
   return answer;
 }
 
+/// Rounds while the guest runs, until as little is left as there will be.
+Status converge(const os::Fd& socket, std::string& heard, std::string call, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+  std::uint64_t before = ~std::uint64_t{0}, saved = 0;
+  for (int rounds = 0; rounds < most_rounds; ++rounds) {
+    YADO_ASSIGN(const json answer, exchange(socket, heard, call), "memory");
+    const auto left = answer.value("left", std::uint64_t{0});
+    saved += answer.value("pages", std::uint64_t{0});
+    if (progress) progress(saved, left);
+    // Less than a tenth less than after the round before.
+    if (left <= little || left > before - before / 10) return {};
+    before = left;
+    call = R"({"do":"round"})";
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<PagerProcess> PagerProcess::start(const Paging& paging, const fs::path& directory, std::uint64_t memory_bytes) {
@@ -139,22 +155,9 @@ Result<std::string> PagedMemory::ask(const std::string& call) {
 
 Status PagedMemory::before_pause() {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
-  std::string call = json{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
-                          {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}}
-                         .dump();
-  std::uint64_t before = ~std::uint64_t{0}, saved = 0;
-  for (int rounds = 0; rounds < most_rounds; ++rounds) {
-    YADO_ASSIGN(const json answer, exchange(socket_, heard_, call), "memory");
-    const auto left = answer.value("left", std::uint64_t{0});
-    saved += answer.value("pages", std::uint64_t{0});
-    base_cut_ = answer.value("base_cut", "").empty() ? image::CutId() : options_.base_cut;
-    if (options_.progress) options_.progress(saved, left);
-    // As little as it will get: less than a tenth less than after the round before.
-    if (left <= little || left > before - before / 10) return {};
-    before = left;
-    call = R"({"do":"round"})";
-  }
-  return {};
+  const json begin{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
+                   {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}};
+  return converge(socket_, heard_, begin.dump(), options_.progress);
 }
 
 Status PagedMemory::save(const os::Fd&, std::uint64_t) {
@@ -165,6 +168,7 @@ Status PagedMemory::save(const os::Fd&, std::uint64_t) {
 Status PagedMemory::learn_shares(const std::string& call) {
   YADO_ASSIGN(const json answer, exchange(socket_, heard_, call), "memory");
   shares_.clear();
+  base_cut_ = image::CutId::from_hex(answer.value("base_cut", ""));
   for (const json& share : answer.at("shares"))
     shares_.push_back({share.value("host", ""), share.value("pages", std::uint64_t{0}), share.value("bytes", std::uint64_t{0}), share.value("sum", "")});
   return {};
@@ -172,6 +176,18 @@ Status PagedMemory::learn_shares(const std::string& call) {
 
 Status PagedMemory::after_pause() { return learn_shares(R"({"do":"finish"})"); }
 Status PagedMemory::keep() { return learn_shares(R"({"do":"keep"})"); }
+
+Status LeavingMemory::before_pause() {
+  YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
+  return converge(socket_, heard_, json{{"do", "leave"}, {"to", options_.to}}.dump(), options_.progress);
+}
+
+/// The connection stays open: as long as it is, the pager keeps everything as it is.
+Status LeavingMemory::save(const os::Fd&, std::uint64_t) {
+  YADO_ASSIGN(const json answer, exchange(socket_, heard_, json{{"do", "left"}, {"part", options_.part.native()}}.dump()), "memory");
+  servers_ = answer.at("servers").dump();
+  return {};
+}
 
 Result<std::string> ask_pager(const fs::path& control, const std::string& call) {
   YADO_ASSIGN(const os::Fd socket, connect_to(control), "pager");

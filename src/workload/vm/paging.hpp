@@ -73,7 +73,7 @@ class PagedMemory final : public MemoryPart {
   Status load(const os::Fd&, std::uint64_t) override { return {}; }
 
   const std::vector<MemoryShare>& shares() const { return shares_; }
-  /// After before_pause(): the base that was wished for, or none: the pager counts its changes from another cut, so all was saved.
+  /// After after_pause(): the base that was wished for, or none: the pager counts its changes from another cut, so all was saved.
   const image::CutId& base_cut() const { return base_cut_; }
 
  private:
@@ -84,6 +84,31 @@ class PagedMemory final : public MemoryPart {
   std::string heard_;
   std::vector<MemoryShare> shares_;
   image::CutId base_cut_;
+};
+
+/// The memory's part when another main host goes on with the guest: no file, but the servers' sessions, which that host inherits.
+class LeavingMemory final : public MemoryPart {
+ public:
+  struct Options {
+    std::filesystem::path control;  ///< of the pager
+    std::filesystem::path part;     ///< a directory that exists, for the order in which pages were in use
+    std::string to;                 ///< name of the next main host: what is here is put into its memory server, as far as it has room
+    std::function<void(std::uint64_t pages_sent, std::uint64_t left)> progress;
+  };
+  explicit LeavingMemory(Options options) : options_(std::move(options)) {}
+
+  Status before_pause() override;
+  Status save(const os::Fd& memory, std::uint64_t bytes) override;
+  Status load(const os::Fd&, std::uint64_t) override { return {}; }
+
+  /// What the next pager is to be told (pager::servers_from_text).
+  const std::string& servers() const { return servers_; }
+
+ private:
+  Options options_;
+  os::Fd socket_;
+  std::string heard_;
+  std::string servers_;
 };
 
 /// One call of the pager's (pager/service.hpp), on a connection of its own; the answer's JSON text. For `figures` and `limit`.

@@ -306,7 +306,7 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
   return Vm(std::move(state));
 }
 
-Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, MemoryPart& memory) const {
+Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, MemoryPart& memory, After after) const {
   const nanoseconds limit = state_->qemu.limit;
   YADO_ASSIGN(os::Fd socket, connect_in(state_->directory, control_socket), "save");
   // A connection of its own: what a killed saver leaves half-said ends with it.
@@ -345,6 +345,10 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     return {};
   };
   Status done = cut();
+  if (done && after == After::paused) {
+    if (done = memory.after_pause(); done) done = copy_sealed(directory, disks, disk);
+    if (done) return saved;
+  }
   if (Status goes_on = go_on(); !goes_on)
     return fail(goes_on.error().code, "save: {}{}", done ? "" : done.error().message + "; and ", goes_on.error().message);
   if (done) done = memory.after_pause();

@@ -57,6 +57,7 @@ struct VmUse {
 };
 
 enum class Begin { running, paused };
+enum class After { as_before, paused };
 
 class Vm {
  public:
@@ -79,7 +80,8 @@ class Vm {
   /// the owner; if that is killed half-way, `resume` brings the guest back. Errors: `no_space`, `timed_out`
   /// (also when somebody else saves for so long), `conflict` for a paused guest that was saved since it last ran (QEMU
   /// migrates it once only), `application` when QEMU has ended.
-  Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory) const;
+  /// `after`: paused, it stands still after a success, until resume(); somebody else may go on with it.
+  Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory, After after = After::as_before) const;
 
   Status pause();
   Status resume();

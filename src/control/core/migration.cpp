@@ -1,0 +1,101 @@
+// A VM with split memory goes on on another host while it runs.
+//
+//   control                       from                                   to                      memory servers
+//     │ hand over ─────────────────▶ │ pages, round by round ─────────────────────────────────────▶ │
+//     │                              │ [stands still] last pages ─────────────────────────────────▶ │
+//     │ ◀───────── devices, disks ── │ frozen                               │                       │
+//     │ pull ──────────────────────────────────────────────────────────────▶ │ (from `from`)         │
+//     │ grant a new epoch, raise ──────────────────────────────────────────▶ │ inherit the sessions ▶│
+//     │ ◀───────────────────────────────────────────────────────── it runs ─ │                       │
+//
+// Until the sessions are inherited `from` can go on: every failure before ends in a raise there, by thawing what stands
+// frozen. Nothing of this is in the store: the record names an owner at all times, and what stands frozen is in reports.
+#include "control/core/control_core.hpp"
+
+#include "control/core/pacing.hpp"
+
+namespace yado::control {
+
+void ControlCore::move_live(AskId ask, const WorkloadId& id, const HostId& to, std::optional<Split> split, Instant now) {
+  const auto refuse = [&](Errc code, std::string why) { answer(ask, std::unexpected(Error{code, std::move(why)}), false); };
+  Workload* workload = find(id);
+  if (!workload) return refuse(Errc::not_found, fmt::format("no workload is named \"{}\"", id));
+  const Record& record = workload->record;
+  if (!checkpoints_owner(record.spec)) return refuse(Errc::conflict, fmt::format("{} is no VM with split memory", id));
+  if (record.stopped) return refuse(Errc::conflict, fmt::format("{} is stopped", id));
+  if (workload->owner || record.phase != OwnerPhase::up) return refuse(Errc::conflict, fmt::format("{} is being raised", id));
+  if (workload->migration) return refuse(Errc::conflict, fmt::format("{} is being moved to {} already", id, workload->migration->to));
+  if (to == record.host) return refuse(Errc::conflict, fmt::format("{} runs on {} already", id, to));
+  if (!alive(to)) return refuse(Errc::unavailable, fmt::format("host {} does not answer", to));
+  if (!alive(record.host)) return refuse(Errc::unavailable, fmt::format("host {}, where {} runs, does not answer", record.host, id));
+  Migration migration{.ask = ask, .from = record.host, .to = to, .image = {}, .spec = record.spec};
+  if (split) migration.spec.vm.split = std::move(split);
+  workload->migration = std::move(migration);
+  emit("move", *workload, record.host, {{"to", to.str()}});
+  continue_migration(*workload, now);
+}
+
+/// Not beside a checkpoint, which its host would refuse.
+void ControlCore::continue_migration(Workload& workload, Instant now) {
+  Record& record = workload.record;
+  Migration& migration = *workload.migration;
+  if (migration.step != Migration::Step::wait || workload.image.call != 0) return;
+  migration.step = Migration::Step::hand_over;
+  migration.image = ImageId(fmt::format("{}-move.{}", record.spec.name, ++record.serial));
+  persist(workload);  // a name is never given twice
+  migration.spec = with_memory_hosts(migration.spec, migration.to, {});
+  call(HandoverCall{migration.spec, record.instance, record.epoch, migration.image, migration.to}, side_limit(record.spec),
+       Pending{Pending::What::hand_over, record.spec.name, migration.from, record.instance, migration.image, record.epoch, record.revision});
+  (void)now;
+}
+
+void ControlCore::handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  Record& record = workload.record;
+  if (!workload.migration || workload.migration->image != pending.image) return;
+  Migration& migration = *workload.migration;
+  if (!result) {
+    emit("move-failed", workload, pending.host, {{"to", migration.to.str()}, {"error", result.error().text()}});
+    end_migration(workload, context(result.error(), fmt::format("{} stays on {}", record.spec.name, pending.host)).error());
+    return reconcile(workload, now);
+  }
+  emit("handed-over", workload, pending.host, {{"to", migration.to.str()}, {"detail", result->detail}});
+  leases_.proved_dead(record.spec.name, pending.epoch);  // it stands frozen
+  if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  remember_effect(pending.host, Effect{result->sequence, InstanceReport{.id = record.instance, .workload = record.spec.name, .epoch = record.epoch,
+                                                                        .state = InstanceState::frozen, .endpoint = record.endpoint}, std::nullopt});
+  migration.step = Migration::Step::pull;
+  call(PullCall{migration.spec, record.epoch, migration.image, hosts_.at(migration.from).report.agent, {}}, side_limit(record.spec),
+       Pending{Pending::What::pull_handover, record.spec.name, migration.to, {}, migration.image, record.epoch, record.revision});
+  (void)now;
+}
+
+void ControlCore::handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  if (!workload.migration || workload.migration->image != pending.image) return;
+  Migration& migration = *workload.migration;
+  if (result && result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  if (!result) {
+    emit("move-failed", workload, pending.host, {{"to", migration.to.str()}, {"error", result.error().text()}});
+    const HostId from = migration.from;
+    end_migration(workload, context(result.error(), fmt::format("{} stays on {}", workload.record.spec.name, from)).error());
+    return begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);  // there it stands
+  }
+  migration.step = Migration::Step::raise;
+  workload.waiting.push_back(migration.ask);
+  begin_owner(workload, Evidence::requested, {}, migration.to, now);
+}
+
+/// In front of its raise. Whoever missed the guest meanwhile is told where it is.
+void ControlCore::end_migration(Workload& workload, const Error& why) {
+  const AskId ask = workload.migration->ask;
+  workload.migration.reset();
+  answer(ask, std::unexpected(why), false);
+  if (!workload.owner) answer_all(workload, route_of(workload), false);
+}
+
+/// Until somebody else is up it is the only one who has everything.
+bool ControlCore::stands_for_a_move(const Workload& workload, const InstanceReport& instance) const {
+  return checkpoints_owner(workload.record.spec) && instance.state == InstanceState::frozen &&
+         (workload.owner || workload.migration || workload.restarted_in_raise);
+}
+
+}  // namespace yado::control

@@ -1,0 +1,183 @@
+#include "control/core/core_testing.hpp"
+
+namespace yado::control {
+namespace {
+
+using namespace testing_core;
+
+/// A VM on h1 whose memory is on h2 and h3, too; h4 is free.
+struct ControlMigrationTest : ControlCoreTest {
+  const HostId h4{"h4"};
+  const std::vector<HostId> everybody{h1, h2, h3, h4};
+
+  static WorkloadSpec vm(Consistency consistency = Consistency::shared) {
+    WorkloadSpec made = spec(consistency);
+    made.kind = Kind::vm;
+    made.vm.memory_bytes = 256 << 20;
+    made.vm.split = Split{.local_bytes = 64 << 20, .over = {{.host = h2, .address = {}}, {.host = h3, .address = {}}}};
+    return made;
+  }
+  void start(const WorkloadSpec& wanted = vm()) {
+    for (const HostId& host : everybody) agent(host).memory = {"10.1.0." + host.str().substr(1), 7001};
+    up(wanted, everybody);
+    if (wanted.policy.consistency == Consistency::exclusive) renew();
+    ASSERT_EQ(record().host, h1);
+  }
+  std::vector<Action> move(const HostId& to, std::optional<Split> split = std::nullopt) {
+    core().move_live(++last_ask, site, to, std::move(split), now);
+    return take();
+  }
+  /// The guest stands still on its host, and what is no page is an image there.
+  std::vector<Action> handed_over(const Made<HandoverCall>& handover) {
+    stands(handover.host, handover.what.instance, Purpose::owner, handover.what.epoch, InstanceState::frozen);
+    return image_at(handover.id, handover.host, handover.what.image);
+  }
+};
+
+TEST_F(ControlMigrationTest, WhatIsHandedOverIsRaisedThereAndNothingElse) {
+  start();
+  const auto handover = only_call<HandoverCall>(move(h4));
+  const AskId mover = last_ask;
+  EXPECT_EQ(handover.host, h1);
+  EXPECT_EQ(handover.what.to, h4);
+  EXPECT_EQ(handover.what.instance, record().instance);
+  EXPECT_EQ(handover.what.spec.vm.split->over.front().port, 7001) << "where the memory is to be";
+  EXPECT_EQ(route().state, RouteState::up) << "it serves meanwhile";
+  const Epoch before = record().epoch;
+  const auto pull = only_call<PullCall>(handed_over(handover));
+  EXPECT_EQ(pull.host, h4);
+  EXPECT_EQ(pull.what.from, agent(h1).agent);
+  EXPECT_EQ(pull.what.image, handover.what.image);
+  const auto raise = only_call<RaiseCall>(pulled(pull));
+  EXPECT_EQ(raise.host, h4);
+  EXPECT_GT(raise.what.epoch, before);
+  EXPECT_EQ(raise.what.image, handover.what.image);
+  EXPECT_TRUE(raise.what.only_image) << "a cold start would throw away what it had";
+  EXPECT_THAT(beat(h1).retire, IsEmpty()) << "until the other one is up it is needed";
+  EXPECT_THAT(beat(h1).drop, IsEmpty());
+  const auto actions = raised(raise);
+  EXPECT_EQ(answer_to(mover, actions).route->host, h4);
+  EXPECT_THAT(beat(h1).retire, SizeIs(1));
+  EXPECT_THAT(beat(h1).drop, SizeIs(1));
+  EXPECT_THAT(beat(h4).drop, SizeIs(1)) << "its pages are the guest's now: nobody can be raised from it again";
+}
+
+TEST_F(ControlMigrationTest, ItStaysWhereItIsWhenItCannotBeHandedOver) {
+  start();
+  const auto handover = only_call<HandoverCall>(move(h4));
+  const auto actions = failed(handover.id, Errc::no_space);
+  EXPECT_EQ(answer_to(last_ask, actions).route.error().code, Errc::no_space);
+  EXPECT_THAT(calls<RaiseCall>(actions), IsEmpty());
+  EXPECT_EQ(route().state, RouteState::up);
+  EXPECT_EQ(record().host, h1);
+  EXPECT_THAT(calls<HandoverCall>(move(h4)), SizeIs(1)) << "it may be tried again";
+}
+
+TEST_F(ControlMigrationTest, WhenTheOtherHostCannotItIsThawedWhereItStands) {
+  for (const bool at_pull : {true, false}) {
+    SCOPED_TRACE(at_pull ? "pull" : "raise");
+    made.emplace(Settings{}), agents.clear(), disk.clear();
+    start();
+    const auto handover = only_call<HandoverCall>(move(h4));
+    const AskId mover = last_ask;
+    const auto pull = only_call<PullCall>(handed_over(handover));
+    auto actions = at_pull ? failed(pull.id, Errc::unavailable) : failed(only_call<RaiseCall>(pulled(pull)).id);
+    EXPECT_FALSE(answer_to(mover, actions).route);
+    const auto raise = only_call<RaiseCall>(actions);
+    EXPECT_EQ(raise.host, h1);
+    EXPECT_FALSE(raise.what.only_image);
+    EXPECT_EQ(raise.what.spec->vm.split->local_bytes, vm().vm.split->local_bytes);
+    // Its agent thaws it, under its name.
+    const auto& thawed = stands(h1, handover.what.instance, Purpose::owner, raise.what.epoch);
+    done(raise.id, reply_of(h1, thawed, Way::frozen));
+    EXPECT_EQ(route().state, RouteState::up);
+    EXPECT_EQ(record().host, h1);
+  }
+}
+
+TEST_F(ControlMigrationTest, AGateThatMissesItWaitsForTheEndOfTheMove) {
+  start();
+  const auto handover = only_call<HandoverCall>(move(h4));
+  const auto pull = only_call<PullCall>(handed_over(handover));
+  EXPECT_THAT(all<Call>(ask(Evidence::unresponsive, record().epoch, h1)), IsEmpty()) << "it stands still, it is not lost";
+  const AskId gate = last_ask;
+  EXPECT_EQ(answer_to(gate, raised(only_call<RaiseCall>(pulled(pull)))).route->host, h4);
+}
+
+TEST_F(ControlMigrationTest, ItsHostsDeathMeanwhileIsAnOwnersDeath) {
+  start();
+  const auto handover = only_call<HandoverCall>(move(h4));
+  const AskId mover = last_ask;
+  const auto actions = silence({h2, h3, h4});
+  EXPECT_FALSE(answer_to(mover, actions).route);
+  const auto raise = only_call<RaiseCall>(actions);
+  EXPECT_NE(raise.host, h1);
+  EXPECT_FALSE(raise.what.only_image);
+  EXPECT_THAT(calls<RaiseCall>(handed_over(handover)), IsEmpty()) << "too late";
+}
+
+TEST_F(ControlMigrationTest, AfterARestartOfControlItIsThawedWhereItStands) {
+  start();
+  handed_over(only_call<HandoverCall>(move(h4)));
+  restart();
+  const auto raise = only_call<RaiseCall>(beats(everybody));
+  EXPECT_EQ(raise.host, h1);
+}
+
+TEST_F(ControlMigrationTest, ARestartWhileItIsRaisedKillsNobody) {
+  start();
+  const auto raise = only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(only_call<HandoverCall>(move(h4))))));
+  restart();
+  EXPECT_THAT(beat(h1).retire, IsEmpty()) << "it may be the only one that has everything";
+  stands(h4, raise.what.instance, Purpose::owner, raise.what.epoch);
+  beats(everybody);
+  EXPECT_EQ(record().host, h4) << "it had been carried out";
+  EXPECT_THAT(beat(h1).retire, SizeIs(1));
+}
+
+TEST_F(ControlMigrationTest, AnExclusiveOneNeedsNoLeaseToEnd) {
+  start(vm(Consistency::exclusive));
+  const auto pull = only_call<PullCall>(handed_over(only_call<HandoverCall>(move(h4))));
+  const auto actions = pulled(pull);
+  EXPECT_THAT(calls<StopCall>(actions), IsEmpty()) << "it stands still, and may be needed";
+  EXPECT_EQ(only_call<RaiseCall>(actions).host, h4);
+  EXPECT_THAT(beat(h1).retire, IsEmpty());
+}
+
+TEST_F(ControlMigrationTest, ItWaitsForACheckpointAndACheckpointForIt) {
+  WorkloadSpec wanted = vm();
+  wanted.policy.standby = StandbyLevel::image;
+  for (const HostId& host : everybody) agent(host).memory = {"10.1.0." + host.str().substr(1), 7001};
+  const auto build = only_call<BuildCall>(up(wanted, everybody));
+  EXPECT_THAT(calls<HandoverCall>(move(h4)), IsEmpty());
+  auto actions = built(build);
+  if (calls<HandoverCall>(actions).empty()) std::ranges::move(pulled(only_call<PullCall>(actions)), std::back_inserter(actions));
+  EXPECT_THAT(calls<HandoverCall>(actions), SizeIs(1));
+  ASSERT_TRUE(core().renew_image(site, ControlCore::Extent::all, now));
+  EXPECT_THAT(calls<BuildCall>(pass(1000ms, everybody)), IsEmpty());
+}
+
+TEST_F(ControlMigrationTest, WhatCannotBeIsRefused) {
+  start();
+  const auto refusal = [&](const HostId& to) {
+    const auto actions = move(to);
+    EXPECT_THAT(all<Call>(actions), IsEmpty());
+    return answer_to(last_ask, actions).route.error().code;
+  };
+  EXPECT_EQ(refusal(h1), Errc::conflict) << "it is there";
+  EXPECT_EQ(refusal(HostId("h9")), Errc::unavailable);
+  move(h4);
+  EXPECT_EQ(refusal(h2), Errc::conflict) << "one move at a time";
+}
+
+TEST_F(ControlMigrationTest, ItsMemoryIsKeptAsWishedFromThenOn) {
+  start();
+  Split wish{.local_bytes = 128 << 20, .over = {{.host = h3, .address = {}}}};
+  const auto handover = only_call<HandoverCall>(move(h4, wish));
+  EXPECT_EQ(record().spec.vm.split->local_bytes, vm().vm.split->local_bytes) << "not before it is there";
+  raised(only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(handover)))));
+  EXPECT_EQ(record().spec.vm.split->local_bytes, wish.local_bytes);
+}
+
+}  // namespace
+}  // namespace yado::control

@@ -1,0 +1,187 @@
+// Guests that another main host goes on with, while they write: real QEMU, real pagers, real memory servers.
+#include "workload/vm/paged_vm_testing.hpp"
+
+namespace yado::vm {
+namespace {
+
+using namespace testing;
+
+/// A guest that another main host goes on with.
+class MovingVmProcessTest : public PagedVmTest {
+ protected:
+  struct Handover {
+    Saved saved;
+    fs::path directory;
+    std::string servers;
+    ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties}; }
+  };
+  /// It writes all the time; afterwards it stands still.
+  void leave(Handover& handover, const std::string& to) {
+    handover.directory = directory_.path() / fmt::format("handover-{}", ++handovers_);
+    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(handover.directory / part);
+    LeavingMemory memory({.control = vm_->pager(), .part = handover.directory / "memory", .to = to, .progress = {}});
+    auto saved = vm_->save(handover.directory / "device-state", handover.directory / "disk", memory, After::paused);
+    ASSERT_OK(saved);
+    handover.saved = std::move(*saved);
+    handover.servers = memory.servers();
+    EXPECT_EQ(vm_->run_state().value_or(""), "postmigrate");
+  }
+  Place place_of_heir(const std::string& name, const Handover& handover, std::uint64_t local) {
+    Place where = place(name, local, {});
+    where.paging->config.session = "a";
+    auto servers = pager::servers_from_text(handover.servers);
+    EXPECT_TRUE(servers);
+    where.paging->config.servers = *servers;
+    where.paging->config.working_set = handover.directory / "memory";
+    return where;
+  }
+  Result<Vm> go_on(const Handover& handover, const Place& where) {
+    PagedMemory nothing({});
+    return Vm::restore(spec(), where, qemu(), handover.parts(), nothing);
+  }
+  int handovers_ = 0;
+};
+
+TEST_F(MovingVmProcessTest, AnotherMainHostGoesOnWithIt) {
+  for (const unsigned copies : {1u, 2u}) {
+    SCOPED_TRACE(copies);
+    add_host("h4");
+    boot(place("a", memory_bytes / 4, {"h2", "h3", "h4"}, copies));
+    std::string before = "a";
+    for (const std::string next : {"b", "c"}) {
+      SCOPED_TRACE(next);
+      write_a_while('w', 5);
+      Handover handover;
+      ASSERT_NO_FATAL_FAILURE(leave(handover, "h4"));
+      const Place where = place_of_heir(fmt::format("{}{}", next, copies), handover, memory_bytes / 2);
+      auto moved = go_on(handover, where);
+      ASSERT_OK(moved);
+      Vm old = std::move(*vm_);
+      vm_.emplace(std::move(*moved));
+      expect_flawless();
+      // Whoever had it is fenced: it may stand still for ever, but never go on beside the new one.
+      if (next == "c") {
+        (void)old.resume();
+        ASSERT_OK(old.console().send("v"));
+        const auto gone = old.process().ended_within(hang);
+        ASSERT_OK(gone);
+        EXPECT_TRUE(*gone);
+      }
+    }
+    write_a_while('w', 5);
+    expect_flawless();
+    Image image{.name = fmt::format("a-img.{}", copies)};
+    ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+    vm_.reset();
+    Place again = place(fmt::format("again{}", copies), memory_bytes / 2, {"h3"});
+    again.paging->config.image = image.chain;
+    ASSERT_NO_FATAL_FAILURE(restore(image, again));
+    expect_flawless();
+    vm_.reset();
+    fs::remove_all(directory_.path() / "a");
+  }
+}
+
+TEST_F(MovingVmProcessTest, WhenNobodyGoesOnWithItItStays) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  write_a_while('w', 5);
+  Handover handover;
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h3"));
+  // A host that cannot reach one of the servers fences nobody.
+  Place cut_off = place_of_heir("b", handover, memory_bytes / 4);
+  cut_off.paging->config.servers.back().unix_path += ".nobody";
+  EXPECT_FALSE(go_on(handover, cut_off));
+  // Nor one that finds another session there.
+  Place mistaken = place_of_heir("c", handover, memory_bytes / 4);
+  mistaken.paging->config.servers.front().instance ^= 1;
+  EXPECT_FALSE(go_on(handover, mistaken));
+  ASSERT_OK(vm_->resume());
+  expect_flawless();
+  write_a_while('w', 5);
+  expect_flawless();
+  // And it can be moved later.
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h2"));
+  auto moved = go_on(handover, place_of_heir("d", handover, memory_bytes / 4));
+  ASSERT_OK(moved);
+  vm_.emplace(std::move(*moved));
+  expect_flawless();
+}
+
+/// With all of its memory on one host it is as mobile.
+TEST_F(MovingVmProcessTest, AMemoryThatIsAllHereGoesOverToAnotherHostAltogether) {
+  boot(place("a", memory_bytes, {}));
+  write_a_while('w', 5);
+  const std::vector<pager::ServiceConfig::Server> landing{{.host = "h2", .unix_path = hosts_["h2"].socket(), .quota_bytes = memory_bytes}};
+  ASSERT_OK(change_memory_servers(vm_->pager(), memory_bytes, landing));
+  Handover handover;
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h2"));
+  auto moved = go_on(handover, place_of_heir("b", handover, memory_bytes));
+  ASSERT_OK(moved);
+  vm_.emplace(std::move(*moved));
+  write_a_while('w', 2);
+  ASSERT_OK(wait_until_drained(vm_->pager()));
+  EXPECT_TRUE(hosts_["h2"].server->sessions().empty()) << "where it landed is the host it runs on";
+  hosts_.erase("h2"), hosts_.erase("h3");
+  expect_flawless();
+  write_a_while('w', 5);
+  expect_flawless();
+}
+
+TEST_F(MovingVmProcessTest, WhatIsStillInAnImageGoesToTheServers) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  vm_.reset();
+  Place other = place("b", memory_bytes / 8, {"h2", "h3"});
+  other.paging->config.session = "a";
+  other.paging->config.image = image.chain;
+  ASSERT_NO_FATAL_FAILURE(restore(image, other));
+  Handover handover;
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h2"));
+  auto moved = go_on(handover, place_of_heir("c", handover, memory_bytes / 4));
+  ASSERT_OK(moved);
+  vm_.emplace(std::move(*moved));
+  fs::remove_all(image.directory);
+  for (const MemoryShare& share : image.shares)
+    if (!share.host.empty()) fs::remove_all(share_of(image.name, share.host));
+  expect_flawless();
+}
+
+/// Who dies while it is being moved: the guest goes on where it was, or ends; never a wrong word.
+TEST_F(MovingVmProcessTest, WhoDiesWhenDuringAMoveTheGuestIsRightOrGone) {
+  for (int moment = 0; moment < Breaking::moments; ++moment) {
+    Place where = place(fmt::format("m{}", moment), memory_bytes / 4, {"h2", "h3"}, 2);
+    where.paging->config.session = "a";  // a later life of the same: what a killed pager left on the servers goes
+    boot(where);
+    for (const std::string victim : {"mover", "server", "pager"}) {  // what is left of it serves the next one
+      SCOPED_TRACE(fmt::format("{} at moment {}", victim, moment));
+      write_a_while('w', 2);
+      const fs::path directory = directory_.path() / fmt::format("handover-{}-{}", moment, victim);
+      for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(directory / part);
+      std::optional<LeavingMemory> memory(LeavingMemory::Options{.control = vm_->pager(), .part = directory / "memory", .to = "h2", .progress = {}});
+      Breaking breaking(*memory, moment, [&] {
+        if (victim == "mover") memory.emplace(LeavingMemory::Options{.control = vm_->pager(), .part = {}, .to = {}, .progress = {}});
+        if (victim == "server") hosts_["h3"].server.reset();
+        if (victim == "pager") kill_pager();
+      });
+      const auto saved = vm_->save(directory / "device-state", directory / "disk", breaking, After::paused);
+      memory.reset();
+      if (victim == "pager") {
+        const auto gone = vm_->process().ended_within(hang);
+        ASSERT_OK(gone);
+        EXPECT_TRUE(*gone) << "a guest went on without its pager";
+        continue;
+      }
+      if (saved) {
+        ASSERT_OK(vm_->resume());
+      }
+      expect_flawless();
+    }
+    vm_.reset();
+    hosts_.erase("h3");
+    add_host("h3");
+  }
+}
+
+}  // namespace
+}  // namespace yado::vm
