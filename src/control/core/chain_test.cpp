@@ -115,6 +115,18 @@ TEST_F(ControlChainTest, WhoCopiesADeltaGetsItsBasesFirst) {
   EXPECT_EQ(pull.what.image, build.what.image);
 }
 
+TEST_F(ControlChainTest, ACopyIsMadeOnceAlsoWhenItsHostHasNotReportedItsBasesYet) {
+  acknowledged();
+  delta();
+  sweep();
+  agent(h2).images.clear();
+  const auto pull = only_call<PullCall>(beats({h2}));
+  const ImageReport image{.id = pull.what.image, .workload = site};
+  const auto actions = done(pull.id, CallReply{.image = image, .sequence = agent(pull.host).sequence});
+  EXPECT_THAT(events(actions), Contains("image-copied"));
+  EXPECT_THAT(calls<PullCall>(actions), IsEmpty());
+}
+
 TEST_F(ControlChainTest, AnImageIsOnAHostOnlyWithItsWholeChain) {
   const ImageId full = acknowledged();
   delta();

@@ -201,6 +201,10 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   }
   operation.failures = 0;
   if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  // Its bases came with it, and its host's next report says so.
+  if (!build)
+    for (const ImageId& base : record.bases)
+      remember_effect(pending.host, Effect{result->sequence, std::nullopt, ImageReport{.id = base, .workload = record.spec.name}});
   if (build) {
     const auto base = result->image ? result->image->base : std::nullopt;
     if (base && base != record.image) {
