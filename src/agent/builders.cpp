@@ -48,6 +48,18 @@ asio::awaitable<Result<workload::Properties>> Instances::hand_over(InstanceId id
   co_return co_await there->hand_over(epoch, std::move(parts), std::move(to));
 }
 
+asio::awaitable<Result<std::string>> Instances::resplit(InstanceId id, WorkloadSpec spec) {
+  const auto found = live_.find(id);
+  if (found == live_.end() || !found->second->link) co_return fail(Errc::not_found, "{} is not here", id);
+  const LivePtr live = found->second;
+  const auto there = live->link;
+  const Epoch epoch = live->record.epoch;
+  const Split split = *spec.vm.split;
+  auto said = co_await there->resplit(epoch, split);
+  if (said) live->spec = std::move(spec);
+  co_return said;
+}
+
 asio::awaitable<Status> Instances::prove(InstanceId id, WorkloadSpec spec, ImageSource source) {
   // A builder too: nobody is told of it, and the next agent process clears it away.
   InstanceRecord record{.id = id, .workload = spec.name, .purpose = Purpose::builder};

@@ -75,6 +75,8 @@ class Instances {
   boost::asio::awaitable<Result<workload::Properties>> checkpoint_running(InstanceId id, workload::PartDirectories parts, workload::NewImage image);
   /// It stands frozen afterwards, for host `to` to go on with.
   boost::asio::awaitable<Result<workload::Properties>> hand_over(InstanceId id, workload::PartDirectories parts, HostId to);
+  /// The memory of a running VM lies as `spec` says from now on; answered when it does. What is not quite as asked for.
+  boost::asio::awaitable<Result<std::string>> resplit(InstanceId id, WorkloadSpec spec);
   /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
   boost::asio::awaitable<Status> prove(InstanceId id, WorkloadSpec spec, ImageSource source);
 

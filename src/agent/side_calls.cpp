@@ -42,6 +42,13 @@ asio::awaitable<Result<CallReply>> SideCalls::run(AgentCall what) {
   if (auto* c = std::get_if<PullCall>(&what)) co_return co_await pull(std::move(*c));
   if (auto* c = std::get_if<HandoverCall>(&what)) co_return co_await hand_over(std::move(*c));
   CallReply reply;
+  if (auto* c = std::get_if<ResplitCall>(&what)) {
+    reply.instance = c->instance;
+    const auto said = co_await around_.instances.resplit(c->instance, c->spec);
+    if (!said) co_return std::unexpected(said.error());
+    reply.detail = *said;
+    co_return reply;
+  }
   if (auto* c = std::get_if<DropImageCall>(&what)) {
     const Status removed = co_await around_.images.remove(c->image);
     if (!removed) co_return std::unexpected(removed.error());

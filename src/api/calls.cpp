@@ -114,6 +114,14 @@ void read_json(const json& j, const std::string& path, Status& status, InspectCa
   read_three(j, path, status, v);
 }
 
+void to_json(json& j, const ResplitCall& v) {
+  j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}};
+}
+
+void read_json(const json& j, const std::string& path, Status& status, ResplitCall& v) {
+  Fields(j, path, status).required("spec", v.spec).required("instance", v.instance).required("epoch", v.epoch);
+}
+
 void to_json(json& j, const DropImageCall& v) {
   j = json{{"workload", v.workload.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}};
 }

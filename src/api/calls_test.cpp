@@ -33,6 +33,7 @@ TEST(ApiCallsTest, EveryCallComesBackAsItWas) {
       SleepCall{workload, instance, epoch},
       DropImageCall{workload, epoch, image},
       InspectCall{workload, instance, epoch},
+      ResplitCall{spec(), instance, epoch},
   };
   for (const AgentCall& call : calls) {
     auto back = api::parse_call(name_of(call), api::dump(nlohmann::json(call)));

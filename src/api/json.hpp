@@ -24,6 +24,8 @@
 namespace yado {
 
 void to_json(nlohmann::json& json, const WorkloadSpec& value);
+void to_json(nlohmann::json& json, const Split& value);
+void to_json(nlohmann::json& json, const MemoryHost& value);
 void to_json(nlohmann::json& json, const Service& value);
 void to_json(nlohmann::json& json, const Endpoint& value);
 void to_json(nlohmann::json& json, const InstanceReport& value);

@@ -6,6 +6,7 @@
 #include "cli/client.hpp"
 #include "cli/command.hpp"
 #include "cli/relocate.hpp"
+#include "cli/split_over.hpp"
 
 namespace yado::cli {
 
@@ -29,17 +30,37 @@ int relocate(const Common& common, const std::string& workload, const std::strin
 namespace {
 struct Options {
   Common common;
-  std::string workload, host;
+  std::string workload, host, over;
 };
+
+int move(const Options& options) {
+  nlohmann::json more = nlohmann::json::object();
+  if (!options.over.empty()) {
+    auto client = Client::control(options.common.control);
+    if (!client) return complain(client.error()), Exit::no_control;
+    auto workload = client->call("GET", fmt::format("/v1/workloads/{}", options.workload));
+    if (!workload) return complain(*client, workload.error());
+    const auto& spec = (*workload)["spec"];
+    if (!spec.contains("vm") || !spec["vm"].contains("split"))
+      return complain(Error{Errc::invalid_argument, fmt::format("--over: {} is no VM with split memory", options.workload)});
+    const std::string owner = (*workload)["owner"].is_object() ? (*workload)["owner"].value("host", "") : "";
+    auto split = split_over(options.over, spec["vm"], options.host.empty() ? owner : options.host);
+    if (!split) return complain(split.error());
+    more["split"] = std::move(*split);
+  }
+  return relocate(options.common, options.workload, options.host, std::move(more));
+}
 }  // namespace
 
 void add_move(CLI::App& app, Outcome& outcome) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("move", "Move a workload to another host and wait until it answers there");
+  CLI::App* command = app.add_subcommand("move", "Move a workload to another host, or the memory of a VM to other hosts, and wait until it is there");
   add_workload(*command, options->workload);
   command->add_option("host", options->host, "Where to; without it, the best of the others")->type_name("HOST");
+  command->add_option("--over", options->over, "For a VM with split memory, while it runs: how much of it stays on its host, and who keeps the rest: h1:1GiB,h2,h3; its host alone: all of it")
+      ->type_name("HOST[:SIZE][,HOST...]");
   add_common(*command, options->common);
-  on_chosen(*command, outcome, [options] { return relocate(options->common, options->workload, options->host, nlohmann::json::object()); });
+  on_chosen(*command, outcome, [options] { return move(*options); });
 }
 
 }  // namespace yado::cli

@@ -7,8 +7,7 @@
 #include "cli/client.hpp"
 #include "cli/command.hpp"
 #include "cli/relocate.hpp"
-#include "base/id.hpp"
-#include "spec/values.hpp"
+#include "cli/split_over.hpp"
 
 namespace yado::cli {
 namespace {
@@ -17,30 +16,6 @@ struct Options {
   Common common;
   std::string workload, host, over;
 };
-
-/// "h1:1.5GiB,h4": the main host with its share, then the hosts that keep the rest.
-Result<nlohmann::json> split_of(const std::string& over, const nlohmann::json& now, std::string& host) {
-  nlohmann::json split = now;
-  split["over"] = nlohmann::json::array();
-  std::size_t at = 0;
-  for (bool first = true; at <= over.size(); first = false) {
-    const std::size_t end = std::min(over.find(',', at), over.size());
-    const std::string one = over.substr(at, end - at);
-    at = end + 1;
-    const std::size_t colon = one.find(':');
-    if (!valid_name(one.substr(0, colon))) return fail(Errc::invalid_argument, "--over: \"{}\" is no host", one);
-    if (!first) {
-      // How much of the rest each keeps follows from what there is: they share it evenly.
-      split["over"].push_back({{"host", one.substr(0, colon)}});
-      continue;
-    }
-    host = one.substr(0, colon);
-    if (colon == std::string::npos) continue;
-    YADO_ASSIGN(const std::uint64_t bytes, spec::parse_size(one.substr(colon + 1)), "--over: " + one);
-    split["local_bytes"] = bytes;
-  }
-  return split;
-}
 
 int restore(const Options& options) {
   auto client = Client::control(options.common.control);
@@ -59,14 +34,12 @@ int restore(const Options& options) {
     const auto& vm = (*workload)["spec"];
     if (!vm.contains("vm") || !vm["vm"].contains("split"))
       return complain(Error{Errc::invalid_argument, fmt::format("--over: {} is no VM with split memory", options.workload)});
-    std::string main;
-    auto split = split_of(options.over, vm["vm"]["split"], main);
+    const std::string main = options.over.substr(0, options.over.find_first_of(":,"));
+    auto split = split_over(options.over, vm["vm"], main);
     if (!split) return complain(split.error());
     if (!host.empty() && host != main)
       return complain(Error{Errc::invalid_argument, fmt::format("--over begins with {}, but HOST is {}", main, host)});
     host = main;
-    // One host alone keeps all of it.
-    if ((*split)["over"].empty()) (*split)["local_bytes"] = vm["vm"]["memory_bytes"];
     more["split"] = std::move(*split);
   }
   if (host.empty()) {

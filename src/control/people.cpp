@@ -218,6 +218,7 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
   const auto views = core_.workloads();
   const WorkloadView* view = find(views, id);
   const bool stateful = view && view->record.spec.kind == Kind::vm && view->record.spec.vm.split;
+  if (stateful && split && !host && !from_image) co_return co_await resplit(view->record.spec, *split, responder);
   // It would go back to its last checkpoint, or to its beginning: only for who says so.
   if (stateful && !from_image && !host)
     co_return fail(Errc::invalid_argument, "{} has split memory: name the host that it shall go on on", id);
@@ -232,6 +233,20 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
   auto [number, question] = new_question();
   if (live) core_.move_live(number, id, *host, std::move(split), os::now());
   else core_.move(number, id, std::move(host), os::now());
+  settle();
+  auto answer = co_await answer_to(number, question, responder);
+  if (!answer) co_return std::unexpected(answer.error());
+  if (!answer->route) co_return std::unexpected(answer->route.error());
+  co_return json{{"route", *answer->route}};
+}
+
+/// Where it runs: other hosts keep its memory, or it keeps more or less itself.
+asio::awaitable<Result<json>> Shell::resplit(WorkloadSpec spec, const Split& split, wire::Responder& responder) {
+  const WorkloadId id = spec.name;
+  spec.vm.split = split;
+  if (Status good = spec::check(spec); !good) co_return std::unexpected(good.error());
+  auto [number, question] = new_question();
+  core_.resplit(number, id, split, os::now());
   settle();
   auto answer = co_await answer_to(number, question, responder);
   if (!answer) co_return std::unexpected(answer.error());

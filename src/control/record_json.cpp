@@ -42,6 +42,7 @@ std::string dump_record(const Record& v) {
   for (const ImageId& base : v.bases) j["bases"].push_back(base.str());
   if (!v.image_of.empty()) j["image_of"] = v.image_of.str();
   if (v.standby) j["standby"] = v.standby->str();
+  if (v.memory_hosts) j["memory_hosts"] = *v.memory_hosts;
   return api::dump(j);
 }
 
@@ -68,7 +69,8 @@ Result<Record> parse_record(std::string_view text) {
       .optional("image_of", v.image_of)
       .optional("standby", v.standby)
       .optional("standby_host", v.standby_host)
-      .optional("standby_revision", v.standby_revision);
+      .optional("standby_revision", v.standby_revision)
+      .optional("memory_hosts", v.memory_hosts);
   if (!status) return fail(Errc::corrupt, "record: {}", status.error().message);
   for (const auto& [value, name] : phases)
     if (name == phase) {

@@ -48,6 +48,7 @@ class Shell : public std::enable_shared_from_this<Shell> {
   Awaitable<Result<Json>> deploy(const WorkloadId& id, const wire::Request& request, const Target& target,
                                  wire::Responder& responder);
   Awaitable<Result<Json>> move(const WorkloadId& id, const wire::Request& request, wire::Responder& responder);
+  Awaitable<Result<Json>> resplit(WorkloadSpec spec, const Split& split, wire::Responder& responder);
   Awaitable<Result<Json>> forward(const WorkloadId& id, const wire::Request& request, const Target& target);
   Result<Json> plan(const WorkloadSpec& spec) const;
   Json workloads() const;

@@ -87,6 +87,15 @@ struct SleepCall {
   bool operator==(const SleepCall&) const = default;
 };
 
+/// The memory of a running VM lies here and on the hosts of its split from now on. Answered when who is not named keeps nothing any
+/// more; with an error, who keeps something is still in use.
+struct ResplitCall {
+  WorkloadSpec spec;
+  InstanceId instance;
+  Epoch epoch;
+  bool operator==(const ResplitCall&) const = default;
+};
+
 struct DropImageCall {
   WorkloadId workload;
   Epoch epoch;
@@ -103,7 +112,7 @@ struct InspectCall {
 };
 
 using AgentCall =
-    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall>;
+    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall, ResplitCall>;
 
 /// The answer to any of them; what a call does not fill stays empty.
 struct CallReply {

@@ -21,7 +21,8 @@ std::vector<AgentCall> one_of_each() {
           BuildCall{.spec = spec(), .epoch = epoch},       PullCall{.spec = spec(), .epoch = epoch},
           StopCall{.workload = site, .epoch = epoch},      SleepCall{.workload = site, .epoch = epoch},
           DropImageCall{.workload = site, .epoch = epoch}, InspectCall{.workload = site, .epoch = epoch},
-          HandoverCall{.spec = spec(), .epoch = epoch}};
+          HandoverCall{.spec = spec(), .epoch = epoch},
+          ResplitCall{.spec = spec(), .epoch = epoch}};
 }
 
 TEST(CallsTest, EveryCallSaysWhichWorkloadItIsAboutAndUnderWhichRight) {

@@ -143,6 +143,7 @@ Status Connection::answer(const Frame& frame) {
     case Operation::abandon: return abandon(frame);
     case Operation::load: return load(frame);
     case Operation::move: return move(frame);
+    case Operation::quota: return quota(frame);
     default: return fail(Errc::unsupported, "{} is no request that is answered here", name_of(operation));
   }
 }
@@ -176,6 +177,13 @@ Status Connection::drop(const Frame& frame) {
 Status Connection::list(const Frame& frame) {
   YADO_ASSIGN(const std::uint64_t from, parse_number(frame.body), "LIST");
   channel_->send(Operation::pages, frame.header.id, make_batch(session_->store().list(from)));
+  return {};
+}
+
+Status Connection::quota(const Frame& frame) {
+  YADO_ASSIGN(const std::uint64_t pages, parse_number(frame.body), "QUOTA");
+  YADO_TRY(parts_.sessions.set_quota(*session_, owner(), pages), "QUOTA");
+  done(frame.header.id);
   return {};
 }
 

@@ -59,6 +59,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Status put(const Frame& frame);
   Status drop(const Frame& frame);
   Status list(const Frame& frame);
+  Status quota(const Frame& frame);
   Status end(const Frame& frame);
   Status save(const Frame& frame);
   Status fix(const Frame& frame);

@@ -320,7 +320,7 @@ TEST_F(ImageArchiveTest, AMoverMayOnlyPut) {
   EXPECT_EQ(mover.ask(Operation::put, 2, put_body({{1, 1}}).bytes)->header.operation, Operation::done);
   std::uint64_t id = 2;
   for (const Operation operation : {Operation::get, Operation::drop, Operation::list, Operation::save, Operation::fix, Operation::finish,
-                                    Operation::keep, Operation::abandon, Operation::load, Operation::move, Operation::end})
+                                    Operation::keep, Operation::abandon, Operation::load, Operation::move, Operation::quota, Operation::end})
     EXPECT_EQ(mover.ask(operation, ++id, {})->error().code, Errc::permission) << name_of(operation);
   EXPECT_EQ(get(*link, {{1, 1}}).value(), (Contents{{1, 1}}));
 }

@@ -173,7 +173,7 @@ TEST_F(MemoryServerTest, AnHeirGoesOnWithThePagesAndFencesWhoHadThem) {
   EXPECT_EQ(refusal(heir).code, Errc::stale_epoch) << "of the same life";
   heir.epoch = 2;
   Hello other = heir;
-  other.quota_pages = 7;
+  other.pages = 7;
   EXPECT_EQ(refusal(other).code, Errc::conflict);
   EXPECT_EQ(first.ask(Operation::get, 3, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}})) << "who was refused changed nothing";
   const RawPeer second = open(heir);
@@ -204,15 +204,30 @@ TEST_F(MemoryServerTest, AQuotaIsSetAsideAndGivenBack) {
   big.quota_pages = 1000;
   const RawPeer peer = open(big);
   EXPECT_EQ(refusal(hello("small")).code, Errc::no_space) << "1024 - 1000 < 100";
-  big.generation = 2;
-  big.quota_pages = 999;
-  EXPECT_EQ(refusal(big).code, Errc::conflict);
   EXPECT_EQ(peer.ask(Operation::end, 2, {})->header.operation, Operation::done);
   EXPECT_EQ(peer.ask(Operation::get, 3, runs({{1, 1}}))->error().code, Errc::not_found);
   open(hello("small"));
   EXPECT_EQ(server->sessions().at(0).name, "small");
   EXPECT_TRUE(server->end("small"));
   EXPECT_EQ(server->end("small").error().code, Errc::not_found);
+}
+
+TEST_F(MemoryServerTest, AQuotaChangesByItsOwnRequestOnly) {
+  const RawPeer small = open(hello("small"));
+  RawPeer peer = open(hello("vm"));
+  const auto quota = [&](std::uint64_t id, std::uint64_t pages) { return peer.ask(Operation::quota, id, make_number(pages)); };
+  EXPECT_EQ(quota(2, 925)->error().code, Errc::no_space) << "1024 - 100 < 925";
+  EXPECT_EQ(quota(3, 924)->header.operation, Operation::done);
+  EXPECT_EQ(refusal(hello("third")).code, Errc::no_space);
+  Contents two{{1, 1}, {2, 2}};
+  ASSERT_EQ(peer.ask(Operation::put, 4, put_body(two).bytes)->header.operation, Operation::done);
+  EXPECT_EQ(quota(5, 1)->error().code, Errc::no_space) << "two are held";
+  EXPECT_EQ(quota(6, 2)->header.operation, Operation::done);
+  EXPECT_EQ(peer.ask(Operation::put, 7, put_body({{3, 3}}).bytes)->error().code, Errc::no_space);
+  open(hello("third"));
+  // Connected anew, as before that was answered: it stays as it is.
+  peer = open(hello("vm", 2));
+  EXPECT_EQ(peer.ask(Operation::put, 2, put_body({{3, 3}}).bytes)->error().code, Errc::no_space);
 }
 
 TEST_F(MemoryServerTest, AnEndedSessionsMemoryIsFreeWhileItsConnectionStaysOpen) {

@@ -56,6 +56,14 @@ PageStore::Owner PageStore::owner() const {
   return owner_;
 }
 
+Status PageStore::set_quota(const Owner& owner, std::uint64_t pages) {
+  const std::lock_guard lock(writer_);
+  if (auto may = check(owner); !may) return may;
+  if (const std::uint64_t used = data_pages_ + disk_pages_; used > pages) return fail(Errc::no_space, "{} pages are held, more than {}", used, pages);
+  quota_pages_ = pages;
+  return {};
+}
+
 Status PageStore::check(const Owner& by) const {
   const Owner now = owner();
   if (by == now) return {};
@@ -175,7 +183,7 @@ Status PageStore::store(const Batch& batch, bool only_absent, bool unchanged) {
       added += !in_memory(slot(page)) && slot(page) != on_disk;
     }
   if (const std::uint64_t used = data_pages_ + disk_pages_; used + added > quota_pages_)
-    return fail(Errc::no_space, "{} more pages would exceed the quota of {}, of which {} are used", added, quota_pages_, used);
+    return fail(Errc::no_space, "{} more pages would exceed the quota of {}, of which {} are used", added, quota_pages_.load(), used);
   YADO_ASSIGN(std::vector<Slot> fresh, allocate(fresh_slots), "put");  // all of them before the first page is written
   Bytes data = batch.data;
   for (const KindRun& run : batch.runs)
@@ -376,7 +384,7 @@ Result<std::uint64_t> PageStore::load(const Owner& owner, std::shared_ptr<const 
       with_data += data;
     }
   if (data_pages_ + disk_pages_ + with_data > quota_pages_)
-    return fail(Errc::no_space, "{} more pages would exceed the quota of {}", with_data, quota_pages_);
+    return fail(Errc::no_space, "{} more pages would exceed the quota of {}", with_data, quota_pages_.load());
   if (disk_pages_ == 0) {
     const std::lock_guard moment(chain_mutex_);
     chain_ = std::move(chain);

@@ -92,6 +92,8 @@ class PageStore {
   SessionStats stats() const;
   std::uint64_t pages() const { return pages_; }
   std::uint64_t quota_pages() const { return quota_pages_; }
+  /// Errors: stale_epoch, no_space (more is held).
+  Status set_quota(const Owner& owner, std::uint64_t pages);
 
  private:
   using Slot = std::uint32_t;
@@ -125,7 +127,8 @@ class PageStore {
   std::mutex& mutex_of(PageNumber page) const { return shards_[page / leaf_pages % shards]; }
 
   PageArena& arena_;
-  const std::uint64_t pages_, quota_pages_;
+  const std::uint64_t pages_;
+  std::atomic<std::uint64_t> quota_pages_;  ///< changed with writer_
   mutable std::array<std::mutex, shards> shards_;  ///< a leaf is guarded by the mutex of its shard
   std::vector<std::unique_ptr<Leaf>> leaves_;
   mutable std::mutex writer_;       ///< held by writers, for long; before any other

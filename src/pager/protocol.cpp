@@ -94,7 +94,7 @@ std::uint64_t checksum_of(Bytes header, std::span<const Bytes> body) {
 }
 
 bool known(std::uint8_t operation) {
-  return (operation >= 1 && operation <= 14) || (operation >= 129 && operation <= 132) || operation == 255;
+  return (operation >= 1 && operation <= 15) || (operation >= 129 && operation <= 132) || operation == 255;
 }
 
 bool allowed(PageKind kind, BatchUse use) {
@@ -128,6 +128,7 @@ std::string_view name_of(Operation operation) {
     case Operation::finish: return "FINISH";
     case Operation::keep: return "KEEP";
     case Operation::abandon: return "ABANDON";
+    case Operation::quota: return "QUOTA";
     case Operation::welcome: return "WELCOME";
     case Operation::pages: return "PAGES";
     case Operation::done: return "DONE";

@@ -20,7 +20,7 @@ using Bytes = std::span<const std::byte>;
 
 enum class Operation : std::uint8_t {
   hello = 1, get = 2, put = 3, drop = 4, list = 5, stat = 6, save = 7, load = 8, move = 9, end = 10,
-  fix = 11, finish = 12, keep = 13, abandon = 14,
+  fix = 11, finish = 12, keep = 13, abandon = 14, quota = 15,
   welcome = 129, pages = 130, done = 131, stats = 132, error = 255,
 };
 std::string_view name_of(Operation operation);

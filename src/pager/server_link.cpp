@@ -347,6 +347,12 @@ void ServerLink::keep(const std::string& name, Done done) { request_done(Operati
 void ServerLink::abandon(const std::string& name, Done done) {
   request_done(Operation::abandon, make_name(name), std::move(done));
 }
+void ServerLink::set_quota(std::uint64_t pages, Done done) {
+  request_done(Operation::quota, make_number(pages), [this, pages, done = std::move(done)](const Status& changed) {
+    if (changed) hello_.quota_pages = pages;
+    done(changed);
+  });
+}
 void ServerLink::end(Done done) { request_done(Operation::end, {}, std::move(done)); }
 
 /// What fits into one message, and more of them in front of it where needed: the first error of any is the answer.

@@ -61,6 +61,8 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   void load(const std::vector<std::string>& names, const std::vector<PageRun>& wanted, Told<std::uint64_t> told);
   /// At most most_runs. `instance` is the other link's. Both servers have the pages then.
   void move(const std::vector<PageRun>& pages, const ServerAddress& to, std::uint64_t instance, Told<std::uint64_t> told);
+  /// What the session may hold from now on: more, or less than it may now, but not than it does. Error no_space: it stays as it was.
+  void set_quota(std::uint64_t pages, Done done);
   void end(Done done);
 
   /// Of the session in the server's memory: known once open.

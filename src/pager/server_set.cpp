@@ -61,8 +61,13 @@ Result<ServerSet::Plan> ServerSet::plan(const std::vector<ServiceConfig::Server>
   if (checkpoint_) return fail(Errc::conflict, "a checkpoint of this memory is under way: its servers cannot change now");
   Plan plan;
   for (const ServiceConfig::Server& server : wanted)
-    if (const auto number = member_for(server)) plan.stay.push_back(*number);
-    else plan.missing.push_back(server);
+    if (const auto number = member_for(server)) {
+      plan.stay.push_back(*number);
+      const std::uint64_t quota = members_[*number].told.quota_bytes;
+      if (server.quota_bytes != quota) (server.quota_bytes > quota ? plan.want_more : plan.want_less).emplace_back(*number, server);
+    } else {
+      plan.missing.push_back(server);
+    }
   const auto in_use = static_cast<std::size_t>(std::ranges::count_if(members_, [](const Member& member) { return !member.link || member.link->alive(); }));
   if (in_use + plan.missing.size() > Copies::most_servers)
     return fail(Errc::no_space, "{} servers hold this memory (an image on this host counts, and those that are being emptied), {} more are too many: at most {} can",
@@ -86,10 +91,14 @@ Result<std::vector<std::shared_ptr<ServerLink>>> ServerSet::connect_all(const st
     else failed = Error{link.error().code, fmt::format("memory on {}: {}", missing[i].host, link.error().message)};
   }
   if (!failed) return links;
+  end_all(std::move(links));
+  return std::unexpected(*failed);
+}
+
+void ServerSet::end_all(std::vector<std::shared_ptr<ServerLink>> links) {
   asio::post(network_, [links = std::move(links)] {
     for (const auto& link : links) link->end([link](const Status&) { link->close(); });
   });
-  return std::unexpected(*failed);
 }
 
 Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConfig::Server>& wanted) {
@@ -99,7 +108,16 @@ Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConf
     something_ended_.wait(lock, [&] { return closing_ == 0; });
   }
   YADO_ASSIGN(const Plan plan, on_network([&] { return this->plan(wanted); }), "servers");
-  const auto links = connect_all(plan.missing);
+  auto links = connect_all(plan.missing);
+  for (const auto& [number, server] : plan.want_more)
+    if (const Status more = links ? set_quota(number, server.quota_bytes) : Status{}; !more) {
+      end_all(*links);
+      links = context(more.error(), "memory on " + server.host);
+    }
+  std::vector<std::string> notes;
+  for (const auto& [number, server] : plan.want_less)
+    if (const Status less = links ? set_quota(number, server.quota_bytes) : Status{}; !less)
+      notes.push_back(fmt::format("{} keeps its larger quota: {}", server.host, less.error().message));
   return on_network([&]() -> Result<std::vector<std::string>> {
     changing_ = false;
     std::erase_if(drains_, [](const auto& drain) { return drain.second->at_rest(); });
@@ -113,12 +131,21 @@ Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConf
       if (member.link && member.link->alive() && !member.leaving && std::ranges::count(plan.stay, i) == 0) drain(i, false);
     }
     for (std::size_t i = 0; i < plan.missing.size(); ++i) add(plan.missing[i], (*links)[i]);
-    std::vector<std::string> notes;
-    for (const ServiceConfig::Server& server : wanted)
-      if (const auto number = member_for(server); number && members_[*number].told.quota_bytes != server.quota_bytes)
-        notes.push_back(fmt::format("{} keeps its quota of {} bytes", server.host, members_[*number].told.quota_bytes));
     return notes;
   });
+}
+
+/// Asks the server and waits.
+Status ServerSet::set_quota(std::size_t number, std::uint64_t bytes) {
+  const auto answer = std::make_shared<std::promise<Status>>();
+  auto answered = answer->get_future();
+  asio::post(network_, [this, number, bytes, answer] {
+    members_[number].link->set_quota(bytes / page_bytes, [this, number, bytes, answer](const Status& changed) {
+      if (changed) members_[number].told.quota_bytes = bytes;
+      answer->set_value(changed);
+    });
+  });
+  return answered.get();
 }
 
 void ServerSet::add(const ServiceConfig::Server& server, std::shared_ptr<ServerLink> link) {

@@ -57,9 +57,12 @@ class ServerSet {
   struct Plan {
     std::vector<ServiceConfig::Server> missing;
     std::vector<std::size_t> stay, were_leaving;
+    std::vector<std::pair<std::size_t, ServiceConfig::Server>> want_more, want_less;  ///< quota, of those that stay
   };
   Result<Plan> plan(const std::vector<ServiceConfig::Server>& wanted);
   Result<std::vector<std::shared_ptr<ServerLink>>> connect_all(const std::vector<ServiceConfig::Server>& missing);
+  void end_all(std::vector<std::shared_ptr<ServerLink>> links);
+  Status set_quota(std::size_t number, std::uint64_t bytes);
   void add(const ServiceConfig::Server& server, std::shared_ptr<ServerLink> link);
   void watch(std::size_t number);
   void drain(std::size_t number, bool bring_first);

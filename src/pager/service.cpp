@@ -432,6 +432,7 @@ class Client {
   }
 
   Result<json> left(const fs::path& part) {
+    if (!part.is_absolute()) return fail(Errc::invalid_argument, "left: \"part\" is an absolute path");
     YADO_TRY(write_order_of_use(part, pager_.by_recency()), "move");
     YADO_TRY((*leaving_)->finish(), "move");
     return json{{"servers", json::parse(to_text(network_.to_inherit(to_)))}};

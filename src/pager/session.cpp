@@ -193,11 +193,11 @@ bool Session::bring_in(std::size_t most) {
 
 namespace {
 
+/// Its quota is what was granted last, perhaps by a QUOTA whose answer was lost.
 Status same_size(const Session& session, const Hello& hello) {
-  const PageStore& store = session.store();
-  if (store.pages() == hello.pages && store.quota_pages() == hello.quota_pages) return {};
-  return fail(Errc::conflict, "session {} has {} pages and a quota of {}, not {} and {}", hello.session, store.pages(),
-              store.quota_pages(), hello.pages, hello.quota_pages);
+  const std::uint64_t pages = session.store().pages();
+  if (pages == hello.pages) return {};
+  return fail(Errc::conflict, "session {} has {} pages, not {}", hello.session, pages, hello.pages);
 }
 
 }  // namespace
@@ -227,11 +227,8 @@ Result<Sessions::Opened> Sessions::open(const Hello& hello, const std::string& p
   }
   if (hello.role != Role::owner) return fail(Errc::not_found, "there is no session {}", hello.session);
   if (sessions_.size() >= most_sessions) return fail(Errc::no_space, "there are {} sessions already", most_sessions);
-  std::uint64_t set_aside = 0;
-  for (const auto& [name, session] : sessions_) set_aside += session->store().quota_pages();
-  if (hello.quota_pages > arena_.capacity_pages() - set_aside)
-    return fail(Errc::no_space, "{} pages are asked for, {} of {} are free", hello.quota_pages,
-                arena_.capacity_pages() - set_aside, arena_.capacity_pages());
+  if (const std::uint64_t free = arena_.capacity_pages() - set_aside(); hello.quota_pages > free)
+    return fail(Errc::no_space, "{} pages are asked for, {} of {} are free", hello.quota_pages, free, arena_.capacity_pages());
   std::uint64_t instance = 0;
   if (::getrandom(&instance, sizeof instance, 0) != sizeof instance) return fail_errno("getrandom");
   opened.session = std::make_shared<Session>(hello.session, peer, instance, arena_, hello, archive_);
@@ -252,6 +249,20 @@ Result<std::shared_ptr<Session>> Sessions::join(const std::shared_ptr<Session>& 
     return fail(Errc::permission, "session {} belongs to {}, not to {}", hello.session, session->owner(), peer);
   if (hello.role == Role::owner) YADO_TRY(same_size(*session, hello), "session");
   return session;
+}
+
+std::uint64_t Sessions::set_aside() const {
+  std::uint64_t pages = 0;
+  for (const auto& [name, session] : sessions_) pages += session->store().quota_pages();
+  return pages;
+}
+
+Status Sessions::set_quota(Session& session, const PageStore::Owner& owner, std::uint64_t pages) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t now = session.store().quota_pages(), free = arena_.capacity_pages() - set_aside();
+  if (pages > now && pages - now > free)
+    return fail(Errc::no_space, "{} pages more are asked for, {} of {} are free", pages - now, free, arena_.capacity_pages());
+  return session.store().set_quota(owner, pages);
 }
 
 Status Sessions::end(const std::string& name) {

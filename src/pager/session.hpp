@@ -100,11 +100,14 @@ class Sessions {
     std::shared_ptr<Session> abandoned;  ///< of an earlier life, or inherited from one: its draft wants to be abandoned
   };
   Result<Opened> open(const Hello& hello, const std::string& peer);
+  /// Errors: stale_epoch, no_space (as much is not free, or more is held).
+  Status set_quota(Session& session, const PageStore::Owner& owner, std::uint64_t pages);
   Status end(const std::string& name);
   void end_all();
   std::vector<std::shared_ptr<Session>> all() const;
 
  private:
+  std::uint64_t set_aside() const;  // mutex_ is held
   Result<std::shared_ptr<Session>> join(const std::shared_ptr<Session>& session, const Hello& hello, const std::string& peer) const;
 
   PageArena arena_;

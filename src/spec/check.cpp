@@ -106,7 +106,7 @@ void check_split(Problems& problems, const VmSpec& vm) {
   if (split.over.empty() && split.local_bytes < vm.memory_bytes)
     problems.add("vm.split.over", "no host is named that could keep the other {} bytes of vm.memory", vm.memory_bytes - split.local_bytes);
   if (split.over.size() > 15) problems.add("vm.split.over", "{} hosts are more than 15", split.over.size());
-  if (split.redundancy == Redundancy::replica && split.over.size() < 2)
+  if (split.redundancy == Redundancy::replica && split.over.size() == 1)
     problems.add("vm.split.redundancy", "\"replica\" needs two hosts in vm.split.over");
   if (split.prefetch_pages < 1 || split.prefetch_pages > 512)
     problems.add("vm.split.prefetch", "must be between 4KiB and 2MiB");

@@ -85,6 +85,8 @@ class Instance {
   }
   /// It goes on running while its checkpoint is taken, but for a moment.
   virtual bool runs_during_checkpoint() const { return false; }
+  /// Its memory lies here and on the hosts of `split` from now on. Returns when it does: what is not quite as asked for.
+  virtual Result<std::string> resplit(const Split& /*split*/) const { return fail(Errc::unsupported, "all of its memory is on this host"); }
   /// Runs a program inside and waits for it.
   virtual Result<os::ExitStatus> exec(const std::vector<std::string>& command, const ExecIo& io) const = 0;
   /// Returns when the start-up is complete, as seen from outside. `already`: how long it has been running.

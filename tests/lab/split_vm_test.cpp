@@ -96,6 +96,67 @@ TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
   EXPECT_EQ(cluster().owner_host("bigvm"), target);
   LAB_MUST(const json alone, cluster().control("GET", "/v1/workloads/bigvm/memory"));
   EXPECT_TRUE(alone["servers"].empty()) << alone.dump();
+
+  // Its memory goes to another host while it runs, and comes home again.
+  const std::uint64_t running = cluster().epoch("bigvm");
+  const std::string other = target == "h2" ? "h3" : "h2";
+  const auto keepers_now = [&] {
+    std::set<std::string> hosts;
+    const auto now_here = cluster().control("GET", "/v1/workloads/bigvm/memory");
+    for (const json& server : now_here ? (*now_here)["servers"] : json::array()) hosts.insert(server.value("host", ""));
+    return hosts;
+  };
+  const Ended spread = cluster().yado({"move", "bigvm", "--over", target + ":64MiB," + other});
+  EXPECT_EQ(spread.status, 0) << spread.output;
+  EXPECT_EQ(keepers_now(), std::set<std::string>{other});
+  const Ended home = cluster().yado({"move", "bigvm", "--over", target});
+  EXPECT_EQ(home.status, 0) << home.output;
+  EXPECT_EQ(keepers_now(), std::set<std::string>());
+  const Ended nobody = cluster().yado({"move", "bigvm", "--over", "h77"});
+  EXPECT_NE(nobody.status, 0);
+  EXPECT_NE(nobody.output.find("host h77 does not answer"), std::string::npos) << nobody.output;
+  EXPECT_EQ(cluster().epoch("bigvm"), running) << "raised anew";
+  EXPECT_EQ(cluster().owner_host("bigvm"), target);
+  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+}
+
+class SpareTest : public LabTest<SpareTest> {
+ public:
+  static ClusterOptions cluster_options() { return {.hosts = 4, .criu = false, .database = false, .disk = {}, .name = {}}; }
+};
+
+TEST_F(SpareTest, AnotherHostTakesThePlaceOfALostOne) {
+  const char* guests = std::getenv("YADO_GUESTS");
+  std::error_code ignored;
+  if (!guests || !std::filesystem::exists(std::filesystem::path(guests) / "vmweb/kernel", ignored))
+    GTEST_SKIP() << "needs the guest vmweb: tools/make-guest vmweb $YADO_GUESTS/vmweb";
+  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
+  spec["policy"]["placement"] = {"h1"};
+  spec["vm"]["split"]["redundancy"] = "replica";
+  LAB_OK(cluster().deploy(spec));
+  const std::uint64_t epoch = cluster().epoch("bigvm");
+  drill::LoadOptions options;
+  options.address = cluster().gate();
+  options.host = "big.test";
+  options.path = "/";
+  options.contains = "virtual machine";
+  LAB_MUST(auto load, drill::Load::start(std::move(options)));
+  ASSERT_TRUE(load->wait_for([](const drill::Sample& sample) { return sample.correct; }, generous));
+  const std::uint64_t since = cluster().newest_event();
+  LAB_OK(cluster().fault("host-silent", "h3"));
+  const auto replaced = cluster().event(since, "memory-host-replaced", "bigvm");
+  ASSERT_TRUE(replaced);
+  EXPECT_EQ((*replaced)["fields"].value("lost", ""), "h3") << replaced->dump();
+  // The copies that h3 had are made in the background: every answer says how many are missing.
+  json memory;
+  do {
+    LAB_MUST(memory, cluster().control("GET", "/v1/workloads/bigvm/memory"));
+  } while (memory.value("pages_without_redundancy", 1u) > 0);
+  std::set<std::string> keepers;
+  for (const json& server : memory["servers"])
+    if (server.value("alive", false) && server.value("pages", 0ull) > 0) keepers.insert(server.value("host", ""));
+  EXPECT_EQ(keepers, (std::set<std::string>{"h2", "h4"})) << memory.dump();
+  EXPECT_EQ(cluster().epoch("bigvm"), epoch) << "it was raised anew";
   for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
 }
 

@@ -70,6 +70,7 @@ bool AgentCore::admit(CallId id, const AgentCall& what) {
   if (const auto* sleep = std::get_if<SleepCall>(&what)) instance = &sleep->instance;
   if (const auto* inspect = std::get_if<InspectCall>(&what)) instance = &inspect->instance;
   if (const auto* handover = std::get_if<HandoverCall>(&what)) instance = &handover->instance;
+  if (const auto* resplit = std::get_if<ResplitCall>(&what)) instance = &resplit->instance;
   if (instance)
     if (auto found = instances_.find(*instance); found != instances_.end() && epoch < found->second.report.epoch)
       return refuse(found->second.report.epoch);
@@ -100,6 +101,10 @@ void AgentCore::call(CallId id, const AgentCall& what, Instant now) {
   if (const auto* c = std::get_if<SleepCall>(&what)) return sleep(id, *c, now);
   if (const auto* c = std::get_if<StopCall>(&what)) return stop(id, *c);
   if (const auto* c = std::get_if<PullCall>(&what)) remember(workloads_[c->spec.name], c->spec);
+  if (const auto* c = std::get_if<ResplitCall>(&what)) {
+    if (!instances_.contains(c->instance)) return reply(id, fail(Errc::not_found, "{} is not here", c->instance));
+    remember(workloads_[c->spec.name], c->spec);
+  }
   if (const auto* c = std::get_if<InspectCall>(&what); c && !instances_.contains(c->instance))
     return reply(id, CallReply{.instance = c->instance, .state = InstanceState::exited, .sequence = sequence_});
   for (auto& [other, side] : sides_)

@@ -41,6 +41,7 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
   if (what == "thaw") return thaw(asked);
   if (what == "checkpoint") return checkpoint(message, asked);
   if (what == "hand_over") return hand_over(message, asked);
+  if (what == "resplit") return resplit(message, asked);
   if (what == "exec") return exec(message, asked);
   if (what == "wait_startup") return wait_startup(message, asked);
   if (what == "promote") return promote(message, asked);
@@ -266,6 +267,22 @@ Result<std::optional<json>> Supervisor::hand_over(const json& message, Asked ask
     return result;
   };
   operations_.push_back({asked, "hand_over", std::move(operation), finish});
+  return std::optional<json>{};
+}
+
+Result<std::optional<json>> Supervisor::resplit(const json& message, Asked asked) {
+  YADO_TRY(need_instance(), "resplit");
+  for (const std::string_view other : {"checkpoint", "resplit"})
+    if (busy(other)) return fail(Errc::conflict, "resplit: a {} is under way", other);
+  Split split;
+  Status status;
+  api::Fields(message, "", status).required("split", split);
+  YADO_TRY(status, "resplit");
+  YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {
+    YADO_ASSIGN(const std::string detail, instance_->resplit(split), "resplit");
+    return json{{"detail", detail}};
+  }), "resplit");
+  operations_.push_back({asked, "resplit", std::move(operation), [](Result<json> result, const Operation&) { return result; }});
   return std::optional<json>{};
 }
 

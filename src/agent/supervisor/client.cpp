@@ -253,6 +253,13 @@ asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, wor
   co_return properties;
 }
 
+asio::awaitable<Result<std::string>> Client::resplit(Epoch epoch, Split split) {
+  json fields = object(epoch, {{"split", split}});
+  const Result<json> answer = co_await call("resplit", std::move(fields));
+  if (!answer) co_return std::unexpected(answer.error());
+  co_return answer->value("detail", "");
+}
+
 asio::awaitable<Result<Exec>> Client::exec(Epoch epoch, std::vector<std::string> command) {
   json fields = object(epoch, {{"command", std::move(command)}});
   const Result<json> answer = co_await call("exec", std::move(fields));

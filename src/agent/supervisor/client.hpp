@@ -56,6 +56,8 @@ class Client {
                                                                   bool leave_running);
   /// The same; the instance stands frozen afterwards, for `to` to go on with.
   boost::asio::awaitable<Result<workload::Properties>> hand_over(Epoch epoch, workload::PartDirectories parts, HostId to);
+  /// Answered when the memory lies so: what is not quite as asked for.
+  boost::asio::awaitable<Result<std::string>> resplit(Epoch epoch, Split split);
   boost::asio::awaitable<Result<Exec>> exec(Epoch epoch, std::vector<std::string> command);
   boost::asio::awaitable<Status> signal(Epoch epoch, int number);
   boost::asio::awaitable<Result<os::CgroupUse>> stats();

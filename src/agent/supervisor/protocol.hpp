@@ -22,6 +22,7 @@
 //   thaw                                                      —            (exclusive: after the lease came)
 //   checkpoint    parts, image, leave_running                 properties
 //   hand_over     parts, to                                   properties   (it stands frozen afterwards, until thaw or promote)
+//   resplit       split                                       detail       (when the memory lies so; pager/service.hpp, servers and drained)
 //   exec          command                                     code, signal, output (its first 32 KiB), truncated
 //   signal        number                                      —
 //   memory                                                    where the pages of a VM with split memory are (pager/service.hpp, figures)

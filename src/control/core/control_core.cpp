@@ -26,7 +26,7 @@ void ControlCore::recover(std::vector<Record> records, Instant now) {
     if (kept.spec.policy.consistency == Consistency::exclusive && kept.epoch != Epoch())
       leases_.recover(id, kept.epoch, kept.spec.policy.lease, kept.phase == OwnerPhase::up, now);
     // Who holds what is known when every agent has spoken: until then nothing is missing.
-    workload.image.not_before = workload.standby.not_before = now + settings_.reconnect;
+    workload.image.not_before = workload.standby.not_before = workload.memory.not_before = now + settings_.reconnect;
     // What was being raised may stand by now: its agent's first report says so. Otherwise it is tried again.
     if (kept.phase == OwnerPhase::raising) {
       workload.record.phase = OwnerPhase::absent;
@@ -74,6 +74,7 @@ Status ControlCore::stop(const WorkloadId& id, Instant now) {
   record.stopped = true;
   workload->owner.reset();
   if (workload->migration) end_migration(*workload, Error{Errc::canceled, fmt::format("{} was stopped", id)});
+  end_resplit(*workload, fail(Errc::canceled, "{} was stopped", id));
   workload->inspection = 0;
   persist(*workload);
   if (record.phase != OwnerPhase::absent && alive(record.host))
@@ -110,17 +111,6 @@ void ControlCore::move(AskId ask, const WorkloadId& id, std::optional<HostId> ho
   if (workload->owner) return answer(ask, fail(Errc::conflict, "{} is being raised already", id), false);
   workload->waiting.push_back(ask);
   begin_owner(*workload, Evidence::requested, host ? HostId() : workload->record.host, host, now);
-}
-
-Status ControlCore::set_split(const WorkloadId& id, const Split& split) {
-  Workload* workload = find(id);
-  if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);
-  Record& record = workload->record;
-  if (!checkpoints_owner(record.spec)) return fail(Errc::conflict, "{} is no VM with split memory", id);
-  // What it is made of stays the same: images go on being of it.
-  record.spec.vm.split = split;
-  persist(*workload);
-  return {};
 }
 
 Status ControlCore::renew_image(const WorkloadId& id, Extent extent, Instant now) {

@@ -110,6 +110,8 @@ class ControlCore {
   void move_live(AskId ask, const WorkloadId& id, const HostId& to, std::optional<Split> split, Instant now);
   /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
   Status set_split(const WorkloadId& id, const Split& split);
+  /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
+  void resplit(AskId ask, const WorkloadId& id, const Split& split, Instant now);
   /// Take a new ready image now. `changes`: only what changed since the current one, if that is of this owner and no chain of chain_images;
   /// its copies are made first. Else all, and the event says why. `conflict` when no such image is kept of it.
   enum class Extent { all, changes };
@@ -197,9 +199,9 @@ class ControlCore {
   /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
   /// guest is raised where it stands frozen, or found where it went.
   struct Migration {
-    enum class Step { wait, hand_over, pull, raise } step = Step::wait;
+    enum class Step { wait, spread, hand_over, pull, raise } step = Step::wait;
     AskId ask = 0;
-    HostId from, to;
+    HostId from, to;     ///< `to`: nobody, once it came to nothing
     ImageId image;       ///< devices and disks, once it was handed over
     WorkloadSpec spec;   ///< as it shall be there
   };
@@ -211,7 +213,12 @@ class ControlCore {
     CallId inspection = 0;
     std::vector<AskId> waiting;
     Epoch seen;  ///< the highest that a gate has spoken of: its own grants while control was down
-    SideOperation image, standby;
+    SideOperation image, standby, memory;
+    struct Resplit {
+      AskId ask;
+      Split before;
+    };
+    std::optional<Resplit> resplit;    ///< a person waits for it
     bool restarted_in_raise = false;   ///< control was, and whether the raise was carried out is not known
     bool renew_image = false;
     bool renew_delta = false;  ///< by what changed since
@@ -226,17 +233,20 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, hand_over, pull_handover } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, hand_over, pull_handover } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
     ImageId image;
     Epoch epoch;
     std::uint64_t revision = 0;
+    std::vector<MemoryHost> memory_hosts = {};
   };
 
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
+  void spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void stay(Workload& workload, const Pending& pending, const Error& why, Instant now);
   void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void end_migration(Workload& workload, const Error& why);
@@ -276,6 +286,10 @@ class ControlCore {
   std::vector<PullCall::Member> before_image(const Record& record, const Endpoint& holder) const;
   Result<ImageId> base_of_next(const Workload& workload) const;
   std::vector<HostAddress> agents_alive() const;
+  Status check_resplit(const Workload& workload, const Split& split) const;
+  void reconcile_memory(Workload& workload, Instant now);
+  void resplit_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void end_resplit(Workload& workload, const Status& status);
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);

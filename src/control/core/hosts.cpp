@@ -152,9 +152,11 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
     case Pending::What::raise: return raise_done(*workload, pending, result, now);
     case Pending::What::build:
     case Pending::What::pull: return image_done(*workload, pending, result, now);
+    case Pending::What::spread: return spread(*workload, pending, result, now);
     case Pending::What::hand_over: return handed_over(*workload, pending, result, now);
     case Pending::What::pull_handover: return handover_pulled(*workload, pending, result, now);
     case Pending::What::prepare: return standby_done(*workload, pending, result, now);
+    case Pending::What::resplit: return resplit_done(*workload, pending, result, now);
     case Pending::What::sleep:
       if (!result) return;
       leases_.proved_dead(record.spec.name, pending.epoch);
@@ -290,6 +292,7 @@ Instant ControlCore::next_deadline() const {
       consider(workload.raise_not_before);
     if (workload.image.call == 0) consider(workload.image.not_before);
     if (workload.standby.call == 0) consider(workload.standby.not_before);
+    if (workload.memory.call == 0) consider(workload.memory.not_before);
   }
   return next;
 }

@@ -1,6 +1,7 @@
 // A VM with split memory goes on on another host while it runs.
 //
 //   control                       from                                   to                      memory servers
+//     │ resplit ───────────────────▶ │ over those who will keep it, and `to`: MOVE between servers, nothing through `from`
 //     │ hand over ─────────────────▶ │ pages, round by round ─────────────────────────────────────▶ │
 //     │                              │ [stands still] last pages ─────────────────────────────────▶ │
 //     │ ◀───────── devices, disks ── │ frozen                               │                       │
@@ -24,6 +25,7 @@ void ControlCore::move_live(AskId ask, const WorkloadId& id, const HostId& to, s
   if (!checkpoints_owner(record.spec)) return refuse(Errc::conflict, fmt::format("{} is no VM with split memory", id));
   if (record.stopped) return refuse(Errc::conflict, fmt::format("{} is stopped", id));
   if (workload->owner || record.phase != OwnerPhase::up) return refuse(Errc::conflict, fmt::format("{} is being raised", id));
+  if (workload->resplit) return refuse(Errc::conflict, fmt::format("the memory of {} is being moved to other hosts", id));
   if (workload->migration) return refuse(Errc::conflict, fmt::format("{} is being moved to {} already", id, workload->migration->to));
   if (to == record.host) return refuse(Errc::conflict, fmt::format("{} runs on {} already", id, to));
   if (!alive(to)) return refuse(Errc::unavailable, fmt::format("host {} does not answer", to));
@@ -35,29 +37,48 @@ void ControlCore::move_live(AskId ask, const WorkloadId& id, const HostId& to, s
   continue_migration(*workload, now);
 }
 
-/// Not beside a checkpoint, which its host would refuse.
+/// Not beside a checkpoint or another change of its hosts, which its pager would refuse. First its memory is spread over the hosts that
+/// will keep it, and its next main host, so that nothing has to go through the present one a second time.
 void ControlCore::continue_migration(Workload& workload, Instant now) {
   Record& record = workload.record;
   Migration& migration = *workload.migration;
-  if (migration.step != Migration::Step::wait || workload.image.call != 0) return;
-  migration.step = Migration::Step::hand_over;
+  if (migration.step != Migration::Step::wait || workload.image.call != 0 || workload.memory.call != 0) return;
+  migration.step = Migration::Step::spread;
   migration.image = ImageId(fmt::format("{}-move.{}", record.spec.name, ++record.serial));
   persist(workload);  // a name is never given twice
   migration.spec = with_memory_hosts(migration.spec, migration.to, {});
+  const Endpoint& landing = hosts_.at(migration.to).report.memory;
+  if (landing.port == 0 || !migration.spec.vm.split)
+    return stay(workload, {.workload = record.spec.name, .host = migration.from}, Error{Errc::unavailable, fmt::format("host {} takes no memory from others", migration.to)}, now);
+  WorkloadSpec meanwhile = migration.spec;
+  meanwhile.vm.split->local_bytes = record.spec.vm.split->local_bytes;
+  meanwhile.vm.split->over.push_back({.host = migration.to, .address = landing.address, .port = landing.port});
+  call(ResplitCall{std::move(meanwhile), record.instance, record.epoch}, resplit_limit(record.spec),
+       Pending{Pending::What::spread, record.spec.name, migration.from, record.instance, migration.image, record.epoch, record.revision});
+}
+
+void ControlCore::spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  Record& record = workload.record;
+  if (!workload.migration || workload.migration->image != pending.image) return;
+  if (!result) return stay(workload, pending, result.error(), now);
+  Migration& migration = *workload.migration;
+  migration.step = Migration::Step::hand_over;
   call(HandoverCall{migration.spec, record.instance, record.epoch, migration.image, migration.to}, side_limit(record.spec),
        Pending{Pending::What::hand_over, record.spec.name, migration.from, record.instance, migration.image, record.epoch, record.revision});
-  (void)now;
+}
+
+/// It runs on where it is, and its memory goes back to where it was.
+void ControlCore::stay(Workload& workload, const Pending& pending, const Error& why, Instant now) {
+  emit("move-failed", workload, pending.host, {{"to", workload.migration->to.str()}, {"error", why.text()}});
+  end_migration(workload, context(why, fmt::format("{} stays on {}", workload.record.spec.name, pending.host)).error());
+  reconcile(workload, now);
 }
 
 void ControlCore::handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
   Record& record = workload.record;
   if (!workload.migration || workload.migration->image != pending.image) return;
   Migration& migration = *workload.migration;
-  if (!result) {
-    emit("move-failed", workload, pending.host, {{"to", migration.to.str()}, {"error", result.error().text()}});
-    end_migration(workload, context(result.error(), fmt::format("{} stays on {}", record.spec.name, pending.host)).error());
-    return reconcile(workload, now);
-  }
+  if (!result) return stay(workload, pending, result.error(), now);
   emit("handed-over", workload, pending.host, {{"to", migration.to.str()}, {"detail", result->detail}});
   leases_.proved_dead(record.spec.name, pending.epoch);  // it stands frozen
   if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
@@ -73,13 +94,13 @@ void ControlCore::handover_pulled(Workload& workload, const Pending& pending, co
   if (!workload.migration || workload.migration->image != pending.image) return;
   Migration& migration = *workload.migration;
   if (result && result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  migration.step = Migration::Step::raise;
   if (!result) {
     emit("move-failed", workload, pending.host, {{"to", migration.to.str()}, {"error", result.error().text()}});
-    const HostId from = migration.from;
-    end_migration(workload, context(result.error(), fmt::format("{} stays on {}", workload.record.spec.name, from)).error());
-    return begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);  // there it stands
+    answer(migration.ask, context(result.error(), fmt::format("{} stays on {}", workload.record.spec.name, migration.from)), false);
+    migration.to = HostId();
+    return begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);  // where it stands
   }
-  migration.step = Migration::Step::raise;
   workload.waiting.push_back(migration.ask);
   begin_owner(workload, Evidence::requested, {}, migration.to, now);
 }
@@ -88,6 +109,7 @@ void ControlCore::handover_pulled(Workload& workload, const Pending& pending, co
 void ControlCore::end_migration(Workload& workload, const Error& why) {
   const AskId ask = workload.migration->ask;
   workload.migration.reset();
+  workload.record.memory_hosts.reset();  // its pager may have been told of others
   answer(ask, std::unexpected(why), false);
   if (!workload.owner) answer_all(workload, route_of(workload), false);
 }

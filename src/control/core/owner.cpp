@@ -25,6 +25,8 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
   workload.inspection = 0;  // whatever it finds is about an owner that is over
   if (workload.migration && workload.migration->step != Migration::Step::raise)
     end_migration(workload, Error{Errc::canceled, fmt::format("{} was not moved: it is raised anew ({})", id, name_of(evidence))});
+  workload.memory = {};
+  end_resplit(workload, fail(Errc::conflict, "{} is raised anew, with its memory as before", id));
   workload.restarted_in_raise = false;
   if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
   grant(workload, now);
@@ -78,14 +80,15 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
                                                                   record.spec.name, tried)}, now);
   }
   record.host = ranking.front();
-  persist(workload);
   const bool moves = workload.migration && workload.migration->to == record.host && operation.tried.empty();
   std::optional<ImageId> image;
   if (record.image_revision == record.revision && holders(workload).contains(record.host)) image = record.image;
   if (moves) image = workload.migration->image;
+  WorkloadSpec spec = with_memory_hosts(moves ? workload.migration->spec : record.spec, record.host, operation.suspect);
+  if (spec.vm.split) record.memory_hosts = spec.vm.split->over;
+  persist(workload);
   emit("raise", workload, record.host);
-  const WorkloadSpec& wanted = moves ? workload.migration->spec : record.spec;
-  operation.call = call(RaiseCall{with_memory_hosts(wanted, record.host, operation.suspect), record.spec.name, record.instance, record.epoch, image, moves},
+  operation.call = call(RaiseCall{std::move(spec), record.spec.name, record.instance, record.epoch, image, moves},
                         raise_limit(record.spec),
                         Pending{Pending::What::raise, record.spec.name, record.host, record.instance, {}, record.epoch});
 }
@@ -102,6 +105,7 @@ void ControlCore::raise_done(Workload& workload, const Pending& pending, const R
           {"raise_us", std::to_string(reply.times.raise.count() / 1000)},
           {"ready_us", std::to_string(reply.times.ready.count() / 1000)},
           {"detail", reply.detail}});
+    if (reply.way == Way::frozen) record.memory_hosts.reset();  // it goes on with those it had
     InstanceReport instance{.id = reply.instance, .workload = record.spec.name, .epoch = pending.epoch,
                             .state = InstanceState::running, .endpoint = reply.endpoint};
     return owner_is_up(workload, pending.host, instance, reply.sequence, now);
@@ -127,7 +131,9 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   record.instance = instance.id;
   record.endpoint = instance.endpoint;
   if (workload.migration && workload.migration->to == host) record.spec.vm.split = workload.migration->spec.vm.split;
+  else if (workload.migration) record.memory_hosts.reset();  // spread for a move that came to nothing
   workload.migration.reset();
+  if (!workload.owner) record.memory_hosts.reset();  // raised without control: by what it was told then
   if (record.standby == instance.id) record.standby.reset();  // it was thawed: a new one is needed
   persist(workload);
   workload.owner_sequence = sequence;

@@ -31,6 +31,8 @@ struct Record {
   std::optional<InstanceId> standby;  ///< the frozen standby, once prepared
   HostId standby_host;
   std::uint64_t standby_revision = 0;
+  /// Who was told to keep the memory of the running VM; none: not known.
+  std::optional<std::vector<MemoryHost>> memory_hosts;
   bool operator==(const Record&) const = default;
 };
 

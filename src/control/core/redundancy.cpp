@@ -13,7 +13,7 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
   Record& record = workload.record;
   if (!wants_owner(record) || workload.owner) return;
   // A pause that is over is over, also for what is not wanted any more: next_deadline() must not name it again.
-  for (SideOperation* side : {&workload.image, &workload.standby})
+  for (SideOperation* side : {&workload.image, &workload.standby, &workload.memory})
     if (now >= side->not_before) side->not_before = Instant{};
   if (record.phase == OwnerPhase::absent && !record.spec.policy.lifetime && now >= workload.raise_not_before) {
     workload.raise_not_before = now + pause_after(workload.raise_failures);
@@ -23,6 +23,7 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
   }
   drop_unwanted(workload);
   if (workload.migration) return continue_migration(workload, now);
+  reconcile_memory(workload, now);
   if (record.phase == OwnerPhase::raising || record.spec.policy.standby == StandbyLevel::cold) return;
   // A builder and a standby are second starts: an exclusive workload must not have them (docs/adr/0005). A checkpoint of
   // the owner is none.
@@ -57,25 +58,6 @@ bool ControlCore::takes_images(const HostId& host, const WorkloadSpec& spec) con
 }
 
 bool ControlCore::checkpoints_owner(const WorkloadSpec& spec) { return spec.kind == Kind::vm && spec.vm.split.has_value(); }
-
-/// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another.
-WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
-  if (!spec.vm.split) return spec;
-  std::vector<MemoryHost>& over = spec.vm.split->over;
-  const std::size_t wanted = over.size();
-  const auto usable = [&](const HostId& id) {
-    return id != main && id != suspect && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0;
-  };
-  std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
-  for (const auto& [id, host] : hosts_)
-    if (over.size() < wanted && usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) over.push_back({.host = id, .address = {}});
-  for (MemoryHost& one : over) {
-    const Endpoint& memory = hosts_.at(one.host).report.memory;
-    one.address = memory.address;
-    one.port = memory.port;
-  }
-  return spec;
-}
 
 /// The shares of an image on other hosts, and where they can be had: at whoever saved it, perhaps a moment ago, or has a copy.
 std::vector<PullCall::Member> ControlCore::members_of(const ImageId& image) const {
@@ -158,7 +140,7 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   Result<ImageId> base = base_of_next(workload);
   const bool copy_first = workload.renew_delta && base && current && holding.size() < wanted && operation.failures == 0;
   if (!copy_first && (!current || workload.renew_image || age >= record.spec.policy.image_age)) {
-    if (of_owner && record.phase != OwnerPhase::up) return;
+    if (of_owner && (record.phase != OwnerPhase::up || workload.memory.call != 0)) return;
     if (base && !workload.image_acknowledged) base = fail(Errc::conflict, "{} is not on {} hosts", *base, settings_.image_copies);
     operation.why_whole = base || !workload.renew_delta ? "" : base.error().message;
     operation.image = ImageId(fmt::format("{}-img.{}", record.spec.name, ++record.serial));

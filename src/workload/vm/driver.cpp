@@ -46,6 +46,20 @@ Result<bool> listens(std::uint16_t port, nanoseconds limit) {
   return ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
 }
 
+unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::replica ? 2 : 1; }
+
+/// What is not here is spread evenly, each page as often as is wanted; room for half as much again, because regions are
+/// not equally full.
+std::vector<pager::ServiceConfig::Server> servers_of(const Split& split, std::uint64_t memory_bytes) {
+  const std::size_t hosts = std::max<std::size_t>(split.over.size(), 1);
+  const std::uint64_t share = std::min(memory_bytes, memory_bytes * copies_of(split) / hosts * 3 / 2) / 4096 * 4096;
+  std::vector<pager::ServiceConfig::Server> servers;
+  for (const MemoryHost& host : split.over)
+    servers.push_back({.host = host.host.str(), .unix_path = {}, .address = host.address, .port = host.port,
+                       .expected_peer = "agent:" + host.host.str(), .quota_bytes = share, .load = {}});
+  return servers;
+}
+
 class VmInstance final : public workload::Instance {
  public:
   VmInstance(Vm vm, std::uint16_t port) : vm_(std::move(vm)), port_(port) {}
@@ -107,6 +121,12 @@ class VmInstance final : public workload::Instance {
   Result<std::string> memory() const override {
     if (vm_.pager().empty()) return Instance::memory();
     return ask_pager(vm_.pager(), R"({"do":"figures"})");
+  }
+  Result<std::string> resplit(const Split& split) const override {
+    if (vm_.pager().empty()) return Instance::resplit(split);
+    YADO_ASSIGN(const auto notes, change_memory_servers(vm_.pager(), split.local_bytes, servers_of(split, vm_.memory_bytes())), "memory");
+    YADO_TRY(wait_until_drained(vm_.pager()), "memory");
+    return fmt::format("{}", fmt::join(notes, "; "));
   }
   Result<os::ExitStatus> exec(const std::vector<std::string>&, const workload::ExecIo&) const override {
     return fail(Errc::unsupported, "exec does not reach into a VM: ask its service, or see `yado logs` for its console");
@@ -239,22 +259,16 @@ class VmDriver final : public workload::Driver {
   std::optional<os::Netns> host_network_;
 };
 
-/// What is not here is spread evenly, each page as often as is wanted; room for half as much again, because regions are
-/// not equally full.
 Paging paging_of(const yado::VmSpec& spec, const PagerIdentity& pager) {
   Paging paging{.program = pager.program, .config = {}};
   pager::ServiceConfig& config = paging.config;
   config.local_bytes = spec.split->local_bytes;
   config.prefetch_pages = spec.split->prefetch_pages;
-  config.copies = spec.split->redundancy == Redundancy::replica ? 2 : 1;
+  config.copies = copies_of(*spec.split);
   config.session = pager.session;
   config.epoch = pager.epoch;
   config.identity = pager.identity;
-  const std::size_t servers = std::max<std::size_t>(spec.split->over.size(), 1);
-  const std::uint64_t share = std::min(spec.memory_bytes, spec.memory_bytes * config.copies / servers * 3 / 2) / 4096 * 4096;
-  for (const MemoryHost& host : spec.split->over)
-    config.servers.push_back({.host = host.host.str(), .unix_path = {}, .address = host.address, .port = host.port,
-                              .expected_peer = "agent:" + host.host.str(), .quota_bytes = share, .load = {}});
+  config.servers = servers_of(*spec.split, spec.memory_bytes);
   return paging;
 }
 

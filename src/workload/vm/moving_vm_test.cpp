@@ -160,7 +160,7 @@ TEST_F(MovingVmProcessTest, WhoDiesWhenDuringAMoveTheGuestIsRightOrGone) {
       for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(directory / part);
       std::optional<LeavingMemory> memory(LeavingMemory::Options{.control = vm_->pager(), .part = directory / "memory", .to = "h2", .progress = {}});
       Breaking breaking(*memory, moment, [&] {
-        if (victim == "mover") memory.emplace(LeavingMemory::Options{.control = vm_->pager(), .part = {}, .to = {}, .progress = {}});
+        if (victim == "mover") memory.emplace(LeavingMemory::Options{.control = vm_->pager(), .part = directory / "memory", .to = "h2", .progress = {}});
         if (victim == "server") hosts_["h3"].server.reset();
         if (victim == "pager") kill_pager();
       });

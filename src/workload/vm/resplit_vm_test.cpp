@@ -136,6 +136,14 @@ TEST_F(ResplitVmProcessTest, WhatCannotBeChangesNothing) {
   EXPECT_FALSE(has_session("h3"));
   expect_flawless();
 
+  // A quota grows, and may shrink to what is held; not to less.
+  ASSERT_OK(change_memory_servers(vm_->pager(), memory_bytes / 4, servers({"h2"}, memory_bytes + 1_MiB)));
+  const auto less = change_memory_servers(vm_->pager(), memory_bytes / 4, servers({"h2"}, 1_MiB));
+  ASSERT_OK(less);
+  ASSERT_EQ(less->size(), 1u);
+  EXPECT_NE(less->front().find("h2 keeps its larger quota"), std::string::npos) << less->front();
+  EXPECT_EQ(hosts_["h2"].server->sessions().at(0).stats.quota_pages, (memory_bytes + 1_MiB) / 4096);
+
   // Too little room: who cannot be emptied stays.
   ASSERT_NO_FATAL_FAILURE(start_writing());
   ASSERT_OK(change_memory_servers(vm_->pager(), memory_bytes / 4, servers({"h3"}, 1_MiB)));

@@ -418,6 +418,7 @@ const os::Cgroup& Vm::cgroup() const { return state_->cgroup; }
 const Qemu& Vm::qemu() const { return state_->qemu; }
 QemuVersion Vm::version() const { return state_->monitor->version(); }
 const std::string& Vm::tap() const { return state_->tap; }
+std::uint64_t Vm::memory_bytes() const { return state_->spec.memory_bytes; }
 std::filesystem::path Vm::pager() const { return state_->pager ? state_->pager->control() : fs::path(); }
 
 }  // namespace yado::vm

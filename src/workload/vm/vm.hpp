@@ -109,6 +109,7 @@ class Vm {
   const std::string& tap() const;
   /// Where its pager answers (paging.hpp); empty: its memory is not paged.
   std::filesystem::path pager() const;
+  std::uint64_t memory_bytes() const;  ///< of the guest
 
  private:
   struct State;

@@ -1,0 +1,16 @@
+#pragma once
+// The option --over: on which hosts the memory of a VM is to lie.
+
+#include <string>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "base/error.hpp"
+
+namespace yado::cli {
+
+/// "h1:1.5GiB,h4": of `main`, how much of it stays there, as before if nothing is said; all others keep the rest and share it evenly,
+/// whatever size is said of them. `main` alone: all of it. `vm`: of the spec, with the split of now. Returns the split.
+Result<nlohmann::json> split_over(const std::string& over, const nlohmann::json& vm, const std::string& main);
+
+}  // namespace yado::cli

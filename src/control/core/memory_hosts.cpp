@@ -1,0 +1,150 @@
+// Who keeps the memory of a VM that is split: for its next raise, and while it runs.
+#include <algorithm>
+
+#include "control/core/control_core.hpp"
+#include "control/core/pacing.hpp"
+
+namespace yado::control {
+namespace {
+
+bool reached_alike(const MemoryHost& one, const MemoryHost& other) {
+  return one.host == other.host && one.address == other.address && one.port == other.port;
+}
+
+/// A memory server that was started anew is another one: it listens elsewhere, and has nothing.
+bool has(const std::vector<MemoryHost>& all, const MemoryHost& one) {
+  return std::ranges::any_of(all, [&](const MemoryHost& other) { return reached_alike(one, other); });
+}
+
+std::string names_of(const std::vector<MemoryHost>& hosts) {
+  std::string names;
+  for (const MemoryHost& one : hosts) names += (names.empty() ? "" : ", ") + one.host.str();
+  return names;
+}
+
+}  // namespace
+
+/// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another.
+WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
+  if (!spec.vm.split) return spec;
+  std::vector<MemoryHost>& over = spec.vm.split->over;
+  const std::size_t wanted = over.size();
+  const auto usable = [&](const HostId& id) {
+    return id != main && id != suspect && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0;
+  };
+  std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
+  for (const auto& [id, host] : hosts_)
+    if (over.size() < wanted && usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) over.push_back({.host = id, .address = {}});
+  for (MemoryHost& one : over) {
+    const Endpoint& memory = hosts_.at(one.host).report.memory;
+    one.address = memory.address;
+    one.port = memory.port;
+  }
+  return spec;
+}
+
+Status ControlCore::set_split(const WorkloadId& id, const Split& split) {
+  Workload* workload = find(id);
+  if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);
+  Record& record = workload->record;
+  if (!checkpoints_owner(record.spec)) return fail(Errc::conflict, "{} is no VM with split memory", id);
+  // What it is made of stays the same: images go on being of it.
+  record.spec.vm.split = split;
+  persist(*workload);
+  return {};
+}
+
+// ---- while it runs ---------------------------------------------------------------------------------------------------
+
+Status ControlCore::check_resplit(const Workload& workload, const Split& split) const {
+  const Record& record = workload.record;
+  const WorkloadId& id = record.spec.name;
+  if (!checkpoints_owner(record.spec)) return fail(Errc::conflict, "{} is no VM with split memory", id);
+  if (record.phase != OwnerPhase::up || workload.owner) return fail(Errc::conflict, "{} does not run now: nothing of its memory is anywhere", id);
+  if (!alive(record.host)) return fail(Errc::unavailable, "its host {} does not answer", record.host);
+  if (workload.resplit) return fail(Errc::conflict, "the memory of {} is being moved already", id);
+  if (workload.migration) return fail(Errc::conflict, "{} is being moved to {}", id, workload.migration->to);
+  if (split.redundancy != record.spec.vm.split->redundancy)
+    return fail(Errc::unsupported, "the redundancy of a memory cannot change while it is in use");
+  for (const MemoryHost& one : split.over) {
+    if (one.host == record.host) return fail(Errc::invalid_argument, "{} runs on {}: what lies there is `local`", id, one.host);
+    const auto host = hosts_.find(one.host);
+    if (host == hosts_.end() || !alive(one.host)) return fail(Errc::unavailable, "host {} does not answer", one.host);
+    if (host->second.report.memory.port == 0) return fail(Errc::unavailable, "host {} keeps no memory for others", one.host);
+  }
+  return {};
+}
+
+void ControlCore::resplit(AskId ask, const WorkloadId& id, const Split& split, Instant now) {
+  Workload* workload = find(id);
+  if (!workload) return answer(ask, fail(Errc::not_found, "no workload is named \"{}\"", id), false);
+  if (const Status may = check_resplit(*workload, split); !may) return answer(ask, std::unexpected(may.error()), false);
+  Record& record = workload->record;
+  workload->resplit = Workload::Resplit{ask, *record.spec.vm.split};
+  record.spec.vm.split = split;
+  record.memory_hosts.reset();
+  persist(*workload);
+  workload->memory.not_before = Instant{};
+  reconcile(*workload, now);
+}
+
+/// Asked for by a person, not known since something failed, or, with copies on two hosts, one of which is lost: then another takes
+/// its place, if there is any.
+void ControlCore::reconcile_memory(Workload& workload, Instant now) {
+  Record& record = workload.record;
+  SideOperation& operation = workload.memory;
+  if (!checkpoints_owner(record.spec) || record.phase != OwnerPhase::up || !alive(record.host)) return;
+  // A checkpoint needs hosts that stay the same.
+  if (operation.call != 0 || workload.image.call != 0 || now < operation.not_before) return;
+  WorkloadSpec spec = with_memory_hosts(record.spec, record.host, {});
+  const std::vector<MemoryHost>& over = spec.vm.split->over;
+  const bool all_there = over.size() == record.spec.vm.split->over.size();
+  if (record.memory_hosts) {
+    const auto lost = [&](const MemoryHost& one) { return !alive(one.host) || !reached_alike(one, {one.host, hosts_.at(one.host).report.memory.address, hosts_.at(one.host).report.memory.port}); };
+    const bool replaced = std::ranges::any_of(*record.memory_hosts, lost);
+    if (spec.vm.split->redundancy != Redundancy::replica || !replaced) return;
+  }
+  if (!all_there) return end_resplit(workload, fail(Errc::unavailable, "not all of its hosts answer any more: {} do", names_of(over)));
+  operation.call = call(ResplitCall{std::move(spec), record.instance, record.epoch}, resplit_limit(record.spec),
+                        Pending{Pending::What::resplit, record.spec.name, record.host, record.instance, {}, record.epoch, record.revision, over});
+}
+
+void ControlCore::resplit_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  Record& record = workload.record;
+  if (pending.epoch != record.epoch || record.phase != OwnerPhase::up || workload.owner) return;  // of an owner that is over
+  SideOperation& operation = workload.memory;
+  operation.call = 0;
+  if (!result) {
+    operation.not_before = now + pause_after(operation.failures++);
+    emit("memory-hosts-failed", workload, pending.host, {{"over", names_of(pending.memory_hosts)}, {"error", result.error().text()}});
+    return end_resplit(workload, std::unexpected(result.error()));
+  }
+  operation.failures = 0;
+  std::map<std::string, std::string> fields{{"over", names_of(pending.memory_hosts)}, {"local_bytes", std::to_string(record.spec.vm.split->local_bytes)}};
+  if (!result->detail.empty()) fields["detail"] = result->detail;
+  const bool was_known = record.memory_hosts.has_value();
+  if (was_known) {
+    std::vector<MemoryHost> gone = *record.memory_hosts;
+    std::erase_if(gone, [&](const MemoryHost& one) { return has(pending.memory_hosts, one); });
+    fields["lost"] = names_of(gone);
+  }
+  record.memory_hosts = pending.memory_hosts;
+  persist(workload);
+  emit(was_known ? "memory-host-replaced" : "memory-hosts", workload, pending.host, std::move(fields));
+  end_resplit(workload, {});
+  reconcile(workload, now);
+}
+
+/// After an error it is to be as before: that is asked for as soon as may be.
+void ControlCore::end_resplit(Workload& workload, const Status& status) {
+  if (!workload.resplit) return;
+  const AskId ask = workload.resplit->ask;
+  if (!status) {
+    workload.record.spec.vm.split = workload.resplit->before;
+    persist(workload);
+  }
+  workload.resplit.reset();
+  answer(ask, status ? Result<Route>(route_of(workload)) : std::unexpected(status.error()), false);
+}
+
+}  // namespace yado::control
