@@ -481,7 +481,7 @@ asio::awaitable<void> Agent::Impl::watch_images() {
       if ((fine || fine.error().code != Errc::corrupt) && current) continue;
       log::warn("image {} is dropped: {}", manifest.id,
                 current ? fine.error().text() : "the spec or the root file system has changed");
-      (void)co_await images->remove(manifest.id);
+      (void)co_await images->remove_with_dependents(manifest.id);
       tell_images();
       changed();
     }

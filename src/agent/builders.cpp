@@ -29,10 +29,10 @@ asio::awaitable<Status> Instances::start_builder(BuildCall call) {
 asio::awaitable<Result<workload::Properties>> Instances::checkpoint(InstanceId id, workload::PartDirectories parts) {
   const auto there = link(id);
   if (!there) co_return fail(Errc::not_found, "{} is not here", id);
-  co_return co_await there->checkpoint(Epoch(), std::move(parts), ImageId(), false);
+  co_return co_await there->checkpoint(Epoch(), std::move(parts), workload::NewImage(), false);
 }
 
-asio::awaitable<Result<workload::Properties>> Instances::checkpoint_running(InstanceId id, workload::PartDirectories parts, ImageId image) {
+asio::awaitable<Result<workload::Properties>> Instances::checkpoint_running(InstanceId id, workload::PartDirectories parts, workload::NewImage image) {
   const auto found = live_.find(id);
   if (found == live_.end() || !found->second->link) co_return fail(Errc::not_found, "{} is not here", id);
   const auto there = found->second->link;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "image/chain.hpp"
 #include "image/checksum.hpp"
 #include "image/fingerprint.hpp"
 #include "os/clock.hpp"
@@ -113,13 +114,32 @@ boost::asio::awaitable<void> Images::added(image::Manifest manifest) {
 boost::asio::awaitable<Status> Images::remove(ImageId id) {
   auto known = images_.extract(id);
   auto stamp = stamps_.extract(id);
-  std::function<Status()> work = [this, id] { return store_.remove(id); };
+  std::vector<image::Member> elsewhere;
+  if (known)
+    for (const image::Member& member : known.mapped().members)
+      if (!images_.contains(member.id)) elsewhere.push_back(member);
+  std::function<Status()> work = [this, id, elsewhere]() -> Status {
+    YADO_TRY(store_.remove(id), "remove");
+    for (const image::Member& member : elsewhere) YADO_TRY(store_.remove(member.id, image::Store::Dependents::ignore), "remove indices");
+    return {};
+  };
   Status removed = co_await workers_.run(std::move(work));
   if (!removed && removed.error().code == Errc::conflict) {  // another image needs it: it stays
     images_.insert(std::move(known));
     stamps_.insert(std::move(stamp));
   }
   co_return removed;
+}
+
+boost::asio::awaitable<Status> Images::remove_with_dependents(ImageId id) {
+  std::vector<image::Manifest> all;
+  for (const auto& [name, manifest] : images_) all.push_back(manifest);
+  Status done;
+  for (const ImageId& each : image::removal_order(all, id)) {
+    Status removed = co_await remove(each);
+    if (!removed) done = std::move(removed);
+  }
+  co_return done;
 }
 
 boost::asio::awaitable<Result<std::string>> Images::fingerprint(WorkloadSpec spec) {
@@ -156,12 +176,16 @@ bool Images::current(const image::Manifest& manifest, const WorkloadSpec* spec) 
 
 ImageReport Images::report(const image::Manifest& manifest) const {
   const std::int64_t age_ms = os::wall_ms() - manifest.created_wall_ms;  // clocks of hosts differ: never below zero
+  std::vector<ImageId> members;
+  for (const image::Member& member : manifest.members) members.push_back(member.id);
   return {.id = manifest.id,
           .workload = manifest.workload,
           .spec_hash = manifest.spec_hash,
           .bytes = manifest.bytes(),
           .age = milliseconds(std::max<std::int64_t>(0, age_ms)),
-          .member_of = manifest.member_of};
+          .member_of = manifest.member_of,
+          .base = manifest.base,
+          .members = std::move(members)};
 }
 
 }  // namespace yado::agent

@@ -41,7 +41,10 @@ class Images {
   boost::asio::awaitable<Result<image::Manifest>> verified(ImageId id);
   /// An image came into being here, checksummed by its writer.
   boost::asio::awaitable<void> added(image::Manifest manifest);
+  /// With what is kept here of its members' indices.
   boost::asio::awaitable<Status> remove(ImageId id);
+  /// It is damaged, or of another spec: it goes, and what is of no use without it (deltas, the image that it is a share of, shares).
+  boost::asio::awaitable<Status> remove_with_dependents(ImageId id);
 
   /// What an image of `spec` taken now would carry. The root's fingerprint may be as old as the last fresh_spec_hash of
   /// it.

@@ -72,7 +72,7 @@ class Instances {
   /// Checkpoints it into the directories of an image's parts; it does not run on.
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(InstanceId id, workload::PartDirectories parts);
   /// The same of an instance that runs on; `image` becomes of it.
-  boost::asio::awaitable<Result<workload::Properties>> checkpoint_running(InstanceId id, workload::PartDirectories parts, ImageId image);
+  boost::asio::awaitable<Result<workload::Properties>> checkpoint_running(InstanceId id, workload::PartDirectories parts, workload::NewImage image);
   /// It stands frozen afterwards, for host `to` to go on with.
   boost::asio::awaitable<Result<workload::Properties>> hand_over(InstanceId id, workload::PartDirectories parts, HostId to);
   /// The memory of a running VM lies as `spec` says from now on; answered when it does. What is not quite as asked for.
@@ -125,6 +125,7 @@ class Instances {
   boost::asio::awaitable<Status> warm_up(LivePtr live, bool starting);
   boost::asio::awaitable<Status> begin(LivePtr live, const std::optional<ImageSource>& source, bool frozen);
   boost::asio::awaitable<Status> settle(LivePtr live);
+  boost::asio::awaitable<Status> add_chain(ImageId id, ImageSource& source);
   boost::asio::awaitable<Result<ImageSource>> source_of(ImageId id, WorkloadSpec spec);
   boost::asio::awaitable<Error> with_log(LivePtr live, Error error);
   boost::asio::awaitable<void> clear_away(InstanceRecord record);

@@ -5,12 +5,50 @@
 #include "agent/instances.hpp"
 #include "agent/readiness.hpp"
 #include "base/log.hpp"
+#include "image/chain.hpp"
 #include "os/clock.hpp"
 #include "workload/vm/driver.hpp"
 
 namespace yado::agent {
 
 namespace asio = boost::asio;
+
+namespace {
+
+/// The host whose share of `main` it is; empty: it is `main` itself.
+std::string saver_of(const image::Manifest& main, const ImageId& id) {
+  const auto member = std::ranges::find(main.members, id, &image::Member::id);
+  return member == main.members.end() ? "" : member->host.str();
+}
+
+}  // namespace
+
+/// A delta, and what it is a delta of: the directories of all parts, of some only the index; what to load on which host. The keys are the
+/// driver's (workload/vm/driver.hpp).
+asio::awaitable<Status> Instances::add_chain(ImageId id, ImageSource& source) {
+  const image::Store& store = around_.images.store();
+  std::function<Result<std::vector<std::vector<image::Held>>>()> find = [&store, id] { return image::sets_of_chain(store, id); };
+  auto sets = co_await around_.workers.run(std::move(find));
+  if (!sets) co_return std::unexpected(sets.error());
+  for (std::size_t i = 0; i < sets->size(); ++i) {
+    const std::vector<image::Held>& set = (*sets)[i];
+    const std::string base = i + 1 < sets->size() ? fmt::format("{}{:02}/", vm::base_prefix, i) : "";
+    for (const image::Held& held : set) {
+      const std::string saver = saver_of(set.front().manifest, held.manifest.id);
+      if (held.whole) {
+        auto sound = co_await around_.images.verified(held.manifest.id);
+        if (!sound) co_return std::unexpected(context(sound.error(), fmt::format("{} on {}", held.manifest.id, around_.config.host)).error());
+      } else {
+        std::string& names = source.properties[std::string(vm::load_prefix) + saver];
+        names += (names.empty() ? "" : " ") + held.manifest.id.str();
+      }
+      for (const image::Part& part : held.manifest.parts)
+        if (part.type == image::PartType::pages)
+          source.directories[base + (saver.empty() ? part.name : std::string(vm::share_prefix) + saver)] = held.directory / part.name;
+    }
+  }
+  co_return Status{};
+}
 
 asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSpec spec) {
   auto hash = co_await around_.images.spec_hash(spec);
@@ -22,6 +60,11 @@ asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSp
   const image::Store& store = around_.images.store();
   ImageSource source{.properties = manifest->properties};
   for (const image::Part& part : manifest->parts) source.directories.emplace(part.name, store.part_directory(id, part.name));
+  if (manifest->base) {
+    const Status added = co_await add_chain(id, source);
+    if (!added) co_return std::unexpected(added.error());
+    co_return source;
+  }
   // Shares of its memory: those that are here are read here, the others are asked of the hosts that saved them.
   for (const image::Member& member : manifest->members) {
     if (!around_.images.all().contains(member.id)) {

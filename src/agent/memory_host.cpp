@@ -25,31 +25,34 @@ Status belongs(const std::string& session, const std::string& name) {
 
 }  // namespace
 
-Result<std::filesystem::path> MemoryArchive::begin(const std::string& session, const std::string& name) {
+Result<std::filesystem::path> MemoryArchive::begin(const std::string& session, const std::string& name, const std::string& base) {
   YADO_TRY(belongs(session, name), "share");
+  if (!base.empty()) YADO_TRY(belongs(session, base), "share");
   YADO_TRY(main_image_of(name), "share");
   YADO_ASSIGN(image::Draft draft, store_.begin(ImageId(name)), "share");
   YADO_ASSIGN(std::filesystem::path part, draft.part_directory(part_name), "share");
   const std::lock_guard lock(mutex_);
-  drafts_.insert_or_assign(name, std::move(draft));
+  drafts_.insert_or_assign(name, Unfinished{std::move(draft), base});
   return part;
 }
 
 Result<std::string> MemoryArchive::keep(const std::string& session, const std::string& name, const image::PageIndex&) {
   YADO_TRY(belongs(session, name), "share");
   YADO_ASSIGN(const ImageId main, main_image_of(name), "share");
-  auto draft = [&] {
+  auto found = [&] {
     const std::lock_guard lock(mutex_);
     return drafts_.extract(name);
   }();
-  if (!draft) return fail(Errc::not_found, "no share {} is being saved", name);
+  if (!found) return fail(Errc::not_found, "no share {} is being saved", name);
+  auto& [draft, base] = found.mapped();
   image::Manifest manifest;
   manifest.id = ImageId(name);
   manifest.workload = WorkloadId(session);
   manifest.created_wall_ms = os::wall_ms();
   manifest.parts = {{image::PartType::pages, part_name, {}}};
   manifest.member_of = main;
-  YADO_ASSIGN(manifest, draft.mapped().commit(manifest), "share");
+  if (!base.empty()) manifest.base = ImageId(base);
+  YADO_ASSIGN(manifest, draft.commit(manifest), "share");
   added_(manifest);
   return image::checksum_of_manifest(manifest);
 }

@@ -21,7 +21,7 @@ class MemoryArchive final : public pager::PageArchive {
   /// `added` is told of every image that came into being, `store` outlives this.
   MemoryArchive(const image::Store& store, std::function<void(image::Manifest)> added) : store_(store), added_(std::move(added)) {}
 
-  Result<std::filesystem::path> begin(const std::string& session, const std::string& name) override;
+  Result<std::filesystem::path> begin(const std::string& session, const std::string& name, const std::string& base) override;
   Result<std::string> keep(const std::string& session, const std::string& name, const image::PageIndex& index) override;
   void abandon(const std::string& session, const std::string& name) override;
   Result<std::filesystem::path> open(const std::string& session, const std::string& name) override;
@@ -30,7 +30,11 @@ class MemoryArchive final : public pager::PageArchive {
   const image::Store& store_;
   std::function<void(image::Manifest)> added_;
   std::mutex mutex_;
-  std::map<std::string, image::Draft> drafts_;  // guarded by mutex_
+  struct Unfinished {
+    image::Draft draft;
+    std::string base;
+  };
+  std::map<std::string, Unfinished> drafts_;  // guarded by mutex_
 };
 
 /// Half of this machine's memory: what pagers of other hosts may have together when nobody says otherwise.

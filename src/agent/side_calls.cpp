@@ -1,8 +1,10 @@
 #include "agent/side_calls.hpp"
 
+#include <algorithm>
 #include <sstream>
 
 #include "base/log.hpp"
+#include "image/chain.hpp"
 #include "os/clock.hpp"
 #include "os/process.hpp"
 #include "transfer/transfer.hpp"
@@ -18,13 +20,14 @@ namespace {
 /// Of one answer of a pull: a piece of 1 MiB over a slow link between sites (1 Mbit/s) needs 8 s.
 constexpr seconds piece_limit{30};
 
-/// "in 214 ms, standing still for 9.1 ms; h1 96 MiB, h2 41 MiB"
-std::string told_of(const image::Manifest& manifest, const HostId& here) {
+/// "delta of vm-img.3, in 214 ms, standing still for 9.1 ms; h1 96 MiB, h2 41 MiB". `why_whole`: a delta was wished for.
+std::string told_of(const image::Manifest& manifest, const HostId& here, const std::string& why_whole) {
   const auto property = [&](const char* name) {
     const auto found = manifest.properties.find(name);
     return found == manifest.properties.end() ? std::string() : found->second;
   };
-  std::string text = fmt::format("in {} ms, standing still for {:.1f} ms; ", property("took_ms"), std::atof(property("pause_us").c_str()) / 1000);
+  std::string text = manifest.base ? fmt::format("delta of {}, ", *manifest.base) : why_whole.empty() ? "" : fmt::format("all of it, because {}; ", why_whole);
+  text += fmt::format("in {} ms, standing still for {:.1f} ms; ", property("took_ms"), std::atof(property("pause_us").c_str()) / 1000);
   std::istringstream lines(property("shares"));
   std::string host, pages, bytes, sum;
   for (bool first = true; lines >> host >> pages >> bytes >> sum; first = false)
@@ -73,8 +76,9 @@ asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
   const ImageId image = call.image;
   const bool of_owner = call.spec.kind == Kind::vm && call.spec.vm.split;
   Result<image::Manifest> manifest = fail(Errc::internal, "not taken");
+  std::string why_whole;
   if (of_owner)
-    manifest = co_await checkpoint_owner(std::move(call));
+    manifest = co_await checkpoint_owner(std::move(call), why_whole);
   else
     manifest = co_await take_image(std::move(call));
   if (!of_owner) co_await around_.instances.kill(builder);  // after a failure it may still be there
@@ -84,7 +88,7 @@ asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
   }
   co_await around_.images.added(*manifest);
   reply.image = around_.images.report(*manifest);
-  if (of_owner) reply.detail = told_of(*manifest, around_.config.host);
+  if (of_owner) reply.detail = told_of(*manifest, around_.config.host, why_whole);
   co_return reply;
 }
 
@@ -145,10 +149,31 @@ std::vector<image::Member> members_of(const ImageId& image, const workload::Prop
   return members;
 }
 
+/// What a checkpoint is to be called, and what it is to go on from.
+struct Wish {
+  workload::NewImage image;
+  std::string why_whole;
+};
+
+Wish wish_of(const BuildCall& call, const std::map<ImageId, image::Manifest>& here, const std::string& hash) {
+  Wish wish{{.name = call.image.str(), .base = {}, .base_cut = {}}, {}};
+  if (!call.base) return wish;
+  const auto base = here.find(*call.base);
+  if (base == here.end()) {
+    wish.why_whole = fmt::format("{} is not here", *call.base);
+  } else if (base->second.spec_hash != hash) {
+    wish.why_whole = fmt::format("{} was taken of another spec or other disks", *call.base);
+  } else if (const auto cut = base->second.properties.find("cut"); cut != base->second.properties.end()) {
+    wish.image.base = call.base->str();
+    wish.image.base_cut = cut->second;
+  }
+  return wish;
+}
+
 }  // namespace
 
 /// A running VM whose memory several hosts keep: each saves its share, and makes an image of its own of it.
-asio::awaitable<Result<image::Manifest>> SideCalls::checkpoint_owner(BuildCall call) {
+asio::awaitable<Result<image::Manifest>> SideCalls::checkpoint_owner(BuildCall call, std::string& why_whole) {
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
   auto begun = around_.images.store().begin(call.image);
@@ -161,7 +186,8 @@ asio::awaitable<Result<image::Manifest>> SideCalls::checkpoint_owner(BuildCall c
     if (!directory) co_return std::unexpected(directory.error());
     directories.emplace(part.name, *directory);
   }
-  auto properties = co_await around_.instances.checkpoint_running(call.instance, std::move(directories), call.image);
+  Wish wish = wish_of(call, around_.images.all(), *hash);
+  auto properties = co_await around_.instances.checkpoint_running(call.instance, std::move(directories), std::move(wish.image));
   if (!properties) co_return std::unexpected(properties.error());
   image::Manifest manifest;
   manifest.id = call.image;
@@ -170,9 +196,35 @@ asio::awaitable<Result<image::Manifest>> SideCalls::checkpoint_owner(BuildCall c
   manifest.created_wall_ms = os::wall_ms();
   manifest.parts = parts;
   manifest.members = members_of(call.image, *properties);
+  if (properties->contains("base_cut")) manifest.base = call.base;
+  why_whole = wish.why_whole;
+  if (call.base && !manifest.base && why_whole.empty())
+    why_whole = fmt::format("the owner does not count its changes from {}", *call.base);
   manifest.properties = std::move(*properties);
   std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
-  co_return co_await around_.workers.run(std::move(commit));
+  auto committed = co_await around_.workers.run(std::move(commit));
+  if (committed) co_await keep_indices(*committed, std::move(call.peers));
+  co_return committed;
+}
+
+/// Of the shares that other hosts saved: where pages lie is known here then, also in deltas of this image. Without one it is an image all the
+/// same, but no chain with it can be raised on this host.
+asio::awaitable<void> SideCalls::keep_indices(image::Manifest manifest, std::vector<HostAddress> peers) {
+  for (const image::Member& member : manifest.members) {
+    const auto saver = std::ranges::find(peers, member.host, &HostAddress::host);
+    Status kept = fail(Errc::not_found, "nobody said where the agent of {} listens", member.host);
+    if (saver != peers.end()) {
+      auto peer = wire::Client::tls(around_.io, saver->agent.address, saver->agent.port, around_.identity, "agent:" + member.host.str());
+      if (!peer) {
+        kept = std::unexpected(peer.error());
+      } else {
+        auto pulled = co_await transfer::pull_indices(around_.images.store(), around_.workers.executor(), member.id, *peer, piece_limit);
+        if (!pulled) kept = std::unexpected(pulled.error());
+        else kept = {};
+      }
+    }
+    if (!kept) log::warn("{} on {}: {}", member.id, member.host, kept.error().text());
+  }
 }
 
 /// What is no page becomes an image, for the next host to pull.
@@ -243,8 +295,24 @@ asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   }
   Status pulled = co_await pull_one(call.image, call.from, *hash);
   if (!pulled) co_return std::unexpected(pulled.error());
+  // All of it, or nobody counts on it: also what nobody has any more, who was to be asked for it.
+  const image::Manifest manifest = around_.images.all().at(call.image);
+  if (!manifest.members.empty() || manifest.base) {
+    std::function<Status()> look = [this, id = call.image]() -> Status {
+      YADO_ASSIGN(const auto sets, image::sets_of_chain(around_.images.store(), id), "copy");
+      for (const auto& set : sets)
+        for (const image::Held& held : set)
+          if (!held.whole) return fail(Errc::not_found, "image {}: {} was on no host that answers", id, held.manifest.id);
+      return {};
+    };
+    const Status whole = co_await around_.workers.run(std::move(look));
+    if (!whole) {
+      (void)co_await around_.images.remove(call.image);
+      co_return std::unexpected(whole.error());
+    }
+  }
   CallReply reply;
-  reply.image = around_.images.report(around_.images.all().at(call.image));
+  reply.image = around_.images.report(manifest);
   co_return reply;
 }
 

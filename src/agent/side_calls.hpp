@@ -26,7 +26,8 @@ class SideCalls {
  private:
   boost::asio::awaitable<Result<CallReply>> build(BuildCall call);
   boost::asio::awaitable<Result<image::Manifest>> take_image(BuildCall call);
-  boost::asio::awaitable<Result<image::Manifest>> checkpoint_owner(BuildCall call);
+  boost::asio::awaitable<Result<image::Manifest>> checkpoint_owner(BuildCall call, std::string& why_whole);
+  boost::asio::awaitable<void> keep_indices(image::Manifest manifest, std::vector<HostAddress> peers);
   boost::asio::awaitable<Result<CallReply>> hand_over(HandoverCall call);
   boost::asio::awaitable<Status> pull_one(ImageId image, Endpoint from, std::string spec_hash);
   boost::asio::awaitable<Result<CallReply>> pull(PullCall call);

@@ -43,6 +43,8 @@ void read_json(const json& j, const std::string& path, Status& status, PrepareCa
 
 void to_json(json& j, const BuildCall& v) {
   j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}};
+  if (v.base) j["base"] = v.base->str();
+  if (!v.peers.empty()) j["peers"] = v.peers;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, BuildCall& v) {
@@ -50,7 +52,9 @@ void read_json(const json& j, const std::string& path, Status& status, BuildCall
       .required("spec", v.spec)
       .required("instance", v.instance)
       .required("epoch", v.epoch)
-      .required("image", v.image);
+      .required("image", v.image)
+      .optional("base", v.base)
+      .optional("peers", v.peers);
 }
 
 void to_json(json& j, const PullCall::Member& v) { j = json{{"image", v.image.str()}, {"from", v.from}}; }

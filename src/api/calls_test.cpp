@@ -27,7 +27,7 @@ TEST(ApiCallsTest, EveryCallComesBackAsItWas) {
       RaiseCall{std::nullopt, workload, instance, epoch, std::nullopt},
       PrepareCall{spec(), instance, epoch, image},
       PrepareCall{spec(), instance, epoch, std::nullopt},
-      BuildCall{spec(), instance, epoch, image},
+      BuildCall{spec(), instance, epoch, image, ImageId("site-img.0"), {{HostId("h2"), {"10.0.0.2", 7000}}}},
       PullCall{spec(), epoch, image, {"10.1.0.2", 7001}},
       StopCall{workload, instance, epoch},
       SleepCall{workload, instance, epoch},

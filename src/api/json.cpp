@@ -211,6 +211,8 @@ void to_json(json& j, const ImageReport& v) {
            {"bytes", v.bytes},
            {"age_ms", v.age.count()}};
   if (v.member_of) j["member_of"] = v.member_of->str();
+  if (v.base) j["base"] = v.base->str();
+  if (!v.members.empty()) j["members"] = texts(v.members);
 }
 
 void read_json(const json& j, const std::string& path, Status& status, ImageReport& v) {
@@ -220,7 +222,9 @@ void read_json(const json& j, const std::string& path, Status& status, ImageRepo
       .required("spec_hash", v.spec_hash)
       .optional("bytes", v.bytes)
       .optional("age_ms", v.age)
-      .optional("member_of", v.member_of);
+      .optional("member_of", v.member_of)
+      .optional("base", v.base)
+      .optional("members", v.members);
 }
 
 void to_json(json& j, const HostReport& v) {

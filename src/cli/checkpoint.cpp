@@ -11,13 +11,15 @@ namespace {
 struct Options {
   Common common;
   std::string workload;
+  bool incremental = false;
 };
 
 int checkpoint(const Options& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   const std::uint64_t since = newest_event(*client);
-  auto asked = client->call("POST", fmt::format("/v1/workloads/{}/checkpoint", options.workload));
+  const std::string wish = nlohmann::json{{"incremental", options.incremental}}.dump();
+  auto asked = client->call("POST", fmt::format("/v1/workloads/{}/checkpoint", options.workload), wish);
   if (!asked) return complain(*client, asked.error());
   // The image is built in the background: its events say how it ends.
   int status = Exit::failed;
@@ -50,6 +52,9 @@ void add_checkpoint(CLI::App& app, Outcome& outcome) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("checkpoint", "Take a new ready image of a workload and wait for it");
   add_workload(*command, options->workload);
+  command->add_flag("--incremental", options->incremental,
+                    "Of a VM with split memory: save only what changed since its current image, which is kept as long as this one. All is saved "
+                    "where that cannot be, and the answer says why");
   add_common(*command, options->common);
   on_chosen(*command, outcome, [options] { return checkpoint(*options); });
 }

@@ -20,10 +20,10 @@ int list(const Common& common) {
     fmt::print("{}\n", api::dump_pretty(*answer));
     return Exit::ok;
   }
-  std::vector<std::vector<std::string>> rows{{"IMAGE", "WORKLOAD", "CURRENT", "SIZE", "AGE", "HELD BY"}};
+  std::vector<std::vector<std::string>> rows{{"IMAGE", "WORKLOAD", "CURRENT", "BASE", "SIZE", "AGE", "HELD BY"}};
   for (const auto& one : (*answer)["images"]) {
     const auto holders = one.value("holders", std::vector<std::string>());
-    rows.push_back({one.value("id", ""), one.value("workload", ""), one.value("current", false) ? "yes" : "no",
+    rows.push_back({one.value("id", ""), one.value("workload", ""), one.value("current", false) ? "yes" : "no", one.value("base", "-"),
                     format_bytes(one.value("bytes", 0ull)), format_age(one.value("age_ms", 0ll)),
                     fmt::format("{}", fmt::join(holders, ", "))});
   }

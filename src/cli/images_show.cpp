@@ -67,11 +67,28 @@ json member_json(const image::Store& store, const image::Member& member) {
   return one;
 }
 
+/// Of a share, <main image>.<host>, whose main image lies elsewhere: the same host's shares of its bases, newest first, as far as they are here.
+std::vector<image::Manifest> shares_below(const image::Store& store, const image::Manifest& share) {
+  std::vector<image::Manifest> chain{share};
+  while (chain.back().base && chain.back().member_of && chain.size() < image::PageChain::max_images) {
+    const image::Manifest& above = chain.back();
+    auto below = store.read(ImageId(above.base->str() + above.id.str().substr(above.member_of->str().size())));
+    if (!below || below->member_of != above.base) break;
+    chain.push_back(std::move(*below));
+  }
+  return chain;
+}
+
 /// Oldest first. The last word on a base that is not here.
 json chain_json(const image::Store& store, const image::Manifest& manifest) {
   json chain = json::array();
   const auto bases = image::bases(store, manifest.id);
-  if (!bases) return json::array({json{{"id", manifest.id.str()}, {"here", true}}});
+  if (!bases) {
+    const auto shares = shares_below(store, manifest);
+    if (shares.back().base) chain.push_back(json{{"id", shares.back().base->str()}, {"here", false}});
+    for (auto share = shares.rbegin(); share != shares.rend(); ++share) chain.push_back(json{{"id", share->id.str()}, {"here", true}});
+    return chain;
+  }
   if (const auto& oldest = bases->back().manifest; oldest.base)
     chain.push_back(json{{"id", oldest.base->str()}, {"here", false}});
   for (auto held = bases->rbegin(); held != bases->rend(); ++held)
@@ -159,7 +176,10 @@ std::vector<image::Manifest> what_to_verify(const image::Store& store, const Hel
   };
   add(held.manifest.id);
   const auto bases = image::bases(store, held.manifest.id);
-  if (!bases) return all;
+  if (!bases) {
+    for (const image::Manifest& share : shares_below(store, held.manifest)) add(share.id);
+    return all;
+  }
   for (const Held& base : *bases) {
     add(base.manifest.id);
     for (const image::Member& member : base.manifest.members) add(member.id);

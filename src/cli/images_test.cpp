@@ -103,6 +103,17 @@ TEST_F(CliImagesTest, ShowForPeopleNamesHostsAndBases) {
   EXPECT_NE(said.out.find("pages, delta"), std::string::npos) << said.out;
 }
 
+TEST_F(CliImagesTest, AHostThatHasSharesOnlySeesItsOwnChain) {
+  make("m3.h2", Manifest{.id = ImageId("m3.h2"), .base = ImageId("m2"), .member_of = ImageId("m3")}, {{8_page, 8}}, 3, 2, 10);
+  ASSERT_OK(store_.remove(ImageId("m2"), Store::Dependents::ignore));
+  ASSERT_OK(store_.remove(ImageId("m1"), Store::Dependents::ignore));
+  const Said said = yado({"show", "m3.h2", "--store", root(), "--verify"});
+  ASSERT_EQ(said.status, Exit::ok) << said.err;
+  EXPECT_NE(said.out.find("chain     m1 (not here) <- m2.h2 <- m3.h2\n"), std::string::npos) << said.out;
+  EXPECT_NE(said.out.find("member of m3\n"), std::string::npos) << said.out;
+  EXPECT_NE(said.out.find("in 2 image(s)"), std::string::npos) << said.out;
+}
+
 TEST_F(CliImagesTest, DamageInABaseIsFoundByVerify) {
   flip_bit(store_.part_directory(ImageId("m1"), "memory") / "pages.log", 5 * page_bytes, 3);
   EXPECT_EQ(yado({"show", "m2", "--store", root()}).status, Exit::ok) << "nothing was asked of the pages";

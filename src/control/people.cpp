@@ -34,7 +34,8 @@ json view_json(const WorkloadView& view, const std::vector<ControlCore::HostSumm
   if (record.image) {
     std::vector<std::string> holders;
     for (const HostId& host : view.image_holders) holders.push_back(host.str());
-    image = json{{"id", record.image->str()}, {"holders", holders}, {"current", record.image_revision == record.revision}};
+    image = json{{"id", record.image->str()}, {"holders", holders}, {"current", record.image_revision == record.revision}, {"bases", json::array()}};
+    for (const ImageId& base : record.bases) image["bases"].push_back(base.str());
     for (const auto& host : hosts)
       for (const ImageReport& held : host.report.images)
         if (held.id == *record.image) image["bytes"] = held.bytes, image["age_ms"] = held.age.count();
@@ -87,12 +88,15 @@ json Shell::images() const {
   json all = json::array();
   for (const auto& [id, image] : found) {
     const WorkloadView* view = find(views, image.report.workload);
-    all.push_back(json{{"id", id.str()},
-                       {"workload", image.report.workload.str()},
-                       {"holders", image.holders},
-                       {"bytes", image.report.bytes},
-                       {"age_ms", image.report.age.count()},
-                       {"current", view && view->record.image == id && view->record.image_revision == view->record.revision}});
+    json one{{"id", id.str()},
+             {"workload", image.report.workload.str()},
+             {"holders", image.holders},
+             {"bytes", image.report.bytes},
+             {"age_ms", image.report.age.count()},
+             {"current", view && view->record.image == id && view->record.image_revision == view->record.revision}};
+    if (image.report.base) one["base"] = image.report.base->str();
+    if (image.report.member_of) one["member_of"] = image.report.member_of->str();
+    all.push_back(std::move(one));
   }
   return json{{"images", all}};
 }
@@ -164,9 +168,16 @@ asio::awaitable<Result<json>> Shell::on_workload(const wire::Request& request, c
 
   const bool removal = action.empty() && request.method == "DELETE";
   if (removal || (post && (action == "stop" || action == "checkpoint"))) {
+    auto body = body_of(request);
+    if (!body) co_return std::unexpected(body.error());
+    bool incremental = false;
+    Status status;
+    if (action == "checkpoint") Fields(*body, "", status).optional("incremental", incremental);
+    if (!status) co_return std::unexpected(status.error());
+    const auto extent = incremental ? ControlCore::Extent::changes : ControlCore::Extent::all;
     if (Status can = writable(); !can) co_return std::unexpected(can.error());
     const Instant now = os::now();
-    Status done = removal ? core_.remove(id, now) : action == "stop" ? core_.stop(id, now) : core_.renew_image(id, now);
+    Status done = removal ? core_.remove(id, now) : action == "stop" ? core_.stop(id, now) : core_.renew_image(id, extent, now);
     settle();
     if (done) done = writable();  // decided, but not yet so that it survives control
     if (!done) co_return std::unexpected(done.error());

@@ -39,6 +39,8 @@ std::string dump_record(const Record& v) {
          {"standby_host", v.standby_host.str()},
          {"standby_revision", v.standby_revision}};
   if (v.image) j["image"] = v.image->str();
+  for (const ImageId& base : v.bases) j["bases"].push_back(base.str());
+  if (!v.image_of.empty()) j["image_of"] = v.image_of.str();
   if (v.standby) j["standby"] = v.standby->str();
   if (v.memory_hosts) j["memory_hosts"] = *v.memory_hosts;
   return api::dump(j);
@@ -63,6 +65,8 @@ Result<Record> parse_record(std::string_view text) {
       .optional("endpoint", v.endpoint)
       .optional("image", v.image)
       .optional("image_revision", v.image_revision)
+      .optional("bases", v.bases)
+      .optional("image_of", v.image_of)
       .optional("standby", v.standby)
       .optional("standby_host", v.standby_host)
       .optional("standby_revision", v.standby_revision)

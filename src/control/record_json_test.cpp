@@ -22,6 +22,8 @@ Record full() {
   record.endpoint = {"10.77.0.11", 20000};
   record.image = ImageId("site-img.12");
   record.image_revision = 3;
+  record.bases = {ImageId("site-img.10"), ImageId("site-img.11")};
+  record.image_of = InstanceId("site.39");
   record.standby = InstanceId("site.40");
   record.standby_host = HostId("h2");
   record.standby_revision = 3;

@@ -40,14 +40,20 @@ Status open_parts(const Held& held, std::vector<PagePart>& parts) {
   return {};
 }
 
-Result<std::vector<PagePart>> parts_of_set(const Store& store, const Held& main) {
-  std::vector<PagePart> parts;
-  YADO_PASS(open_parts(main, parts));
+/// The main image and its members.
+Result<std::vector<Held>> set_of(const Store& store, const Held& main) {
+  std::vector<Held> set{main};
   for (const Member& member : main.manifest.members) {
-    YADO_TAKE(const Held held, find_member(store, main.manifest.id, member));
-    YADO_PASS(open_parts(held, parts));
+    YADO_TAKE(Held held, find_member(store, main.manifest.id, member));
+    set.push_back(std::move(held));
   }
-  if (parts.empty()) return fail(Errc::invalid_argument, "image {}: has no pages", main.manifest.id);
+  return set;
+}
+
+Result<std::vector<PagePart>> parts_of_set(const std::vector<Held>& set) {
+  std::vector<PagePart> parts;
+  for (const Held& held : set) YADO_PASS(open_parts(held, parts));
+  if (parts.empty()) return fail(Errc::invalid_argument, "image {}: has no pages", set.front().manifest.id);
   return parts;
 }
 
@@ -69,17 +75,25 @@ Result<Held> find_base(const Store& store, const Manifest& delta, const std::vec
   return base;
 }
 
-Result<std::vector<std::vector<PagePart>>> load_images(const Store& store, const ImageId& id) {
+struct Loaded {
+  std::vector<std::vector<Held>> sets;
+  std::vector<std::vector<PagePart>> parts;
+};
+
+Result<Loaded> load_images(const Store& store, const ImageId& id) {
   YADO_TAKE(Held main, find_main(store, id));
-  std::vector<std::vector<PagePart>> images;
+  Loaded images;
   for (std::vector<ImageId> seen;;) {
     seen.push_back(main.manifest.id);
-    YADO_TAKE(std::vector<PagePart> parts, parts_of_set(store, main));
-    images.push_back(std::move(parts));
-    if (self_contained(images.back())) break;
+    YADO_TAKE(std::vector<Held> set, set_of(store, main));
+    YADO_TAKE(std::vector<PagePart> parts, parts_of_set(set));
+    images.sets.push_back(std::move(set));
+    images.parts.push_back(std::move(parts));
+    if (self_contained(images.parts.back())) break;
     YADO_TAKE(main, find_base(store, main.manifest, seen));
   }
-  std::ranges::reverse(images);
+  std::ranges::reverse(images.sets);
+  std::ranges::reverse(images.parts);
   return images;
 }
 
@@ -114,10 +128,15 @@ bool set_is_merged(const PageChain& chain, const ImageId& id) {
 }  // namespace
 
 Result<PageChain> load_chain(const Store& store, const ImageId& id) {
-  YADO_TAKE(std::vector<std::vector<PagePart>> images, load_images(store, id));
-  auto chain = PageChain::make(std::move(images));
+  YADO_TAKE(Loaded images, load_images(store, id));
+  auto chain = PageChain::make(std::move(images.parts));
   if (!chain) return context(chain.error(), fmt::format("image {}", id));
   return chain;
+}
+
+Result<std::vector<std::vector<Held>>> sets_of_chain(const Store& store, const ImageId& id) {
+  YADO_TAKE(Loaded images, load_images(store, id));
+  return std::move(images.sets);
 }
 
 Result<std::vector<Held>> bases(const Store& store, const ImageId& id) {

@@ -29,6 +29,10 @@ Result<PageChain> load_chain(const Store& store, const ImageId& id);
 /// a member those of its main image. At most PageChain::max_images.
 Result<std::vector<Held>> bases(const Store& store, const ImageId& id);
 
+/// What the chain of `id` is made of, the self-contained one first: of each image the main one, then its members, which are here whole
+/// or by their indices. Errors as of load_chain.
+Result<std::vector<std::vector<Held>>> sets_of_chain(const Store& store, const ImageId& id);
+
 /// In which order images go so that none that stays is useless: what depends on `id` (deltas, newest first), `id`, its
 /// members. Of a member that of its main image. Pure; `images` is Store::list(). May name main images that are not
 /// among them.

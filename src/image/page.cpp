@@ -3,6 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 
 #include "image/sealed.hpp"
@@ -49,6 +50,16 @@ std::string CutId::hex() const {
   std::string text;
   for (const std::uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
   return text;
+}
+
+CutId CutId::from_hex(std::string_view text) {
+  CutId cut;
+  if (text.size() != 2 * cut.bytes.size()) return {};
+  for (std::size_t i = 0; i < cut.bytes.size(); ++i) {
+    const char* const from = text.data() + 2 * i;
+    if (std::from_chars(from, from + 2, cut.bytes[i], 16).ptr != from + 2) return {};
+  }
+  return cut;
 }
 
 std::uint64_t checksum_of(PageContents page) { return XXH3_64bits(page.data(), page.size()); }

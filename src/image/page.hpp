@@ -53,6 +53,8 @@ struct CutId {
   /// From a text that names the instant uniquely, a random number in it: the same on every host that is told the text.
   static CutId of(std::string_view text);
   std::string hex() const;
+  /// None of a text that is no such.
+  static CutId from_hex(std::string_view text);
   auto operator<=>(const CutId&) const = default;
 };
 

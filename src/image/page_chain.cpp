@@ -43,7 +43,7 @@ Status check_image(const Image& image, const CutId& base, std::uint64_t guest_pa
     if (it.cut != image.front().index().description().cut)
       return fail(Errc::conflict, "part {}: of another cut than part {}", part.name(), image.front().name());
     // A share that was merged answers for all its pages by itself, whatever the others of its image do.
-    if (it.base_cut == base || it.base_cut.none()) continue;
+    if (it.base_cut == base || it.base_cut.none() || coverage == PageChain::Coverage::some) continue;
     if (base.none()) return fail(Errc::conflict, "part {}: is a delta, and its base is not there", part.name());
     return fail(Errc::conflict, "part {}: its base is the cut {}, not {}", part.name(), it.base_cut.hex(), base.hex());
   }
@@ -55,8 +55,6 @@ Status check(const std::vector<Image>& images, PageChain::Coverage coverage) {
   if (images.size() > PageChain::max_images)
     return fail(Errc::invalid_argument, "a chain of {} images; at most {}: merge it before it grows", images.size(),
                 PageChain::max_images);
-  if (images.size() > 1 && coverage == PageChain::Coverage::some)
-    return fail(Errc::invalid_argument, "a chain of {} images without some of their parts: a part that is missing may hold what is newest", images.size());
   CutId base;
   for (std::size_t i = 0; i < images.size(); ++i) {
     const std::string doing = fmt::format("image {} of {} in the chain", i + 1, images.size());
@@ -117,13 +115,18 @@ std::vector<const PagePart*> PageChain::parts() const {
   return parts;
 }
 
-PageChain::Place PageChain::find(PageNumber page) const {
-  YADO_CHECK(value_of(page) < guest_pages(), "page {} of a guest of {} pages", page, guest_pages());
+const PageChain::Segment* PageChain::segment_of(PageNumber page) const {
   const auto after = std::ranges::upper_bound(segments_, value_of(page), {},
                                               [](const Segment& segment) { return segment.pages.begin(); });
-  const Segment& segment = *std::prev(after);
-  const std::uint64_t position = segment.position + value_of(page) - segment.pages.begin();
-  return {segment.part, {page, segment.part->index().at(position)}};
+  if (after == segments_.begin() || value_of(page) >= std::prev(after)->pages.end()) return nullptr;
+  return &*std::prev(after);
+}
+
+PageChain::Place PageChain::find(PageNumber page) const {
+  const Segment* segment = segment_of(page);
+  YADO_CHECK(segment, "page {} of a guest of {} pages is asked for, and is not here", page, guest_pages());
+  const std::uint64_t position = segment->position + value_of(page) - segment->pages.begin();
+  return {segment->part, {page, segment->part->index().at(position)}};
 }
 
 Status PageChain::read(PageNumber page, PageBuffer contents) const {
@@ -135,6 +138,13 @@ PageSet PageChain::here() const {
   std::vector<PageRange> ranges;
   for (const Segment& segment : segments_)
     if (segment.part->has_log()) ranges.push_back(segment.pages);
+  return normalised(std::move(ranges));
+}
+
+PageSet PageChain::newest_in(const PagePart& part) const {
+  std::vector<PageRange> ranges;
+  for (const Segment& segment : segments_)
+    if (segment.part == &part) ranges.push_back(segment.pages);
   return normalised(std::move(ranges));
 }
 

@@ -24,7 +24,8 @@ class PageChain {
 
   /// The parts of each image, the self-contained one first. `conflict` says which images do not follow each other, or
   /// which page belongs to no part or to two; `invalid_argument` for a chain that is too long, or none.
-  /// `some`: of one image alone, whatever parts of it there are; pages of the others are not to be asked for.
+  /// `some`: whatever parts there are. Of several images only who knows from elsewhere (all indices) that the newest record of a page is
+  /// among them may ask for it: a part that is missing may hold what is newer.
   enum class Coverage { whole, some };
   static Result<PageChain> make(std::vector<std::vector<PagePart>> images, Coverage coverage = Coverage::whole);
 
@@ -32,7 +33,9 @@ class PageChain {
   const CutId& cut() const { return newest().cut; }
   std::vector<const PagePart*> parts() const;
 
-  /// The newest record. `page` is below guest_pages().
+  /// False only for `some`.
+  bool has(PageNumber page) const { return segment_of(page) != nullptr; }
+  /// The newest record. The chain has `page`.
   Place find(PageNumber page) const;
   Status read(PageNumber page, PageBuffer contents) const;
   /// The newest record of every page, in the order of pages: visit(PageNumber, const PagePart&, const PageRecord&). Far less work than
@@ -45,6 +48,8 @@ class PageChain {
   }
   /// Pages whose newest record is one of a part whose log is here.
   PageSet here() const;
+  /// Of one of its parts.
+  PageSet newest_in(const PagePart& part) const;
   /// Those records of one of its parts that nothing newer supersedes, for PagePart::scan.
   std::vector<PlacedPage> live(const PagePart& part) const;
 
@@ -54,6 +59,7 @@ class PageChain {
     const PagePart* part;
     std::uint64_t position;  ///< of the first, in the part's index
   };
+  const Segment* segment_of(PageNumber page) const;
   PageChain(std::vector<std::vector<PagePart>> images, std::vector<Segment> segments);
   static std::vector<Segment> segments_of(const std::vector<PagePart>& image);
   static std::vector<Segment> overlay(const std::vector<Segment>& newer, const std::vector<Segment>& older);

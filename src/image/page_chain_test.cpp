@@ -104,6 +104,23 @@ class ImagePageChainTest : public testing::Test {
   int images_ = 0;
 };
 
+TEST_F(ImagePageChainTest, OfSomePartsItHasWhatIsInThemAndTheNewestOfThat) {
+  // What one host has of a chain, a share of its second image missing in between.
+  std::vector<std::vector<PagePart>> own;
+  own.push_back(image(part({"h2", 10, 1, 0, {{6_page, 4}}, numbered(6, 10)})));
+  own.push_back(image(part({"h2", 10, 3, 2, {{6_page, 4}}, {{7, 300}}})));
+  const auto made = PageChain::make(std::move(own), PageChain::Coverage::some);
+  ASSERT_TRUE(made) << made.error().text();
+  EXPECT_FALSE(made->has(5_page));
+  ASSERT_TRUE(made->has(9_page));
+  Page page;
+  ASSERT_OK(made->read(7_page, page));
+  EXPECT_EQ(page, page_of(300));
+  ASSERT_OK(made->read(9_page, page));
+  EXPECT_EQ(page, page_of(10));
+  EXPECT_EQ(made->cut(), cut_number(3));
+}
+
 TEST_F(ImagePageChainTest, TheNewestRecordCounts) {
   auto made = chain(image(whole(1, 0, numbered(0, 10))), image(whole(2, 1, {{3, 100}, {4, 0}, {5, 101}})),
                     image(whole(3, 2, {{4, 200}, {9, 201}})));

@@ -40,6 +40,8 @@ struct BuildCall {
   InstanceId instance;  ///< of the builder
   Epoch epoch;
   ImageId image;
+  std::optional<ImageId> base;      ///< save what changed since, if the owner counts its changes from there; else all
+  std::vector<HostAddress> peers;   ///< agents of the hosts that save a share
   bool operator==(const BuildCall&) const = default;
 };
 
@@ -49,7 +51,7 @@ struct PullCall {
   Epoch epoch;
   ImageId image;
   Endpoint from;
-  /// Shares of its memory that other hosts saved: pulled with it.
+  /// What is pulled before it, in this order: shares of its memory that other hosts saved; of a delta its bases with theirs.
   struct Member {
     ImageId image;
     Endpoint from;

@@ -53,6 +53,8 @@ struct ImageReport {
   std::uint64_t bytes = 0;
   milliseconds age{0};
   std::optional<ImageId> member_of;  ///< a share of that image's memory, saved by this host
+  std::optional<ImageId> base;       ///< it is a delta of that
+  std::vector<ImageId> members;      ///< the shares of its memory that other hosts saved, named <image>.<host>
   bool operator==(const ImageReport&) const = default;
 };
 

@@ -20,7 +20,7 @@ std::unexpected<Error> failed(const std::error_code& error, std::string_view doi
 
 }  // namespace
 
-Result<fs::path> DirectoryArchive::begin(const std::string&, const std::string& name) {
+Result<fs::path> DirectoryArchive::begin(const std::string&, const std::string& name, const std::string&) {
   if (auto good = check_name(name); !good) return std::unexpected(good.error());
   const fs::path part = root_ / name / ("draft-" + holder_);
   std::error_code error;
@@ -55,7 +55,7 @@ Result<fs::path> DirectoryArchive::open(const std::string&, const std::string& n
 }
 
 Result<std::shared_ptr<const image::PageChain>> open_chain(PageArchive& archive, const std::string& session,
-                                                           const std::vector<std::string>& names) {
+                                                           const std::vector<std::string>& names, Pages pages) {
   std::vector<std::vector<image::PagePart>> images;
   for (const std::string& name : names) {
     YADO_ASSIGN(const fs::path directory, archive.open(session, name), "image " + name);
@@ -75,7 +75,7 @@ Result<std::shared_ptr<const image::PageChain>> open_chain(PageArchive& archive,
     }
   }
   // Of one image the share that is here is enough; of a chain the indices of all must be.
-  const auto coverage = images.size() == 1 ? image::PageChain::Coverage::some : image::PageChain::Coverage::whole;
+  const auto coverage = images.size() == 1 || pages == Pages::chosen ? image::PageChain::Coverage::some : image::PageChain::Coverage::whole;
   YADO_ASSIGN(auto chain, image::PageChain::make(std::move(images), coverage), "images");
   return std::make_shared<const image::PageChain>(std::move(chain));
 }

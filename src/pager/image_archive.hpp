@@ -17,8 +17,8 @@ namespace yado::pager {
 class PageArchive {
  public:
   virtual ~PageArchive() = default;
-  /// An empty directory, for this server's part of the draft.
-  virtual Result<std::filesystem::path> begin(const std::string& session, const std::string& name) = 0;
+  /// An empty directory, for this server's part of the draft. `base`: the image that it is a delta of, or empty.
+  virtual Result<std::filesystem::path> begin(const std::string& session, const std::string& name, const std::string& base) = 0;
   /// The image is complete on all hosts. `index` is of the part in the directory. Returns what the image that came into being
   /// is known by, not empty (image.md, `members[].xxh128`).
   virtual Result<std::string> keep(const std::string& session, const std::string& name, const image::PageIndex& index) = 0;
@@ -37,7 +37,7 @@ class DirectoryArchive : public PageArchive {
  public:
   DirectoryArchive(std::filesystem::path root, std::string holder) : root_(std::move(root)), holder_(std::move(holder)) {}
 
-  Result<std::filesystem::path> begin(const std::string& session, const std::string& name) override;
+  Result<std::filesystem::path> begin(const std::string& session, const std::string& name, const std::string& base) override;
   Result<std::string> keep(const std::string& session, const std::string& name, const image::PageIndex& index) override;
   void abandon(const std::string& session, const std::string& name) override;
   Result<std::filesystem::path> open(const std::string& session, const std::string& name) override;
@@ -47,8 +47,10 @@ class DirectoryArchive : public PageArchive {
   std::string holder_;
 };
 
-/// These images as one, the self-contained first. Errors as of PagePart::open and PageChain::make.
+/// These images as one, the self-contained first. Errors as of PagePart::open and PageChain::make. Of several images all parts must be
+/// here, at least their indices, unless only some pages are `chosen`: by who knows from all indices that their newest record is here.
+enum class Pages { all, chosen };
 Result<std::shared_ptr<const image::PageChain>> open_chain(PageArchive& archive, const std::string& session,
-                                                           const std::vector<std::string>& names);
+                                                           const std::vector<std::string>& names, Pages pages = Pages::all);
 
 }  // namespace yado::pager

@@ -341,7 +341,10 @@ Result<std::string> parse_name(Bytes body) {
 }
 
 std::vector<std::byte> make_save(const SaveRequest& save) {
-  return Writer().add_text(save.name).add(save.cut.bytes).add(save.base.bytes).take();
+  Writer out;
+  out.add_text(save.name).add(save.cut.bytes).add(save.base.bytes);
+  if (!save.base_name.empty()) out.add_text(save.base_name);
+  return out.take();
 }
 
 Result<SaveRequest> parse_save(Bytes body) {
@@ -350,6 +353,7 @@ Result<SaveRequest> parse_save(Bytes body) {
   save.name = in.take_text(most_name_bytes);
   save.cut.bytes = in.take<decltype(save.cut.bytes)>();
   save.base.bytes = in.take<decltype(save.base.bytes)>();
+  if (!in.done()) save.base_name = in.take_text(most_name_bytes);
   if (!in.done() || save.name.empty() || save.cut.none() || save.cut == save.base) return wrong("SAVE is malformed");
   return save;
 }

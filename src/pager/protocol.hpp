@@ -122,6 +122,7 @@ struct SaveRequest {
   std::string name;
   image::CutId cut;
   image::CutId base;  ///< none: all pages
+  std::string base_name;  ///< the image of that cut; may be empty
 };
 std::vector<std::byte> make_save(const SaveRequest& save);
 Result<SaveRequest> parse_save(Bytes body);

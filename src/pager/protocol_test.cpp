@@ -100,6 +100,8 @@ TEST(PageProtocolTest, GoldenFrames) {
 TEST(PageProtocolTest, RequestsOfACheckpointSurviveTheirWay) {
   const SaveRequest save{"image-1", image::CutId::of("a"), image::CutId::of("b")};
   EXPECT_EQ(parse_save(make_save(save))->base, save.base);
+  EXPECT_EQ(parse_save(make_save(save))->base_name, "");
+  EXPECT_EQ(parse_save(make_save({"image-1", save.cut, save.base, "image-0"}))->base_name, "image-0");
   EXPECT_FALSE(parse_save(make_save({"", save.cut, save.base}))) << "no name";
   EXPECT_FALSE(parse_save(make_save({"image-1", {}, save.base}))) << "no cut";
   EXPECT_FALSE(parse_save(make_save({"image-1", save.cut, save.cut}))) << "its own base";

@@ -7,7 +7,7 @@ constexpr std::uint64_t pages_between_looks = 256;  // an appender's buffer
 
 Result<std::unique_ptr<Saving>> Saving::begin(PageStore& store, PageArchive& archive, const std::string& session,
                                               const SaveRequest& request, PageStore::Scope scope) {
-  YADO_ASSIGN(const auto directory, archive.begin(session, request.name), "SAVE");
+  YADO_ASSIGN(const auto directory, archive.begin(session, request.name, request.base_name), "SAVE");
   auto writer = image::PageWriter::create(
       directory, {.guest_pages = store.pages(), .cut = request.cut, .base_cut = request.base});
   if (!writer) {

@@ -1,5 +1,8 @@
 #include "pager/service.hpp"
 
+#include <algorithm>
+#include <iterator>
+#include <limits>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -35,13 +38,7 @@ using nlohmann::json;
 namespace {
 
 constexpr int hook_descriptor = 3, ready_descriptor = 4;
-
-image::CutId cut_of(const std::string& hex) {
-  image::CutId cut;
-  for (std::size_t i = 0; i < cut.bytes.size() && 2 * i + 2 <= hex.size(); ++i)
-    cut.bytes[i] = static_cast<std::uint8_t>(std::stoul(hex.substr(2 * i, 2), nullptr, 16));
-  return cut;
-}
+constexpr std::uint64_t most_pages_of_run = std::numeric_limits<std::uint32_t>::max();
 
 json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
 
@@ -175,7 +172,7 @@ class Network {
       auto& parts = images.emplace_back();
       for (const fs::path& directory : directories) {
         const bool here = fs::exists(directory / "pages.log");
-        YADO_ASSIGN(auto part, image::PagePart::open(directory, here ? image::PagePart::Log::here : image::PagePart::Log::elsewhere), directory.native());
+        YADO_ASSIGN(auto part, image::PagePart::open(directory, here ? image::PagePart::Log::here : image::PagePart::Log::elsewhere, directory.native()), directory.native());
         parts.push_back(std::move(part));
       }
     }
@@ -193,7 +190,7 @@ class Network {
     const auto& members = servers_->members();  // nobody changes them yet
     std::vector<std::future<Result<Frame>>> loading(members.size());
     for (std::size_t i = 0; i < members.size(); ++i)
-      if (const auto& names = members[i].told.load; !names.empty()) loading[i] = ask(i, Operation::load, make_load({{}, names}));
+      loading[i] = ask_to_load(i);
     PageBits had(pages());
     const auto runs = image_->held();
     for (const KindRun& run : runs) had.set({run.first, run.pages});
@@ -202,7 +199,7 @@ class Network {
       return true;
     });
     for (std::size_t i = 0; i < members.size(); ++i) {
-      if (members[i].told.load.empty()) continue;
+      if (!loading[i].valid()) continue;
       const std::string where = fmt::format("memory on {}: ", members[i].told.host);
       YADO_TRY(loading[i].get(), where + "load");
       YADO_TRY(list_of(i, had), where + "list");
@@ -231,11 +228,31 @@ class Network {
     return {};
   }
 
-  std::future<Result<Frame>> ask(std::size_t server, Operation operation, std::vector<std::byte> body) {
+  /// Answered when all that is to be had from it is loaded: of a chain the pages whose newest record is in one of its logs. Nothing: not asked.
+  std::future<Result<Frame>> ask_to_load(std::size_t server) {
+    const ServiceConfig::Server& saved = servers_->members()[server].told;
+    std::vector<KindRun> wanted;
+    for (const image::PageRange& range : newest_in(saved.parts))
+      for (std::uint64_t at = range.begin(); at < range.end(); at += most_pages_of_run)
+        wanted.push_back({at, static_cast<std::uint32_t>(std::min(most_pages_of_run, range.end() - at)), PageKind::wanted});
+    if (saved.load.empty() || (wanted.empty() && !saved.parts.empty())) return {};
+    for (; wanted.size() > most_runs; wanted.erase(wanted.begin(), wanted.begin() + most_runs))
+      (void)ask(server, Operation::load, make_load({{wanted.begin(), wanted.begin() + most_runs}, saved.load}), flag_more);
+    return ask(server, Operation::load, make_load({std::move(wanted), saved.load}));
+  }
+
+  image::PageSet newest_in(const std::vector<fs::path>& parts) const {
+    std::vector<image::PageRange> pages;
+    for (const image::PagePart* part : chain_->parts())
+      if (std::ranges::find(parts, fs::path(part->name())) != parts.end()) std::ranges::copy(chain_->newest_in(*part), std::back_inserter(pages));
+    return image::normalised(std::move(pages));
+  }
+
+  std::future<Result<Frame>> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0) {
     auto answer = std::make_shared<std::promise<Result<Frame>>>();
     auto future = answer->get_future();
-    asio::post(io_, [link = servers_->members()[server].link, operation, body = std::move(body), answer]() mutable {
-      link->request(operation, std::move(body), [answer](Result<Frame> frame) { answer->set_value(std::move(frame)); });
+    asio::post(io_, [link = servers_->members()[server].link, operation, body = std::move(body), answer, flags]() mutable {
+      link->request(operation, std::move(body), [answer](Result<Frame> frame) { answer->set_value(std::move(frame)); }, flags);
     });
     return future;
   }
@@ -271,6 +288,12 @@ class Saving {
   std::optional<SplitSave> save_;
 };
 
+/// The cut from which the pager counts changes.
+struct KeptCut {
+  std::mutex mutex;
+  image::CutId cut;  // guarded by mutex: held from looking at it until the pager has begun, and while it changes
+};
+
 /// A move to another main host: the same.
 class Leaving {
  public:
@@ -292,8 +315,8 @@ class Leaving {
 /// One client of the control socket.
 class Client {
  public:
-  Client(os::Fd socket, Pager& pager, Network& network, const ServiceConfig& config)
-      : socket_(std::move(socket)), pager_(pager), network_(network), config_(config) {}
+  Client(os::Fd socket, Pager& pager, Network& network, const ServiceConfig& config, KeptCut& kept)
+      : socket_(std::move(socket)), pager_(pager), network_(network), config_(config), kept_(kept) {}
 
   /// Until it hangs up.
   void serve() {
@@ -339,7 +362,7 @@ class Client {
     } else if (what == "finish") {
       done = finish();
     } else if (what == "keep") {
-      const auto kept = (*save_)->keep();
+      const auto kept = keep();
       done = kept ? Result<json>(shares_json(*kept)) : std::unexpected(kept.error());
       save_.reset();
     } else {
@@ -359,16 +382,24 @@ class Client {
   }
 
   Result<json> save(const json& call) {
+    YADO_TRY(begin(call), "checkpoint");
+    return round();
+  }
+
+  Status begin(const json& call) {
     if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
-    SplitSave::Options options{call.value("name", ""), call.value("part", ""), cut_of(call.value("cut", "")), cut_of(call.value("base_cut", "")), network_.chain()};
+    const std::lock_guard lock(kept_.mutex);
+    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), network_.chain()};
+    // Of any other base nobody knows what changed since.
+    if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
     part_ = options.part;
+    cut_ = options.cut;
+    base_cut_ = options.base_cut;
     save_.emplace(network_.servers(), pager_, network_, std::move(servers), std::move(options));
-    if (const Status begun = (*save_)->begin(); !begun) {
-      save_.reset();
-      return std::unexpected(begun.error());
-    }
-    return round();
+    const Status begun = (*save_)->begin();
+    if (!begun) save_.reset();
+    return begun;
   }
 
   Result<json> leave(const json& call) {
@@ -438,11 +469,18 @@ class Client {
     return shares_json(*shares);
   }
 
-  static json shares_json(const std::vector<SplitSave::Share>& shares) {
+  Result<std::vector<SplitSave::Share>> keep() {
+    const std::lock_guard lock(kept_.mutex);
+    auto shares = (*save_)->keep();
+    if (shares) kept_.cut = cut_;
+    return shares;
+  }
+
+  json shares_json(const std::vector<SplitSave::Share>& shares) const {
     json all = json::array();
     for (const SplitSave::Share& share : shares)
       all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
-    return json{{"shares", std::move(all)}};
+    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}};
   }
 
   Result<json> figures() const {
@@ -483,6 +521,8 @@ class Client {
   Pager& pager_;
   Network& network_;
   const ServiceConfig& config_;
+  KeptCut& kept_;
+  image::CutId cut_, base_cut_;  ///< of the checkpoint under way
   fs::path part_;
   std::optional<Saving> save_;
   std::optional<Leaving> leaving_;
@@ -527,6 +567,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
   network.servers().start(pager);
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
 
+  KeptCut kept;
   std::vector<std::jthread> clients;
   for (;;) {
     pollfd wanted[] = {{memory.process_fd(), POLLRDHUP, 0}, {listener.socket.get(), POLLIN, 0}};
@@ -535,7 +576,7 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
     if (wanted[1].revents == 0) continue;
     os::Fd socket(::accept4(listener.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.valid()) continue;
-    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config).serve(); });
+    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config, kept).serve(); });
   }
   listener.file.remove();
   network.servers().end_sessions();

@@ -12,11 +12,12 @@
 //   servers   local_bytes, servers: as in the           notes: [text]   (what is not quite as asked for)
 //             configuration, without load
 //   drained                                             —             (when nobody is being emptied any more)
-//   save      part, name, cut, base_cut                 pages, left   (begins; the workload runs on)
+//   save      part, name, cut, base_cut, base           pages, left   (begins; the workload runs on): what changed since the cut that was
+//                                                                     kept last, if that is `base_cut`, else all
 //   round                                               pages, left   (again)
 //   copy                                                left          (again, into memory: when little is left, or less than a disk could keep up with)
 //   fix                                                 —             (the workload stands still before, until the answer)
-//   finish                                              shares: [{host, pages, bytes, sum}]
+//   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved
 //   keep                                                shares, now with the sum of each server's manifest
 //   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
 //   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
@@ -52,6 +53,8 @@ struct ServiceConfig {
     std::uint64_t quota_bytes = 0;
     bool leaving = false;      ///< in use, but emptied from the start: into the local memory as far as it has room, then to the others
     std::vector<std::string> load;  ///< images in its store that hold a share of this memory, the self-contained one first
+    /// Of `image`'s directories those of parts whose logs this server has: it loads the pages that are newest there. None: all it has.
+    std::vector<std::filesystem::path> parts;
     std::uint64_t instance = 0;     ///< of a session that is inherited with its pages; 0: a new one is begun
   };
   std::filesystem::path control;   ///< the socket to make
@@ -63,7 +66,8 @@ struct ServiceConfig {
   std::uint64_t epoch = 0;
   std::vector<Server> servers;
   std::filesystem::path identity;  ///< directory, for TLS; empty: none
-  /// What to restore: of each image of the chain the directories of its parts of pages, as far as they are on this host.
+  /// What to restore: of each image of the chain, the self-contained one first, the directories of its parts of pages, as far as they are on
+  /// this host; of a chain of several, of all its parts, perhaps without their logs.
   std::vector<std::vector<std::filesystem::path>> image;
   std::filesystem::path working_set;  ///< directory with the order in which an inherited memory was in use; empty: none
   bool operator==(const ServiceConfig&) const;

@@ -7,9 +7,16 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 namespace {
 
+json texts(const std::vector<fs::path>& paths) {
+  json all = json::array();
+  for (const fs::path& path : paths) all.push_back(path.native());
+  return all;
+}
+
 json to_json(const ServiceConfig::Server& server) {
   return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
-          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"leaving", server.leaving}, {"load", server.load}, {"instance", server.instance}};
+          {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"leaving", server.leaving}, {"load", server.load},
+          {"parts", texts(server.parts)}, {"instance", server.instance}};
 }
 
 /// Throws json::exception.
@@ -23,6 +30,7 @@ ServiceConfig::Server server_from_json(const json& one) {
   one.at("quota_bytes").get_to(server.quota_bytes);
   server.leaving = one.value("leaving", false);
   server.load = one.value("load", std::vector<std::string>());
+  for (const std::string& part : one.value("parts", std::vector<std::string>())) server.parts.emplace_back(part);
   server.instance = one.value("instance", std::uint64_t{0});
   return server;
 }
@@ -35,11 +43,7 @@ std::string to_text(const ServiceConfig& config) {
   json servers = json::array();
   for (const auto& server : config.servers) servers.push_back(to_json(server));
   json images = json::array();
-  for (const auto& parts : config.image) {
-    json directories = json::array();
-    for (const fs::path& part : parts) directories.push_back(part.native());
-    images.push_back(std::move(directories));
-  }
+  for (const auto& parts : config.image) images.push_back(texts(parts));
   return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
               {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
               {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)},

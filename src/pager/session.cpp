@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include <fmt/ranges.h>
+
 #include "base/id.hpp"
 #include "base/log.hpp"
 
@@ -12,6 +14,11 @@ namespace yado::pager {
 namespace {
 
 constexpr std::size_t most_sessions = 1024;  // their page tables are not part of any quota
+
+bool lies_in(const image::PageSet& set, const image::PageRange& range) {
+  const auto after = std::ranges::upper_bound(set, range.begin(), {}, &image::PageRange::begin);
+  return after != set.begin() && range.end() <= std::prev(after)->end();
+}
 
 std::vector<KindRun> runs_of_set(const image::PageSet& set) {
   constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
@@ -131,14 +138,17 @@ Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::ve
     const std::lock_guard lock(mutex_);
     wanted = image::normalised(std::exchange(wanted_, {}));
   }
-  YADO_ASSIGN(const auto chain, open_chain(*archive_, name_, names), "LOAD");
+  YADO_ASSIGN(const auto chain, open_chain(*archive_, name_, names, wanted.empty() ? Pages::all : Pages::chosen), "LOAD");
   {
     const std::lock_guard lock(mutex_);
     if (kept_cut_ && *kept_cut_ != chain->cut())
       return fail(Errc::conflict, "LOAD: changes are counted from the cut {}, the image is of the cut {}", kept_cut_->hex(),
                   chain->cut().hex());
   }
-  if (wanted.empty()) wanted = chain->here();
+  const image::PageSet here = chain->here();
+  if (wanted.empty()) wanted = here;
+  for (const image::PageRange& range : wanted)
+    if (!lies_in(here, range)) return fail(Errc::not_found, "LOAD: of pages {} to {} not all are in {}", range.first, range.end() - 1, fmt::join(names, ", "));
   YADO_ASSIGN(const std::uint64_t pages, store_.load(owner, chain, runs_of_set(wanted)), "LOAD");
   chain_ = store_.chain();
   for (const image::PagePart* part : chain_->parts())

@@ -82,7 +82,7 @@ Result<SplitSave::Round> SplitSave::round() {
   Answers answers;
   for (const std::size_t number : taking_part_)
     if (const Server& server = servers_[number]; rounds_ == 0)
-      answers.push_back(ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut}), flag_first));
+      answers.push_back(ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut, options_.base}), flag_first));
   const auto here = pager_.save_round(sink());
   Round sum;
   Status all;

@@ -27,6 +27,7 @@ class SplitSave {
     std::filesystem::path part;  ///< a directory that exists, for what is here
     image::CutId cut;
     image::CutId base_cut;       ///< none: self-contained
+    std::string base;            ///< the name of the image of that cut; may be empty
     std::shared_ptr<const image::PageChain> image;  ///< what the memory was restored from, as far as it lies on this host's disk
   };
   struct Server {

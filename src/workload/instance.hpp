@@ -28,6 +28,13 @@ struct ImageParts {
   Properties properties;
 };
 
+/// What becomes of a checkpoint, for hosts that save a share of it: they make images, too.
+struct NewImage {
+  std::string name;
+  std::string base;      ///< the image that it may be a delta of; empty: none
+  std::string base_cut;  ///< the instant of that, in hex
+};
+
 struct ExecIo {
   int input = -1;  ///< -1: /dev/null
   int output = -1;
@@ -68,10 +75,9 @@ class Instance {
 
   // These run in a forked child of the owner.
 
-  /// Writes one instant into the directories and returns the properties that a restore wants back. `image`: the name of
-  /// what becomes of it, for hosts that save a share of it. Whatever the
+  /// Writes one instant into the directories and returns the properties that a restore wants back. Whatever the
   /// result, the instance may stand frozen afterwards: thaw or stop it.
-  virtual Result<Properties> checkpoint(const PartDirectories& parts, const std::string& image) const = 0;
+  virtual Result<Properties> checkpoint(const PartDirectories& parts, const NewImage& image) const = 0;
   /// For another host to go on with, `to`: like a checkpoint, but what can be given to others while it runs is, and after a success it stands still
   /// until it is thawed. The properties say what the other host needs besides the directories.
   virtual Result<Properties> hand_over(const PartDirectories&, const std::string& /*to*/) const {

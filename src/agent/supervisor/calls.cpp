@@ -205,9 +205,14 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
   if (!operations_.empty()) return fail(Errc::conflict, "checkpoint: {} is under way", operations_.front().what);
   workload::PartDirectories parts;
   bool leave_running = true;
-  std::string image;
+  workload::NewImage image;
   Status status;
-  api::Fields(message, "", status).required("parts", parts).optional("image", image).optional("leave_running", leave_running);
+  api::Fields(message, "", status)
+      .required("parts", parts)
+      .optional("image", image.name)
+      .optional("base", image.base)
+      .optional("base_cut", image.base_cut)
+      .optional("leave_running", leave_running);
   YADO_TRY(status, "checkpoint");
   stay_frozen_ = state_ == InstanceState::frozen;
   YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {

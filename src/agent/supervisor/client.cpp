@@ -231,8 +231,8 @@ asio::awaitable<Result<Startup>> Client::wait_startup(milliseconds limit) {
 }
 
 asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, workload::PartDirectories parts,
-                                                                 ImageId image, bool leave_running) {
-  json fields = object(epoch, {{"parts", parts}, {"image", image.str()}, {"leave_running", leave_running}});
+                                                                 workload::NewImage image, bool leave_running) {
+  json fields = object(epoch, {{"parts", parts}, {"image", image.name}, {"base", image.base}, {"base_cut", image.base_cut}, {"leave_running", leave_running}});
   const Result<json> answer = co_await call("checkpoint", std::move(fields));
   if (!answer) co_return std::unexpected(answer.error());
   workload::Properties properties;

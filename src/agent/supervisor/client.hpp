@@ -52,7 +52,7 @@ class Client {
   boost::asio::awaitable<Status> freeze(Epoch epoch);
   boost::asio::awaitable<Status> thaw(Epoch epoch);
   /// The properties for the image's manifest.
-  boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts, ImageId image,
+  boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts, workload::NewImage image,
                                                                   bool leave_running);
   /// The same; the instance stands frozen afterwards, for `to` to go on with.
   boost::asio::awaitable<Result<workload::Properties>> hand_over(Epoch epoch, workload::PartDirectories parts, HostId to);

@@ -96,6 +96,7 @@ Status ControlCore::remove(const WorkloadId& id, Instant now) {
   // of the same name is never mistaken for this one.
   record.removed = true;
   record.image.reset();
+  record.bases.clear();
   record.standby.reset();
   persist(workloads_.at(id));
   actions_.push_back(PushRoutes{});
@@ -112,12 +113,15 @@ void ControlCore::move(AskId ask, const WorkloadId& id, std::optional<HostId> ho
   begin_owner(*workload, Evidence::requested, host ? HostId() : workload->record.host, host, now);
 }
 
-Status ControlCore::renew_image(const WorkloadId& id, Instant now) {
+Status ControlCore::renew_image(const WorkloadId& id, Extent extent, Instant now) {
   Workload* workload = find(id);
   if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);
   if (workload->record.spec.policy.standby == StandbyLevel::cold)
     return fail(Errc::conflict, "{} has policy.standby = \"cold\": it keeps no image", id);
+  if (extent == Extent::changes && !checkpoints_owner(workload->record.spec))
+    return fail(Errc::conflict, "{} is no VM with split memory: only of those there are incremental images", id);
   workload->renew_image = true;
+  workload->renew_delta = extent == Extent::changes;
   workload->image.not_before = Instant{};
   reconcile(*workload, now);
   return {};
@@ -321,12 +325,13 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
 }
 
 std::set<HostId> ControlCore::holders(const Workload& workload) const {
+  const Record& record = workload.record;
   std::set<HostId> found;
-  for (const auto& [id, host] : hosts_)
-    if (alive(id) && std::ranges::any_of(host.report.images, [&](const ImageReport& image) {
-          return workload.record.image == image.id;
-        }))
-      found.insert(id);
+  if (!record.image) return found;
+  for (const auto& [id, host] : hosts_) {
+    const auto has = [&images = host.report.images](const ImageId& image) { return std::ranges::find(images, image, &ImageReport::id) != images.end(); };
+    if (alive(id) && has(*record.image) && std::ranges::all_of(record.bases, has)) found.insert(id);
+  }
   return found;
 }
 

@@ -71,7 +71,9 @@ using Action = std::variant<Persist, Call, ProbeHost, Answer, PushRoutes, Emit>;
 struct Settings {
   milliseconds heartbeat{200};    ///< the pace agents are told to keep
   milliseconds reconnect{2'000};  ///< control started anew: by then every living agent has tried again (they pause 1 s)
-  std::size_t image_copies = 2;  ///< hosts that must hold an image before it counts as acknowledged
+  std::size_t image_copies = 2;  ///< hosts that must hold an image, with its bases, before it counts as acknowledged
+  /// Images of a chain at most: instead of one more delta all is saved. A restore opens all of them, and what is superseded in them takes room on every holder.
+  std::size_t chain_images = 8;
 };
 
 /// Answer to a heart-beat: what stands on that host and should not.
@@ -110,8 +112,10 @@ class ControlCore {
   Status set_split(const WorkloadId& id, const Split& split);
   /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
   void resplit(AskId ask, const WorkloadId& id, const Split& split, Instant now);
-  /// Take a new ready image now.
-  Status renew_image(const WorkloadId& id, Instant now);
+  /// Take a new ready image now. `changes`: only what changed since the current one, if that is of this owner and no chain of chain_images;
+  /// its copies are made first. Else all, and the event says why. `conflict` when no such image is kept of it.
+  enum class Extent { all, changes };
+  Status renew_image(const WorkloadId& id, Extent extent, Instant now);
 
   // Gates.
   void ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence evidence, const HostId& suspect, Instant now);
@@ -189,6 +193,7 @@ class ControlCore {
     ImageId image;
     Instant not_before{};
     int failures = 0;
+    std::string why_whole;  ///< of an image that was to be a delta
   };
 
   /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
@@ -216,6 +221,7 @@ class ControlCore {
     std::optional<Resplit> resplit;    ///< a person waits for it
     bool restarted_in_raise = false;   ///< control was, and whether the raise was carried out is not known
     bool renew_image = false;
+    bool renew_delta = false;  ///< by what changed since
     bool image_acknowledged = false;
     bool last_fenced = false;          ///< how the last transfer ended, for those who ask late
     std::uint64_t owner_sequence = 0;  ///< reports of the owner's host with a higher number know the owner
@@ -277,6 +283,9 @@ class ControlCore {
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
   std::vector<PullCall::Member> members_of(const ImageId& image) const;
+  std::vector<PullCall::Member> before_image(const Record& record, const Endpoint& holder) const;
+  Result<ImageId> base_of_next(const Workload& workload) const;
+  std::vector<HostAddress> agents_alive() const;
   Status check_resplit(const Workload& workload, const Split& split) const;
   void reconcile_memory(Workload& workload, Instant now);
   void resplit_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);

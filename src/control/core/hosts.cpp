@@ -105,10 +105,12 @@ void ControlCore::judge_image(const HostId& host, const ImageReport& image, Hear
   Workload* workload = find(image.workload);
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
   if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
+  if (workload && std::ranges::find(workload->record.bases, whole) != workload->record.bases.end()) return;
   if (workload && workload->migration && workload->migration->image == whole) return;
-  // First the main image, which its shares are needed for; they are named with the next report.
+  // First what it is needed for, deltas and the image that it is a share of; it is named with the next report.
   const auto& here = hosts_.at(host).report.images;
   if (image.member_of && std::ranges::find(here, whole, &ImageReport::id) != here.end()) return;
+  if (std::ranges::find(here, whole, &ImageReport::base) != here.end()) return;
   reply.drop.push_back(DropImageCall{image.workload, workload ? workload->record.epoch : Epoch(), image.id});
 }
 

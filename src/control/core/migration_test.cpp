@@ -159,7 +159,7 @@ TEST_F(ControlMigrationTest, ItWaitsForACheckpointAndACheckpointForIt) {
   const auto build = only_call<BuildCall>(up(wanted, everybody));
   EXPECT_THAT(calls<ResplitCall>(move(h4)), IsEmpty());
   EXPECT_THAT(calls<ResplitCall>(built(build)), SizeIs(1));
-  ASSERT_TRUE(core().renew_image(site, now));
+  ASSERT_TRUE(core().renew_image(site, ControlCore::Extent::all, now));
   EXPECT_THAT(calls<BuildCall>(pass(1000ms, everybody)), IsEmpty());
 }
 

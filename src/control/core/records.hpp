@@ -1,6 +1,8 @@
 #pragma once
 // What control must not lose. One record per workload, written whole before anything that depends on it is done.
 
+#include <vector>
+
 #include "model/cluster.hpp"
 
 namespace yado::control {
@@ -24,6 +26,8 @@ struct Record {
   Endpoint endpoint;
   std::optional<ImageId> image;  ///< the current ready image, once taken
   std::uint64_t image_revision = 0;
+  std::vector<ImageId> bases;  ///< what it is a delta of, the oldest first: kept as long as it is
+  InstanceId image_of;         ///< the owner that it was taken of: only of that can there be a delta from it
   std::optional<InstanceId> standby;  ///< the frozen standby, once prepared
   HostId standby_host;
   std::uint64_t standby_revision = 0;

@@ -2,6 +2,7 @@
 #include "control/core/control_core.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "control/core/pacing.hpp"
 #include "model/names.hpp"
@@ -43,6 +44,7 @@ void ControlCore::drop_unwanted(Workload& workload) {
   if (standby) record.standby.reset();
   if (image) {
     record.image.reset();
+    record.bases.clear();
     workload.image_acknowledged = false;
     if (workload.image.call == 0) workload.image.image = ImageId();
   }
@@ -57,15 +59,49 @@ bool ControlCore::takes_images(const HostId& host, const WorkloadSpec& spec) con
 
 bool ControlCore::checkpoints_owner(const WorkloadSpec& spec) { return spec.kind == Kind::vm && spec.vm.split.has_value(); }
 
-/// The shares of an image on other hosts, and where they can be had.
+/// The shares of an image on other hosts, and where they can be had: at whoever saved it, perhaps a moment ago, or has a copy.
 std::vector<PullCall::Member> ControlCore::members_of(const ImageId& image) const {
   std::map<ImageId, Endpoint> found;
+  std::set<ImageId> all;
   for (const auto& [id, host] : hosts_)
-    for (const ImageReport& held : host.report.images)
+    for (const ImageReport& held : host.report.images) {
+      if (held.id == image) all.insert(held.members.begin(), held.members.end());
       if (alive(id) && held.member_of == image) found.emplace(held.id, host.report.agent);
+    }
+  for (const auto& [id, host] : hosts_)
+    if (const ImageId saved(image.str() + "." + id.str()); alive(id) && all.contains(saved)) found.emplace(saved, host.report.agent);
   std::vector<PullCall::Member> members;
   for (const auto& [id, from] : found) members.push_back({id, from});
   return members;
+}
+
+/// Of a delta its bases with theirs, then its own shares. `holder` has all that is no share.
+std::vector<PullCall::Member> ControlCore::before_image(const Record& record, const Endpoint& holder) const {
+  std::vector<PullCall::Member> all;
+  for (const ImageId& base : record.bases) {
+    std::ranges::move(members_of(base), std::back_inserter(all));
+    all.push_back({base, holder});
+  }
+  std::ranges::move(members_of(*record.image), std::back_inserter(all));
+  return all;
+}
+
+/// What the next image of its owner may be a delta of, once that is acknowledged; or why of nothing.
+Result<ImageId> ControlCore::base_of_next(const Workload& workload) const {
+  const Record& record = workload.record;
+  if (!record.image) return fail(Errc::not_found, "there is no image of it yet");
+  if (record.image_revision != record.revision) return fail(Errc::conflict, "{} is of an earlier spec", *record.image);
+  if (record.image_of != record.instance) return fail(Errc::conflict, "{} is of {}, and {} runs now", *record.image, record.image_of, record.instance);
+  if (record.bases.size() + 2 > settings_.chain_images)
+    return fail(Errc::conflict, "{} is the last of a chain of {} images, the most that there may be", *record.image, record.bases.size() + 1);
+  return *record.image;
+}
+
+std::vector<HostAddress> ControlCore::agents_alive() const {
+  std::vector<HostAddress> agents;
+  for (const auto& [id, host] : hosts_)
+    if (alive(id)) agents.push_back({id, host.report.agent});
+  return agents;
 }
 
 void ControlCore::reconcile_image(Workload& workload, Instant now) {
@@ -91,35 +127,39 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   const auto choose = [&](const std::vector<HostId>& hosts) {
     return hosts[static_cast<std::size_t>(operation.failures) % hosts.size()];
   };
-  if (!current || workload.renew_image || age >= record.spec.policy.image_age) {
+  if (current && !workload.image_acknowledged && holding.size() >= settings_.image_copies) {
+    workload.image_acknowledged = true;
+    emit("image-acknowledged", workload, {}, {{"image", record.image->str()}, {"copies", std::to_string(holding.size())}});
+  }
+  // Copies: where they help when the owner's host dies, so first on the others.
+  std::vector<HostId> keepers = candidates;
+  if (alive(record.host) && std::ranges::find(keepers, record.host) == keepers.end() && takes_images(record.host, record.spec))
+    keepers.push_back(record.host);
+  const std::size_t wanted = std::min(settings_.image_copies, keepers.size());
+  // What a delta goes on from is copied before it is taken, unless that has failed.
+  Result<ImageId> base = base_of_next(workload);
+  const bool copy_first = workload.renew_delta && base && current && holding.size() < wanted && operation.failures == 0;
+  if (!copy_first && (!current || workload.renew_image || age >= record.spec.policy.image_age)) {
     if (of_owner && (record.phase != OwnerPhase::up || workload.memory.call != 0)) return;
+    if (base && !workload.image_acknowledged) base = fail(Errc::conflict, "{} is not on {} hosts", *base, settings_.image_copies);
+    operation.why_whole = base || !workload.renew_delta ? "" : base.error().message;
     operation.image = ImageId(fmt::format("{}-img.{}", record.spec.name, ++record.serial));
     operation.instance = of_owner ? record.instance : InstanceId(fmt::format("{}.{}", record.spec.name, record.serial));
     persist(workload);  // a name is never given twice
-    operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image},
+    operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image, workload.renew_delta && base ? std::optional(*base) : std::nullopt, of_owner ? agents_alive() : std::vector<HostAddress>()},
                           side_limit(record.spec),
                           Pending{Pending::What::build, record.spec.name, of_owner ? record.host : choose(candidates),
                                   operation.instance, operation.image, record.epoch, record.revision});
     return;
   }
-  // Copies: where they help when the owner's host dies, so first on the others.
-  if (alive(record.host) && std::ranges::find(candidates, record.host) == candidates.end() &&
-      takes_images(record.host, record.spec))
-    candidates.push_back(record.host);
-  const std::size_t wanted = std::min(settings_.image_copies, candidates.size());
-  if (holding.size() >= wanted) {
-    if (!workload.image_acknowledged && holding.size() >= settings_.image_copies) {
-      workload.image_acknowledged = true;
-      emit("image-acknowledged", workload, {}, {{"image", record.image->str()}, {"copies", std::to_string(holding.size())}});
-    }
-    return;
-  }
-  std::erase_if(candidates, [&](const HostId& host) { return holding.contains(host); });
-  if (candidates.empty()) return;
+  if (holding.size() >= wanted) return;
+  std::erase_if(keepers, [&](const HostId& host) { return holding.contains(host); });
+  if (keepers.empty()) return;
   operation.image = *record.image;
-  operation.call = call(PullCall{record.spec, record.epoch, *record.image, hosts_.at(*holding.begin()).report.agent, members_of(*record.image)},
+  const Endpoint& holder = hosts_.at(*holding.begin()).report.agent;
+  operation.call = call(PullCall{record.spec, record.epoch, *record.image, holder, before_image(record, holder)},
                         side_limit(record.spec),
-                        Pending{Pending::What::pull, record.spec.name, choose(candidates), {}, *record.image,
+                        Pending{Pending::What::pull, record.spec.name, choose(keepers), {}, *record.image,
                                 record.epoch, record.revision});
 }
 
@@ -132,21 +172,41 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   if (!result) {
     operation.not_before = now + pause_after(operation.failures++);
     // A holder's copy is damaged, and nobody can say how many are: a new image replaces them all.
-    if (!build && result.error().code == Errc::corrupt) workload.renew_image = true;
+    // So does one of an image of which a share is nowhere any more; and no delta goes on from either.
+    const bool share_lost = checkpoints_owner(record.spec) && result.error().code == Errc::not_found;
+    if (!build && (result.error().code == Errc::corrupt || share_lost)) {
+      workload.renew_image = true;
+      workload.renew_delta = false;
+    }
     emit(build ? "image-failed" : "image-copy-failed", workload, pending.host, {{"error", result.error().text()}});
     return;
   }
   operation.failures = 0;
   if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  // Its bases came with it, and its host's next report says so.
+  if (!build)
+    for (const ImageId& base : record.bases)
+      remember_effect(pending.host, Effect{result->sequence, std::nullopt, ImageReport{.id = base, .workload = record.spec.name}});
   if (build) {
+    const auto base = result->image ? result->image->base : std::nullopt;
+    if (base && base != record.image) {
+      emit("image-failed", workload, pending.host, {{"error", fmt::format("{} is a delta of {}, which is not kept any more", pending.image, *base)}});
+      return;
+    }
+    if (base) record.bases.push_back(*base);
+    else record.bases.clear();
     record.image = pending.image;
+    record.image_of = pending.instance;
     record.image_revision = pending.revision;
-    workload.renew_image = false;
+    workload.renew_image = workload.renew_delta = false;
     workload.image_acknowledged = false;
     persist(workload);
   }
   std::map<std::string, std::string> fields{{"image", pending.image.str()}, {"bytes", result->image ? std::to_string(result->image->bytes) : "0"}};
-  if (!result->detail.empty()) fields["detail"] = result->detail;
+  std::string detail = result->detail;
+  if (build && !operation.why_whole.empty()) detail = fmt::format("all of it, because {}{}{}", operation.why_whole, detail.empty() ? "" : "; ", detail);
+  if (!detail.empty()) fields["detail"] = detail;
+  if (build && !record.bases.empty()) fields["base"] = record.bases.back().str();
   emit(build ? "image" : "image-copied", workload, pending.host, std::move(fields));
   actions_.push_back(PushRoutes{});
   reconcile(workload, now);

@@ -41,7 +41,7 @@ class ContainerInstance final : public workload::Instance {
   Status kill() override { return container_.cgroup().kill_all(); }
   Result<os::CgroupUse> stats() const override { return container_.stats(); }
 
-  Result<workload::Properties> checkpoint(const workload::PartDirectories& parts, const std::string&) const override {
+  Result<workload::Properties> checkpoint(const workload::PartDirectories& parts, const workload::NewImage&) const override {
     YADO_ASSIGN(const std::filesystem::path criu, part(parts, "criu"), "checkpoint");
     YADO_ASSIGN(const std::filesystem::path disk, part(parts, "disk"), "checkpoint");
     return container_.checkpoint(criu, disk, criu_);

@@ -1,6 +1,8 @@
 #include "workload/vm/driver.hpp"
 
 #include <algorithm>
+#include <iterator>
+#include <sstream>
 
 #include <netinet/in.h>
 #include <poll.h>
@@ -97,7 +99,7 @@ class VmInstance final : public workload::Instance {
     return use.qemu;
   }
 
-  Result<workload::Properties> checkpoint(const workload::PartDirectories& parts, const std::string& image) const override {
+  Result<workload::Properties> checkpoint(const workload::PartDirectories& parts, const workload::NewImage& image) const override {
     YADO_ASSIGN(const std::filesystem::path state, part(parts, "device-state"), "checkpoint");
     YADO_ASSIGN(const std::filesystem::path disk, part(parts, "disk"), "checkpoint");
     YADO_ASSIGN(const std::filesystem::path pages, part(parts, "memory"), "checkpoint");
@@ -159,9 +161,10 @@ class VmInstance final : public workload::Instance {
 
  private:
   Result<workload::Properties> checkpoint_paged(const std::filesystem::path& state, const std::filesystem::path& disk,
-                                                const std::filesystem::path& pages, const std::string& image) const {
-    const auto cut = image::CutId::of(fmt::format("{} {}", image, os::now().time_since_epoch().count()));
-    PagedMemory memory({.control = vm_.pager(), .part = pages, .name = image, .cut = cut, .base_cut = {}, .progress = {}});
+                                                const std::filesystem::path& pages, const workload::NewImage& image) const {
+    const auto cut = image::CutId::of(fmt::format("{} {}", image.name, os::now().time_since_epoch().count()));
+    PagedMemory memory({.control = vm_.pager(), .part = pages, .name = image.name, .cut = cut,
+                        .base_cut = image::CutId::from_hex(image.base_cut), .base = image.base, .progress = {}});
     const Instant begun = os::now();
     YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
     YADO_TRY(memory.keep(), "checkpoint");
@@ -169,6 +172,7 @@ class VmInstance final : public workload::Instance {
     for (const MemoryShare& share : memory.shares())
       shares += fmt::format("{} {} {} {}\n", share.host.empty() ? "-" : share.host, share.pages, share.bytes, share.sum.empty() ? "-" : share.sum);
     saved.properties["cut"] = cut.hex();
+    if (!memory.base_cut().none()) saved.properties["base_cut"] = memory.base_cut().hex();
     saved.properties["shares"] = shares;
     saved.properties["pause_us"] = fmt::format("{}", saved.pause.count());
     saved.properties["took_ms"] = fmt::format("{:.0f}", to_ms(os::now() - begun));
@@ -219,12 +223,25 @@ class VmDriver final : public workload::Driver {
   }
   static Status use_image(Paging& paging, const workload::ImageParts& image) {
     YADO_TRY(part(image.directories, "memory"), "VM");
-    auto& parts = paging.config.image.emplace_back();
-    for (const auto& [name, directory] : image.directories)
-      if (name == "memory" || name.starts_with(share_prefix)) parts.emplace_back(directory);
-    for (pager::ServiceConfig::Server& server : paging.config.servers)
-      if (const auto load = image.properties.find(std::string(load_prefix) + server.host); load != image.properties.end())
-        server.load = {load->second};
+    std::map<std::string, std::vector<std::filesystem::path>> images;  // "base-00/", …; last "memory": itself
+    std::map<std::string, std::vector<std::filesystem::path>> elsewhere;  // by host: parts without logs
+    for (const auto& [key, directory] : image.directories) {
+      const std::size_t slash = key.find('/');
+      const std::string name = slash == std::string::npos ? key : key.substr(slash + 1);
+      const bool share = name.starts_with(share_prefix);
+      if (!share && name != "memory") continue;
+      images[slash == std::string::npos ? "memory" : key.substr(0, slash)].emplace_back(directory);
+      if (share && !std::filesystem::exists(std::filesystem::path(directory) / "pages.log"))
+        elsewhere[name.substr(share_prefix.size())].emplace_back(directory);
+    }
+    for (auto& [name, parts] : images) paging.config.image.push_back(std::move(parts));
+    for (pager::ServiceConfig::Server& server : paging.config.servers) {
+      const auto load = image.properties.find(std::string(load_prefix) + server.host);
+      if (load == image.properties.end()) continue;
+      std::istringstream names(load->second);
+      server.load = {std::istream_iterator<std::string>(names), {}};
+      server.parts = elsewhere[server.host];
+    }
     return {};
   }
 

@@ -97,6 +97,63 @@ TEST_F(PagedVmProcessTest, AChainOfIncrementalCheckpointsHoldsWhatChangedWhereve
   }
 }
 
+/// As it lies in agents' stores: each host has its own logs, and the main host the indices of all. Hosts load what is newest in theirs.
+TEST_F(PagedVmProcessTest, AChainIsRestoredWhereItWasSavedWithoutALogBeingCopied) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  std::vector<Image> images;
+  for (int i = 0; i < 4; ++i) {
+    write_a_while(i % 2 == 0 ? 'h' : 'w', 5);
+    images.push_back({.name = fmt::format("a-img.{}", i + 1)});
+    ASSERT_NO_FATAL_FAILURE(checkpoint(images.back(), i == 0 ? nullptr : &images[images.size() - 2]));
+    EXPECT_EQ(images.back().base_cut, i == 0 ? image::CutId() : images[images.size() - 2].cut);
+  }
+  expect_flawless();
+  vm_.reset();
+  Place where = place("a", memory_bytes / 4, {"h2", "h3"});
+  fs::remove_all(where.directory);
+  fs::create_directories(where.directory);
+  for (const Image& image : images) {
+    auto& parts = where.paging->config.image.emplace_back(std::vector<fs::path>{image.directory / "memory"});
+    for (auto& server : where.paging->config.servers) {
+      server.load.push_back(image.name + "." + server.host);
+      const fs::path index = directory_.path() / "indices" / server.load.back();
+      fs::create_directories(index);
+      fs::copy_file(share_of(image.name, server.host) / "pages.index", index / "pages.index");
+      parts.push_back(index);
+      server.parts.push_back(index);
+    }
+  }
+  const Place again = where;
+  ASSERT_NO_FATAL_FAILURE(restore(images.back(), where));
+  expect_flawless();
+  write_a_while('w');
+  expect_flawless();
+
+  // It counts no changes yet: whatever base is wished for, all is saved, and that is an image by itself.
+  Image wished{.name = "a-img.5"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(wished, &images.back()));
+  EXPECT_TRUE(wished.base_cut.none());
+  vm_.reset();
+  Place alone = place("alone", memory_bytes, {});
+  alone.paging->config.image = {wished.chain.back()};
+  ASSERT_NO_FATAL_FAILURE(restore(wished, alone));
+  expect_flawless();
+  vm_.reset();
+
+  // A share of the chain is damaged: no guest, and the error says whose it is.
+  const fs::path damaged = share_of(images[1].name, "h2") / "pages.index";
+  fs::resize_file(damaged, fs::file_size(damaged) - 8);
+  Place broken = again;
+  broken.directory = directory_.path() / "broken";
+  fs::create_directories(broken.directory);
+  broken.paging->config.epoch = ++epoch_;
+  PagedMemory nothing({});
+  const auto restored = Vm::restore(spec(), broken, qemu(), images.back().parts(), nothing);
+  ASSERT_FALSE(restored);
+  EXPECT_NE(restored.error().message.find("h2"), std::string::npos) << restored.error().text();
+  EXPECT_NE(restored.error().message.find("a-img.2.h2"), std::string::npos) << restored.error().text();
+}
+
 /// kill -9 of the pager at any moment: the guest ends, and the image before is whole.
 TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeIsRight) {
   boot(place("a", memory_bytes / 4, {"h2", "h3"}, 2));
@@ -110,9 +167,9 @@ TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeI
       for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(broken.directory / part);
       write_a_while('w', 2);
       std::optional<PagedMemory> memory(PagedMemory::Options{.control = vm_->pager(), .part = broken.directory / "memory", .name = broken.name,
-                                                             .cut = image::CutId::of(broken.name), .base_cut = {}, .progress = {}});
+                                                             .cut = image::CutId::of(broken.name), .base_cut = {}, .base = {}, .progress = {}});
       Breaking breaking(*memory, moment, [&] {
-        if (victim == "saver") memory.emplace(PagedMemory::Options{.control = vm_->pager(), .part = {}, .name = {}, .cut = {}, .base_cut = {}, .progress = {}});
+        if (victim == "saver") memory.emplace(PagedMemory::Options{.control = vm_->pager(), .part = {}, .name = {}, .cut = {}, .base_cut = {}, .base = {}, .progress = {}});
         if (victim == "server") hosts_["h3"].server.reset();
         if (victim == "pager") kill_pager();
       });

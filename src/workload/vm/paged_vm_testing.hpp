@@ -81,6 +81,7 @@ class PagedVmTest : public ::testing::Test {
     Saved saved;
     image::CutId cut;
     std::vector<MemoryShare> shares;
+    image::CutId base_cut;
     std::vector<std::vector<fs::path>> chain;  ///< of every image of the chain the parts of pages, all of them
     fs::path directory;
     ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties}; }
@@ -90,12 +91,13 @@ class PagedVmTest : public ::testing::Test {
     for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(image.directory / part);
     image.cut = image::CutId::of(image.name);
     PagedMemory memory({.control = vm_->pager(), .part = image.directory / "memory", .name = image.name, .cut = image.cut,
-                        .base_cut = base ? base->cut : image::CutId(), .progress = {}});
+                        .base_cut = base ? base->cut : image::CutId(), .base = base ? base->name : "", .progress = {}});
     auto saved = vm_->save(image.directory / "device-state", image.directory / "disk", memory);
     ASSERT_OK(saved);
     image.saved = std::move(*saved);
     ASSERT_OK(memory.keep());
     image.shares = memory.shares();
+    image.base_cut = memory.base_cut();
     if (base) image.chain = base->chain;
     auto& parts = image.chain.emplace_back(std::vector<fs::path>{image.directory / "memory"});
     for (const MemoryShare& share : image.shares)

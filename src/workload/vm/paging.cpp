@@ -175,7 +175,7 @@ Result<std::string> PagedMemory::ask(const std::string& call) {
 Status PagedMemory::before_pause() {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
   const json begin{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
-                   {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}};
+                   {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}};
   YADO_ASSIGN(const std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress, part_to_copy), "memory");
   return copy(socket_, heard_, left);
 }
@@ -188,6 +188,7 @@ Status PagedMemory::save(const os::Fd&, std::uint64_t) {
 Status PagedMemory::learn_shares(const std::string& call) {
   YADO_ASSIGN(const json answer, exchange(socket_, heard_, call), "memory");
   shares_.clear();
+  base_cut_ = image::CutId::from_hex(answer.value("base_cut", ""));
   for (const json& share : answer.at("shares"))
     shares_.push_back({share.value("host", ""), share.value("pages", std::uint64_t{0}), share.value("bytes", std::uint64_t{0}), share.value("sum", "")});
   return {};

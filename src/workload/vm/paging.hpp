@@ -58,6 +58,7 @@ class PagedMemory final : public MemoryPart {
     std::filesystem::path part;     ///< a directory that exists, for this host's share
     std::string name;               ///< of the image; a server calls its share <name>.<host>
     image::CutId cut, base_cut;
+    std::string base;               ///< the name of the image of `base_cut`
     /// Told after every round.
     std::function<void(std::uint64_t pages_saved, std::uint64_t left)> progress;
   };
@@ -72,6 +73,8 @@ class PagedMemory final : public MemoryPart {
   Status load(const os::Fd&, std::uint64_t) override { return {}; }
 
   const std::vector<MemoryShare>& shares() const { return shares_; }
+  /// After after_pause(): the base that was wished for, or none: the pager counts its changes from another cut, so all was saved.
+  const image::CutId& base_cut() const { return base_cut_; }
 
  private:
   Result<std::string> ask(const std::string& call);
@@ -80,6 +83,7 @@ class PagedMemory final : public MemoryPart {
   os::Fd socket_;
   std::string heard_;
   std::vector<MemoryShare> shares_;
+  image::CutId base_cut_;
 };
 
 /// The memory's part when another main host goes on with the guest: no file, but the servers' sessions, which that host inherits.

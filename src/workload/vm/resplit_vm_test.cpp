@@ -120,7 +120,7 @@ TEST_F(ResplitVmProcessTest, WhatCannotBeChangesNothing) {
   {
     const fs::path part = directory_.path() / "part";
     fs::create_directories(part);
-    PagedMemory memory({.control = vm_->pager(), .part = part, .name = "a-img.1", .cut = image::CutId::of("one"), .base_cut = {}, .progress = {}});
+    PagedMemory memory({.control = vm_->pager(), .part = part, .name = "a-img.1", .cut = image::CutId::of("one"), .base_cut = {}, .base = {}, .progress = {}});
     ASSERT_OK(memory.before_pause());
     changed = change_memory_servers(vm_->pager(), memory_bytes / 4, servers({"h3"}));
     ASSERT_FALSE(changed);

@@ -1,0 +1,236 @@
+// Incremental images of VMs with split memory: what a delta may go on from, and what is kept for its sake.
+#include "control/core/core_testing.hpp"
+
+namespace yado::control {
+namespace {
+
+using namespace testing_core;
+
+struct ControlChainTest : ControlCoreTest {
+  WorkloadSpec split() {
+    WorkloadSpec wanted = spec(Consistency::shared, StandbyLevel::image);
+    wanted.kind = Kind::vm;
+    wanted.vm.memory_bytes = 64u << 20;
+    wanted.vm.split = Split{.local_bytes = 16u << 20, .over = {{.host = h3, .address = {}}}};
+    return wanted;
+  }
+  /// Carried out, with a share on h3.
+  std::vector<Action> saved(const Made<BuildCall>& build, std::optional<ImageId> base) {
+    const ImageReport image{.id = build.what.image, .workload = site, .bytes = 1000, .member_of = {}, .base = base, .members = {share_of(build.what.image)}};
+    agent(build.host).images.push_back(image);
+    agent(h3).images.push_back({.id = share_of(image.id), .workload = site, .bytes = 500, .member_of = image.id, .base = base});
+    return done(build.id, CallReply{.image = image, .sequence = agent(build.host).sequence, .detail = "in 5 ms"});
+  }
+  std::vector<Action> saved(const Made<BuildCall>& build) { return saved(build, build.what.base); }
+  /// The puller has all that was named to it.
+  std::vector<Action> copied(const Made<PullCall>& pull) {
+    auto& images = agent(pull.host).images;
+    for (const PullCall::Member& member : pull.what.members) add(images, member.image);
+    add(images, pull.what.image);
+    return done(pull.id, CallReply{.image = images.back(), .sequence = agent(pull.host).sequence});
+  }
+  std::vector<Action> checkpoint(ControlCore::Extent extent) {
+    EXPECT_TRUE(core().renew_image(site, extent, now));
+    return take();
+  }
+  /// It runs on h1, and its full image is on two hosts.
+  ImageId acknowledged() {
+    const auto build = only_call<BuildCall>(up(split()));
+    EXPECT_FALSE(build.what.base);
+    copied(only_call<PullCall>(saved(build)));
+    return build.what.image;
+  }
+  /// One more delta, acknowledged.
+  ImageId delta() {
+    const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+    EXPECT_TRUE(build.what.base);
+    copied(only_call<PullCall>(saved(build)));
+    return build.what.image;
+  }
+  static ImageId share_of(const ImageId& image) { return ImageId(image.str() + ".h3"); }
+  std::set<ImageId> held(const HostId& host) {
+    std::set<ImageId> all;
+    for (const ImageReport& image : agent(host).images) all.insert(image.id);
+    return all;
+  }
+  /// Hosts do what they are told, as a store does: nothing goes that something else there needs. Until nobody is told anything.
+  void sweep() {
+    for (bool told = true; told;) {
+      told = false;
+      for (const HostId& host : {h1, h2, h3})
+        for (const DropImageCall& drop : beat(host).drop) {
+          told = true;
+          auto& images = agent(host).images;
+          for (const ImageReport& image : images) {
+            EXPECT_NE(image.base, drop.image) << drop.image.str() << " on " << host.str() << ": " << image.id.str() << " is a delta of it";
+            EXPECT_NE(share_of(image.id), drop.image) << "its main image is there";
+          }
+          std::erase_if(images, [&](const ImageReport& image) { return image.id == drop.image; });
+        }
+    }
+    take();
+  }
+  static std::string detail(const std::vector<Action>& actions) {
+    for (const Emit& emit : all<Emit>(actions))
+      if (emit.event.kind == "image") return emit.event.fields.at("detail");
+    return {};
+  }
+
+ private:
+  void add(std::vector<ImageReport>& images, const ImageId& id) {
+    if (std::ranges::find(images, id, &ImageReport::id) != images.end()) return;
+    for (const HostId& host : {h1, h3})
+      for (const ImageReport& known : agent(host).images)
+        if (known.id == id) {
+          const ImageReport copy = known;
+          images.push_back(copy);
+          return;
+        }
+    ADD_FAILURE() << id.str() << " is nowhere";
+  }
+};
+
+TEST_F(ControlChainTest, ADeltaGoesOnFromTheAcknowledgedImageAndItsSharersAreNamed) {
+  const ImageId full = acknowledged();
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  EXPECT_EQ(build.host, record().host);
+  EXPECT_EQ(build.what.base, full);
+  EXPECT_THAT(build.what.peers, Contains(HostAddress{h3, agent(h3).agent}));
+  saved(build);
+  EXPECT_EQ(disk[site].image, build.what.image);
+  EXPECT_THAT(disk[site].bases, testing::ElementsAre(full));
+}
+
+TEST_F(ControlChainTest, WhoCopiesADeltaGetsItsBasesFirst) {
+  const ImageId full = acknowledged();
+  const ImageId first = delta();
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  agent(h2).images.clear();  // the copies are lost: all of the chain is missing there
+  beat(h2);
+  take();
+  const auto pull = only_call<PullCall>(saved(build));
+  std::vector<ImageId> order;
+  for (const PullCall::Member& member : pull.what.members) order.push_back(member.image);
+  EXPECT_THAT(order, testing::ElementsAre(share_of(full), full, share_of(first), first, share_of(build.what.image)));
+  EXPECT_EQ(pull.what.image, build.what.image);
+}
+
+TEST_F(ControlChainTest, ACopyIsMadeOnceAlsoWhenItsHostHasNotReportedItsBasesYet) {
+  acknowledged();
+  delta();
+  sweep();
+  agent(h2).images.clear();
+  const auto pull = only_call<PullCall>(beats({h2}));
+  const ImageReport image{.id = pull.what.image, .workload = site};
+  const auto actions = done(pull.id, CallReply{.image = image, .sequence = agent(pull.host).sequence});
+  EXPECT_THAT(events(actions), Contains("image-copied"));
+  EXPECT_THAT(calls<PullCall>(actions), IsEmpty());
+}
+
+TEST_F(ControlChainTest, AnImageIsOnAHostOnlyWithItsWholeChain) {
+  const ImageId full = acknowledged();
+  delta();
+  sweep();
+  auto& images = agent(h2).images;
+  std::erase_if(images, [&](const ImageReport& image) { return image.id == full; });
+  const auto pull = only_call<PullCall>(beats({h2}));
+  EXPECT_EQ(pull.host, h2);
+  agent(h1).instances.clear();
+  EXPECT_FALSE(only_call<RaiseCall>(ask(Evidence::silent, {}, h1)).what.image) << "a delta without its base is nothing";
+}
+
+TEST_F(ControlChainTest, NothingOfAChainIsDroppedAlsoByAControlThatWasRestarted) {
+  const ImageId full = acknowledged();
+  const ImageId first = delta(), second = delta();
+  sweep();
+  const auto chain = std::set<ImageId>{full, first, second};
+  const auto shares = std::set<ImageId>{share_of(full), share_of(first), share_of(second)};
+  EXPECT_EQ(held(h1), chain);
+  EXPECT_EQ(held(h3), shares);
+  restart();
+  for (const HostId& host : {h3, h2, h1}) EXPECT_THAT(beat(host).drop, IsEmpty()) << host.str();
+}
+
+TEST_F(ControlChainTest, AFullImageEndsTheChainAndNothingOfItIsLeft) {
+  acknowledged();
+  delta();
+  delta();
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::all));
+  EXPECT_FALSE(build.what.base);
+  sweep();
+  EXPECT_THAT(held(h1), SizeIs(3)) << "dropped before there is another";
+  copied(only_call<PullCall>(saved(build)));
+  EXPECT_THAT(disk[site].bases, IsEmpty());
+  sweep();
+  EXPECT_EQ(held(h1), std::set<ImageId>{build.what.image});
+  EXPECT_EQ(held(h2), (std::set<ImageId>{build.what.image, share_of(build.what.image)}));
+  EXPECT_EQ(held(h3), std::set<ImageId>{share_of(build.what.image)});
+}
+
+TEST_F(ControlChainTest, AfterAnotherOwnerWasRaisedTheNextIsFullAndSaysWhy) {
+  const ImageId full = acknowledged();
+  const auto raise = only_call<RaiseCall>(ask(Evidence::silent, {}, h1));
+  ASSERT_EQ(raise.host, h2);
+  agent(h1).instances.clear();
+  raised(raise);
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  EXPECT_FALSE(build.what.base);
+  const std::string why = detail(saved(build));
+  EXPECT_THAT(why, HasSubstr(full.str()));
+  EXPECT_THAT(why, HasSubstr("in 5 ms"));
+}
+
+TEST_F(ControlChainTest, WhatIsNotAcknowledgedIsCopiedBeforeADeltaGoesOnFromIt) {
+  const auto first = only_call<BuildCall>(up(split()));
+  const auto pull = only_call<PullCall>(saved(first));
+  EXPECT_THAT(calls<BuildCall>(checkpoint(ControlCore::Extent::changes)), IsEmpty());
+  const auto actions = copied(pull);
+  EXPECT_THAT(events(actions), Contains("image-acknowledged"));
+  EXPECT_EQ(only_call<BuildCall>(actions).what.base, first.what.image);
+}
+
+TEST_F(ControlChainTest, WhenItCannotBeCopiedTheNextIsFull) {
+  const auto first = only_call<BuildCall>(up(split()));
+  const auto pull = only_call<PullCall>(saved(first));
+  checkpoint(ControlCore::Extent::changes);
+  auto actions = failed(pull.id, Errc::unavailable);
+  std::ranges::move(pass(2000ms, {h1, h2, h3}), std::back_inserter(actions));
+  EXPECT_FALSE(only_call<BuildCall>(actions).what.base);
+}
+
+TEST_F(ControlChainTest, AShareThatIsNowhereAnyMoreMakesANewFullImage) {
+  acknowledged();
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  const auto pull = only_call<PullCall>(saved(build));
+  auto actions = failed(pull.id, Errc::not_found);
+  std::ranges::move(pass(2000ms, {h1, h2, h3}), std::back_inserter(actions));
+  EXPECT_FALSE(only_call<BuildCall>(actions).what.base);
+}
+
+TEST_F(ControlChainTest, AChainHasItsLength) {
+  acknowledged();
+  const std::size_t most = core().settings().chain_images;
+  for (std::size_t i = 1; i < most; ++i) delta();
+  EXPECT_EQ(disk[site].bases.size() + 1, most);
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  EXPECT_FALSE(build.what.base);
+  EXPECT_THAT(detail(saved(build)), HasSubstr("chain"));
+}
+
+TEST_F(ControlChainTest, WhatTheOwnerSavedWholeHasNoBases) {
+  acknowledged();
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  ASSERT_TRUE(build.what.base);
+  saved(build, std::nullopt);  // its pager counts from another cut
+  EXPECT_THAT(disk[site].bases, IsEmpty());
+}
+
+TEST_F(ControlChainTest, AContainerHasNone) {
+  up(spec(Consistency::shared, StandbyLevel::image));
+  const Status asked = core().renew_image(site, ControlCore::Extent::changes, now);
+  ASSERT_FALSE(asked);
+  EXPECT_EQ(asked.error().code, Errc::conflict);
+}
+
+}  // namespace
+}  // namespace yado::control
