@@ -92,6 +92,38 @@ asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
   co_return reply;
 }
 
+namespace {
+
+/// An image in the making.
+struct Drafting {
+  std::shared_ptr<image::Draft> draft;
+  image::Manifest manifest;
+  workload::PartDirectories directories;
+};
+
+Result<Drafting> begin_draft(const image::Store& store, const ImageId& id, const WorkloadSpec& spec, const std::string& spec_hash,
+                             std::vector<image::Part> parts) {
+  YADO_ASSIGN(image::Draft begun, store.begin(id), "draft");
+  Drafting drafting{std::make_shared<image::Draft>(std::move(begun)), {}, {}};
+  for (const image::Part& part : parts) {
+    YADO_ASSIGN(const auto directory, drafting.draft->part_directory(part.name), "draft");
+    drafting.directories.emplace(part.name, directory);
+  }
+  drafting.manifest.id = id;
+  drafting.manifest.workload = spec.name;
+  drafting.manifest.spec_hash = spec_hash;
+  drafting.manifest.parts = std::move(parts);
+  return drafting;
+}
+
+/// For a worker: what was written becomes an image, of now.
+std::function<Result<image::Manifest>()> committing(Drafting drafting) {
+  drafting.manifest.created_wall_ms = os::wall_ms();
+  return [draft = std::move(drafting.draft), manifest = std::move(drafting.manifest)] { return draft->commit(manifest); };
+}
+
+}  // namespace
+
 asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
   // The root as it is before the builder reads it: changed under way, the image is of the old one and found stale.
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
@@ -99,20 +131,13 @@ asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
   if (const Status settled = co_await around_.instances.start_builder(call); !settled)
     co_return std::unexpected(settled.error());
 
-  auto begun = around_.images.store().begin(call.image);
-  if (!begun) co_return std::unexpected(begun.error());
-  const auto draft = std::make_shared<image::Draft>(std::move(*begun));
-  const std::vector<image::Part> parts = parts_of(call.spec.kind);
-  ImageSource source;
-  for (const image::Part& part : parts) {
-    const auto directory = draft->part_directory(part.name);
-    if (!directory) co_return std::unexpected(directory.error());
-    source.directories.emplace(part.name, *directory);
-  }
+  auto drafting = begin_draft(around_.images.store(), call.image, call.spec, *hash, parts_of(call.spec.kind));
+  if (!drafting) co_return std::unexpected(drafting.error());
+  ImageSource source{.directories = drafting->directories, .properties = {}};
   auto properties = co_await around_.instances.checkpoint(call.instance, source.directories);
   if (!properties) co_return std::unexpected(properties.error());
   co_await around_.instances.kill(call.instance);
-  for (const image::Part& part : parts)
+  for (const image::Part& part : drafting->manifest.parts)
     if (part.type == image::PartType::criu)
       if (const Status readable = let_restorer_read(source.directories[part.name]); !readable)
         co_return std::unexpected(readable.error());
@@ -125,14 +150,8 @@ asio::awaitable<Result<image::Manifest>> SideCalls::take_image(BuildCall call) {
     Error why = context(proved.error(), "the restored copy does not work").error();
     co_return std::unexpected(std::move(why));
   }
-  image::Manifest manifest;
-  manifest.id = call.image;
-  manifest.workload = call.spec.name;
-  manifest.spec_hash = *hash;
-  manifest.created_wall_ms = os::wall_ms();
-  manifest.parts = parts;
-  manifest.properties = std::move(*properties);
-  std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
+  drafting->manifest.properties = std::move(*properties);
+  std::function<Result<image::Manifest>()> commit = committing(std::move(*drafting));
   co_return co_await around_.workers.run(std::move(commit));
 }
 
@@ -176,32 +195,19 @@ Wish wish_of(const BuildCall& call, const std::map<ImageId, image::Manifest>& he
 asio::awaitable<Result<image::Manifest>> SideCalls::checkpoint_owner(BuildCall call, std::string& why_whole) {
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
-  auto begun = around_.images.store().begin(call.image);
-  if (!begun) co_return std::unexpected(begun.error());
-  const auto draft = std::make_shared<image::Draft>(std::move(*begun));
-  const std::vector<image::Part> parts = parts_of(call.spec.kind);
-  workload::PartDirectories directories;
-  for (const image::Part& part : parts) {
-    const auto directory = draft->part_directory(part.name);
-    if (!directory) co_return std::unexpected(directory.error());
-    directories.emplace(part.name, *directory);
-  }
+  auto drafting = begin_draft(around_.images.store(), call.image, call.spec, *hash, parts_of(call.spec.kind));
+  if (!drafting) co_return std::unexpected(drafting.error());
   Wish wish = wish_of(call, around_.images.all(), *hash);
-  auto properties = co_await around_.instances.checkpoint_running(call.instance, std::move(directories), std::move(wish.image));
+  auto properties = co_await around_.instances.checkpoint_running(call.instance, drafting->directories, std::move(wish.image));
   if (!properties) co_return std::unexpected(properties.error());
-  image::Manifest manifest;
-  manifest.id = call.image;
-  manifest.workload = call.spec.name;
-  manifest.spec_hash = *hash;
-  manifest.created_wall_ms = os::wall_ms();
-  manifest.parts = parts;
+  image::Manifest& manifest = drafting->manifest;
   manifest.members = members_of(call.image, *properties);
   if (properties->contains("base_cut")) manifest.base = call.base;
   why_whole = wish.why_whole;
   if (call.base && !manifest.base && why_whole.empty())
     why_whole = fmt::format("the owner does not count its changes from {}", *call.base);
   manifest.properties = std::move(*properties);
-  std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
+  std::function<Result<image::Manifest>()> commit = committing(std::move(*drafting));
   auto committed = co_await around_.workers.run(std::move(commit));
   if (committed) co_await keep_indices(*committed, std::move(call.peers));
   co_return committed;
@@ -236,29 +242,20 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   }
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
-  auto begun = around_.images.store().begin(call.image);
-  if (!begun) co_return std::unexpected(begun.error());
-  const auto draft = std::make_shared<image::Draft>(std::move(*begun));
   std::vector<image::Part> parts = parts_of(call.spec.kind);
   std::erase_if(parts, [](const image::Part& part) { return part.type == image::PartType::pages; });
-  workload::PartDirectories directories;
-  for (const image::Part& part : parts) {
-    const auto directory = draft->part_directory(part.name);
-    if (!directory) co_return std::unexpected(directory.error());
-    directories.emplace(part.name, *directory);
-  }
-  auto properties = co_await around_.instances.hand_over(call.instance, std::move(directories), call.to);
+  auto drafting = begin_draft(around_.images.store(), call.image, call.spec, *hash, std::move(parts));
+  if (!drafting) co_return std::unexpected(drafting.error());
+  auto properties = co_await around_.instances.hand_over(call.instance, drafting->directories, call.to);
   if (!properties) co_return std::unexpected(properties.error());
-  image::Manifest manifest;
-  manifest.id = call.image;
-  manifest.workload = call.spec.name;
-  manifest.spec_hash = *hash;
-  manifest.created_wall_ms = os::wall_ms();
-  manifest.parts = parts;
-  manifest.properties = std::move(*properties);
-  std::function<Result<image::Manifest>()> commit = [draft, manifest] { return draft->commit(manifest); };
+  drafting->manifest.properties = std::move(*properties);
+  std::function<Result<image::Manifest>()> commit = committing(std::move(*drafting));
   auto committed = co_await around_.workers.run(std::move(commit));
-  if (!committed) co_return std::unexpected(committed.error());
+  if (!committed) {
+    // Nobody can go on with it but itself.
+    if (const auto there = around_.instances.link(call.instance)) (void)co_await there->thaw(call.epoch);
+    co_return std::unexpected(committed.error());
+  }
   co_await around_.images.added(*committed);
   reply.image = around_.images.report(*committed);
   co_return reply;

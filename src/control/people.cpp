@@ -219,9 +219,7 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
   const WorkloadView* view = find(views, id);
   const bool stateful = view && view->record.spec.kind == Kind::vm && view->record.spec.vm.split;
   if (stateful && split && !host && !from_image) co_return co_await resplit(view->record.spec, *split, responder);
-  // It would go back to its last checkpoint, or to its beginning: only for who says so.
-  if (stateful && !from_image && !host)
-    co_return fail(Errc::invalid_argument, "{} has split memory: name the host that it shall go on on", id);
+  // Otherwise it would go back to its last checkpoint, or to its beginning: only for who says so.
   const bool live = stateful && !from_image;
   if (split) {
     WorkloadSpec changed = view ? view->record.spec : WorkloadSpec();
@@ -231,7 +229,7 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
     if (Status set = live ? Status() : core_.set_split(id, *split); !set) co_return std::unexpected(set.error());
   }
   auto [number, question] = new_question();
-  if (live) core_.move_live(number, id, *host, std::move(split), os::now());
+  if (live) core_.move_live(number, id, host, std::move(split), os::now());
   else core_.move(number, id, std::move(host), os::now());
   settle();
   auto answer = co_await answer_to(number, question, responder);

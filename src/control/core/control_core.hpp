@@ -105,9 +105,10 @@ class ControlCore {
   Status remove(const WorkloadId& id, Instant now);
   /// Move to `host` (or to the best one).
   void move(AskId ask, const WorkloadId& id, std::optional<HostId> host, Instant now);
-  /// A VM with split memory goes on on another host, `to`, while it runs: its pages go to the servers first, then it stands still for a moment.
+  /// A VM with split memory goes on on another host (`wish`, or the best one) while it runs: its pages go to the servers first, then it stands
+  /// still for a moment.
   /// Whatever fails, it goes on where it was, or, if its host dies meanwhile, from its last image. With `split` its memory is kept so from then on.
-  void move_live(AskId ask, const WorkloadId& id, const HostId& to, std::optional<Split> split, Instant now);
+  void move_live(AskId ask, const WorkloadId& id, const std::optional<HostId>& wish, std::optional<Split> split, Instant now);
   /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
   Status set_split(const WorkloadId& id, const Split& split);
   /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.

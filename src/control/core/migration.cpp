@@ -17,7 +17,7 @@
 
 namespace yado::control {
 
-void ControlCore::move_live(AskId ask, const WorkloadId& id, const HostId& to, std::optional<Split> split, Instant now) {
+void ControlCore::move_live(AskId ask, const WorkloadId& id, const std::optional<HostId>& wish, std::optional<Split> split, Instant now) {
   const auto refuse = [&](Errc code, std::string why) { answer(ask, std::unexpected(Error{code, std::move(why)}), false); };
   Workload* workload = find(id);
   if (!workload) return refuse(Errc::not_found, fmt::format("no workload is named \"{}\"", id));
@@ -27,6 +27,9 @@ void ControlCore::move_live(AskId ask, const WorkloadId& id, const HostId& to, s
   if (workload->owner || record.phase != OwnerPhase::up) return refuse(Errc::conflict, fmt::format("{} is being raised", id));
   if (workload->resplit) return refuse(Errc::conflict, fmt::format("the memory of {} is being moved to other hosts", id));
   if (workload->migration) return refuse(Errc::conflict, fmt::format("{} is being moved to {} already", id, workload->migration->to));
+  const std::vector<HostId> ranking = plan::rank(record.spec, views(*workload), {record.host});
+  if (!wish && ranking.empty()) return refuse(Errc::unavailable, fmt::format("no other host could run {}", id));
+  const HostId to = wish.value_or(ranking.empty() ? HostId() : ranking.front());
   if (to == record.host) return refuse(Errc::conflict, fmt::format("{} runs on {} already", id, to));
   if (!alive(to)) return refuse(Errc::unavailable, fmt::format("host {} does not answer", to));
   if (!alive(record.host)) return refuse(Errc::unavailable, fmt::format("host {}, where {} runs, does not answer", record.host, id));

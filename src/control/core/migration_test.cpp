@@ -24,13 +24,13 @@ struct ControlMigrationTest : ControlCoreTest {
     ASSERT_EQ(record().host, h1);
   }
   /// Up to the handover: its memory is spread first.
-  std::vector<Action> move(const HostId& to, std::optional<Split> split = std::nullopt) {
+  std::vector<Action> move(const std::optional<HostId>& to, std::optional<Split> split = std::nullopt) {
     core().move_live(++last_ask, site, to, std::move(split), now);
     std::vector<Action> actions = take();
     if (calls<ResplitCall>(actions).empty()) return actions;
     const auto spread = only_call<ResplitCall>(actions);
     EXPECT_EQ(spread.host, record().host);
-    EXPECT_EQ(spread.what.spec.vm.split->over.back().host, to) << "where what is here will land";
+    EXPECT_EQ(spread.what.spec.vm.split->over.back().host, to.value_or(h2)) << "where what is here will land";
     return done(spread.id, CallReply{.instance = spread.what.instance, .sequence = agent(spread.host).sequence});
   }
   /// The guest stands still on its host, and what is no page is an image there.
@@ -161,6 +161,13 @@ TEST_F(ControlMigrationTest, ItWaitsForACheckpointAndACheckpointForIt) {
   EXPECT_THAT(calls<ResplitCall>(built(build)), SizeIs(1));
   ASSERT_TRUE(core().renew_image(site, ControlCore::Extent::all, now));
   EXPECT_THAT(calls<BuildCall>(pass(1000ms, everybody)), IsEmpty());
+}
+
+TEST_F(ControlMigrationTest, WithoutAWishItIsTheBestOfTheOthers) {
+  start();
+  const auto handover = only_call<HandoverCall>(move(std::nullopt));
+  EXPECT_EQ(handover.what.to, h2);
+  EXPECT_THAT(handover.what.spec.vm.split->over, SizeIs(2)) << "another one keeps what was meant for it";
 }
 
 TEST_F(ControlMigrationTest, WhatCannotBeIsRefused) {
