@@ -74,6 +74,10 @@ Result<std::shared_ptr<const image::PageChain>> open_chain(PageArchive& archive,
       images.back().push_back(std::move(*opened));
     }
   }
+  if (pages == Pages::all && !images.empty())
+    for (const image::PagePart& part : images.front())
+      if (!part.index().description().base_cut.none())
+        return fail(Errc::conflict, "image {}: part {} is a delta, and its base is not there", names.front(), part.name());
   // Of one image the share that is here is enough; of a chain the indices of all must be.
   const auto coverage = images.size() == 1 || pages == Pages::chosen ? image::PageChain::Coverage::some : image::PageChain::Coverage::whole;
   YADO_ASSIGN(auto chain, image::PageChain::make(std::move(images), coverage), "images");
