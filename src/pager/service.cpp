@@ -422,9 +422,6 @@ class Client {
       done = round ? Result<json>(json{{"pages", round->pages}, {"left", round->left}}) : std::unexpected(round.error());
     } else if (what == "left") {
       done = left(call.value("part", ""));
-    } else if (what == "stay") {
-      leaving_.reset();
-      return done;
     } else {
       done = fail(Errc::conflict, "\"{}\": a move is under way", what);
     }

@@ -22,7 +22,6 @@
 //   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
 //   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
 //                                                                     from before the call; the order of use is written into `part`)
-//   stay                                                —             (nothing came of it; as when the connection ends)
 //
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
 // then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its

@@ -230,27 +230,30 @@ asio::awaitable<Result<Startup>> Client::wait_startup(milliseconds limit) {
   co_return times;
 }
 
+namespace {
+
+Result<workload::Properties> properties_of(const Result<json>& answer) {
+  if (!answer) return std::unexpected(answer.error());
+  workload::Properties properties;
+  Status status;
+  api::Fields(*answer, "", status).required("properties", properties);
+  if (!status) return std::unexpected(status.error());
+  return properties;
+}
+
+}  // namespace
+
 asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, workload::PartDirectories parts,
                                                                  workload::NewImage image, bool leave_running) {
   json fields = object(epoch, {{"parts", parts}, {"image", image.name}, {"base", image.base}, {"base_cut", image.base_cut}, {"leave_running", leave_running}});
   const Result<json> answer = co_await call("checkpoint", std::move(fields));
-  if (!answer) co_return std::unexpected(answer.error());
-  workload::Properties properties;
-  Status status;
-  api::Fields(*answer, "", status).required("properties", properties);
-  if (!status) co_return std::unexpected(status.error());
-  co_return properties;
+  co_return properties_of(answer);
 }
 
 asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, workload::PartDirectories parts, HostId to) {
   json fields = object(epoch, {{"parts", parts}, {"to", to.str()}});
   const Result<json> answer = co_await call("hand_over", std::move(fields));
-  if (!answer) co_return std::unexpected(answer.error());
-  workload::Properties properties;
-  Status status;
-  api::Fields(*answer, "", status).required("properties", properties);
-  if (!status) co_return std::unexpected(status.error());
-  co_return properties;
+  co_return properties_of(answer);
 }
 
 asio::awaitable<Result<std::string>> Client::resplit(Epoch epoch, Split split) {
