@@ -353,8 +353,10 @@ Result<SaveRequest> parse_save(Bytes body) {
   save.name = in.take_text(most_name_bytes);
   save.cut.bytes = in.take<decltype(save.cut.bytes)>();
   save.base.bytes = in.take<decltype(save.base.bytes)>();
-  if (!in.done()) save.base_name = in.take_text(most_name_bytes);
+  const bool named_base = !in.done();
+  if (named_base) save.base_name = in.take_text(most_name_bytes);
   if (!in.done() || save.name.empty() || save.cut.none() || save.cut == save.base) return wrong("SAVE is malformed");
+  if (named_base && (save.base_name.empty() || save.base.none())) return wrong("SAVE names a base that is none");
   return save;
 }
 

@@ -102,6 +102,10 @@ TEST(PageProtocolTest, RequestsOfACheckpointSurviveTheirWay) {
   EXPECT_EQ(parse_save(make_save(save))->base, save.base);
   EXPECT_EQ(parse_save(make_save(save))->base_name, "");
   EXPECT_EQ(parse_save(make_save({"image-1", save.cut, save.base, "image-0"}))->base_name, "image-0");
+  auto unnamed = make_save(save);
+  unnamed.resize(unnamed.size() + sizeof(std::uint32_t));
+  EXPECT_FALSE(parse_save(unnamed)) << "a base's name of no letters: absent is said by leaving it out";
+  EXPECT_FALSE(parse_save(make_save({"image-1", save.cut, {}, "image-0"}))) << "the name of a base that is not there";
   EXPECT_FALSE(parse_save(make_save({"", save.cut, save.base}))) << "no name";
   EXPECT_FALSE(parse_save(make_save({"image-1", {}, save.base}))) << "no cut";
   EXPECT_FALSE(parse_save(make_save({"image-1", save.cut, save.cut}))) << "its own base";
