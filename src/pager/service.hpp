@@ -26,7 +26,7 @@
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
 // then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
 // error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint, and a checkpoint
-// during a change, is a conflict.
+// during a change, is a conflict. With parity only dead servers are replaced: `leave`, and a change that leaves a living one out, are unsupported.
 //
 // Errors are numbered as everywhere (base/error.hpp).
 
@@ -61,6 +61,7 @@ struct ServiceConfig {
   std::uint64_t local_bytes = 0;
   std::uint32_t prefetch_pages = 64;
   unsigned copies = 1;
+  bool parity = false;             ///< one XOR over pages of several servers instead of a second copy: at least three servers, or none at all
   std::string session;
   std::uint64_t epoch = 0;
   std::vector<Server> servers;

@@ -12,7 +12,7 @@ namespace {
 
 }  // namespace
 
-SplitSave::SplitSave(Pager& pager, Copies& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
+SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
     : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)) {}
 
 SplitSave::~SplitSave() {
@@ -112,7 +112,7 @@ Status SplitSave::fix() {
   asio::post(network_, [&] {
     // A copy of what is here may differ from it; evicting the page later "unchanged" would leave the server with a content that it had
     // not at the cut, and does not know as changed since.
-    remote_.drop_duplicates();
+    remote_.at_cut();
     owners_.assign(cut_->here.size(), Holder::nobody);
     for (PageNumber page = 0; page < cut_->here.size(); ++page) {
       if (cut_->here.test(page)) continue;

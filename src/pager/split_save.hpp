@@ -50,7 +50,7 @@ class SplitSave {
   /// Asked on the network's thread. An error: the page is lost.
   using Owner = std::function<Result<Holder>(PageNumber)>;
   /// `remote` and what `owner` looks at live on `network`.
-  SplitSave(Pager& pager, Copies& remote, boost::asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options);
+  SplitSave(Pager& pager, RemoteMemory& remote, boost::asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options);
   ~SplitSave();
   SplitSave(const SplitSave&) = delete;
   SplitSave& operator=(const SplitSave&) = delete;
@@ -73,7 +73,7 @@ class SplitSave {
   Status put_rest_of_here(image::PageSet& owned);
 
   Pager& pager_;
-  Copies& remote_;
+  RemoteMemory& remote_;
   boost::asio::any_io_executor network_;
   std::vector<Server> servers_;
   Owner owner_;

@@ -27,6 +27,9 @@ std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
 enum class During { run, save, restore };
 enum class Victim { pager, server, qemu, saver };
 
+enum class Held { once, twice, with_parity };
+constexpr const char* name_of(Held held) { return held == Held::once ? "once" : held == Held::twice ? "twice" : "with parity"; }
+
 struct Fault {
   During during = During::run;
   Victim victim = Victim::pager;
@@ -138,13 +141,14 @@ class RandomKillVmProcessTest : public PagedVmTest {
 
   /// A place for the next life, with a split of its own.
   Place next_place() {
-    copies_ = 1 + static_cast<unsigned>(random_() % 2);
+    held_ = Held(random_() % 3);
     local_bytes_ = memory_bytes / (random_() % 2 == 0 ? 4 : 2);
     Place made{.directory = directory_.path() / fmt::format("life-{}", ++epoch_), .cgroup = fmt::format("yado-test/{}-{}", directory_.path().filename().native(), epoch_)};
     fs::create_directories(made.directory);
     Paging paging{.program = {YADO_PAGER_PROGRAM}};
     paging.config.local_bytes = local_bytes_;
-    paging.config.copies = copies_;
+    paging.config.copies = held_ == Held::twice ? 2 : 1;
+    paging.config.parity = held_ == Held::with_parity;
     paging.config.session = "a";
     paging.config.epoch = epoch_;
     paging.config.servers = told_servers();
@@ -304,7 +308,7 @@ class RandomKillVmProcessTest : public PagedVmTest {
     }
     if (!vm_ || !any) return;
     ASSERT_OK(change_memory_servers(vm_->pager(), local_bytes_, told_servers()));
-    for (std::uint64_t missing = copies_ - 1; missing > 0;) {
+    for (std::uint64_t missing = held_ != Held::once; missing > 0;) {
       const auto answer = ask_pager(vm_->pager(), R"({"do":"figures"})");
       ASSERT_OK(answer);
       missing = count_in(*answer, "pages_without_redundancy");
@@ -312,7 +316,7 @@ class RandomKillVmProcessTest : public PagedVmTest {
   }
   bool must_survive(const Fault& fault) const {
     if (fault.during == During::restore) return false;
-    return fault.victim == Victim::saver || (fault.victim == Victim::server && copies_ > 1);
+    return fault.victim == Victim::saver || (fault.victim == Victim::server && held_ != Held::once);
   }
 
   Fault choose() {
@@ -323,7 +327,7 @@ class RandomKillVmProcessTest : public PagedVmTest {
   }
   void kill_and_recover() {
     const Fault fault = choose();
-    SCOPED_TRACE(fmt::format("life {} ({} copies, {} MiB here): {}", epoch_, copies_, local_bytes_ >> 20, text(fault)));
+    SCOPED_TRACE(fmt::format("life {} (held {}, {} MiB here): {}", epoch_, name_of(held_), local_bytes_ >> 20, text(fault)));
     if (fault.during == During::run) {
       ASSERT_NO_FATAL_FAILURE(kill_while_running(fault));
     } else if (fault.during == During::save) {
@@ -348,7 +352,7 @@ class RandomKillVmProcessTest : public PagedVmTest {
   Place place_;
   Image good_;
   unsigned images_ = 0, survived_ = 0;
-  unsigned copies_ = 1;
+  Held held_ = Held::once;
   std::uint64_t local_bytes_ = 0;
 };
 
