@@ -342,20 +342,23 @@ Result<std::string> parse_name(Bytes body) {
 
 std::vector<std::byte> make_save(const SaveRequest& save) {
   Writer out;
+  if (save.bytes_per_second != 0) out.add(save.bytes_per_second);
   out.add_text(save.name).add(save.cut.bytes).add(save.base.bytes);
   if (!save.base_name.empty()) out.add_text(save.base_name);
   return out.take();
 }
 
-Result<SaveRequest> parse_save(Bytes body) {
+Result<SaveRequest> parse_save(Bytes body, bool limited) {
   Reader in(body);
   SaveRequest save;
+  if (limited) save.bytes_per_second = in.take<std::uint64_t>();
   save.name = in.take_text(most_name_bytes);
   save.cut.bytes = in.take<decltype(save.cut.bytes)>();
   save.base.bytes = in.take<decltype(save.base.bytes)>();
   const bool named_base = !in.done();
   if (named_base) save.base_name = in.take_text(most_name_bytes);
   if (!in.done() || save.name.empty() || save.cut.none() || save.cut == save.base) return wrong("SAVE is malformed");
+  if (limited && save.bytes_per_second == 0) return wrong("SAVE names a rate of 0");
   if (named_base && (save.base_name.empty() || save.base.none())) return wrong("SAVE names a base that is none");
   return save;
 }

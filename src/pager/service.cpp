@@ -24,6 +24,7 @@
 #include "image/working_set.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
+#include "os/pidfd.hpp"
 #include "pager/image_server.hpp"
 #include "pager/parity.hpp"
 #include "pager/server_set.hpp"
@@ -441,7 +442,8 @@ class Client {
     wait_for_redundancy();
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
     const std::lock_guard lock(kept_.mutex);
-    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), network_.chain()};
+    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), config_.save_bytes_per_second,
+                               [this](SavePace::Time then) { return wait_until(then); }, network_.chain()};
     // Of any other base nobody knows what changed since.
     if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
     part_ = options.part;
@@ -451,6 +453,13 @@ class Client {
     const Status begun = (*save_)->begin();
     if (!begun) save_.reset();
     return begun;
+  }
+
+  /// The client may end meanwhile.
+  Status wait_until(SavePace::Time then) const {
+    const auto left = std::max(then - std::chrono::steady_clock::now(), SavePace::Time::duration(0));
+    YADO_ASSIGN(const bool hung_up, os::readable_within(socket_.get(), left, POLLRDHUP), "checkpoint");
+    return hung_up ? fail(Errc::canceled, "whoever asked for the checkpoint has ended") : Status();
   }
 
   /// With parity a page that is being computed or taken in lies nowhere as it is.
@@ -537,7 +546,7 @@ class Client {
     json all = json::array();
     for (const SplitSave::Share& share : shares)
       all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
-    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}};
+    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}, {"bytes_per_second", config_.save_bytes_per_second}};
   }
 
   Result<json> figures() const {

@@ -17,7 +17,8 @@
 //   round                                               pages, left   (again)
 //   copy                                                left          (again, into memory: when little is left, or less than a disk could keep up with)
 //   fix                                                 —             (the workload stands still before, until the answer)
-//   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved
+//   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved,
+//                                                       bytes_per_second: the limit of each host, 0: none
 //   keep                                                shares, now with the sum of each server's manifest
 //   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
 //   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
@@ -62,6 +63,7 @@ struct ServiceConfig {
   std::uint32_t prefetch_pages = 64;
   unsigned copies = 1;
   bool parity = false;             ///< one XOR over pages of several servers instead of a second copy: at least three servers, or none at all
+  std::uint64_t save_bytes_per_second = 0;  ///< that each host writes at most for a checkpoint; 0: no limit
   std::string session;
   std::uint64_t epoch = 0;
   std::vector<Server> servers;

@@ -45,7 +45,7 @@ std::string to_text(const ServiceConfig& config) {
   json images = json::array();
   for (const auto& parts : config.image) images.push_back(texts(parts));
   return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
-              {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"parity", config.parity}, {"session", config.session}, {"epoch", config.epoch},
+              {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"parity", config.parity}, {"save_bytes_per_second", config.save_bytes_per_second}, {"session", config.session}, {"epoch", config.epoch},
               {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)},
               {"working_set", config.working_set.native()}}
       .dump(2);
@@ -62,6 +62,7 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
     all.at("prefetch_pages").get_to(config.prefetch_pages);
     all.at("copies").get_to(config.copies);
     all.at("parity").get_to(config.parity);
+    all.at("save_bytes_per_second").get_to(config.save_bytes_per_second);
     all.at("session").get_to(config.session);
     all.at("epoch").get_to(config.epoch);
     for (const json& one : all.at("servers")) config.servers.push_back(server_from_json(one));

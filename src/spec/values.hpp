@@ -28,6 +28,8 @@ struct Rate {
 Result<milliseconds> parse_duration(std::string_view text);
 /// "4096B", "64KiB", "512MiB", "2GiB", "1TiB" in bytes.
 Result<std::uint64_t> parse_size(std::string_view text);
+/// "50MiB/s" in bytes per second, more than nothing.
+Result<std::uint64_t> parse_bytes_per_second(std::string_view text);
 /// "10/min", "1/5s": a count of at least 1 and a duration, whose number may be left out.
 Result<Rate> parse_rate(std::string_view text);
 /// Replaces every "${NAME}"; "$${" stands for "${" itself, any other '$' for itself.

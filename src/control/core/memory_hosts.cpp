@@ -22,9 +22,20 @@ std::string names_of(const std::vector<MemoryHost>& hosts) {
   return names;
 }
 
+/// Whoever keeps some of it already goes on, as far as it is there: to replace a lost one moves nothing else.
+WorkloadSpec in_use(const Record& record) {
+  WorkloadSpec spec = record.spec;
+  if (!record.memory_hosts) return spec;
+  std::vector<MemoryHost> over = *record.memory_hosts;
+  for (const MemoryHost& one : spec.vm.split->over)
+    if (over.size() < spec.vm.split->over.size() && std::ranges::find(over, one.host, &MemoryHost::host) == over.end()) over.push_back(one);
+  spec.vm.split->over = std::move(over);
+  return spec;
+}
+
 }  // namespace
 
-/// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another.
+/// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another: the one with the most free memory.
 WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
   if (!spec.vm.split) return spec;
   std::vector<MemoryHost>& over = spec.vm.split->over;
@@ -33,8 +44,11 @@ WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& mai
     return id != main && id != suspect && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0;
   };
   std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
+  std::vector<HostId> spares;
   for (const auto& [id, host] : hosts_)
-    if (over.size() < wanted && usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) over.push_back({.host = id, .address = {}});
+    if (usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) spares.push_back(id);
+  std::ranges::stable_sort(spares, std::greater<>(), [&](const HostId& id) { return hosts_.at(id).report.memory_free_bytes; });
+  for (std::size_t i = 0; over.size() < wanted && i < spares.size(); ++i) over.push_back({.host = spares[i], .address = {}});
   for (MemoryHost& one : over) {
     const Endpoint& memory = hosts_.at(one.host).report.memory;
     one.address = memory.address;
@@ -96,13 +110,13 @@ void ControlCore::reconcile_memory(Workload& workload, Instant now) {
   if (!checkpoints_owner(record.spec) || record.phase != OwnerPhase::up || !alive(record.host)) return;
   // A checkpoint needs hosts that stay the same.
   if (operation.call != 0 || workload.image.call != 0 || now < operation.not_before) return;
-  WorkloadSpec spec = with_memory_hosts(record.spec, record.host, {});
+  WorkloadSpec spec = with_memory_hosts(in_use(record), record.host, {});
   const std::vector<MemoryHost>& over = spec.vm.split->over;
   const bool all_there = over.size() == record.spec.vm.split->over.size();
   if (record.memory_hosts) {
     const auto lost = [&](const MemoryHost& one) { return !alive(one.host) || !reached_alike(one, {one.host, hosts_.at(one.host).report.memory.address, hosts_.at(one.host).report.memory.port}); };
     const bool replaced = std::ranges::any_of(*record.memory_hosts, lost);
-    if (spec.vm.split->redundancy != Redundancy::replica || !replaced) return;
+    if (spec.vm.split->redundancy == Redundancy::none || !replaced) return;
   }
   if (!all_there) return end_resplit(workload, fail(Errc::unavailable, "not all of its hosts answer any more: {} do", names_of(over)));
   operation.call = call(ResplitCall{std::move(spec), record.instance, record.epoch}, resplit_limit(record.spec),

@@ -46,7 +46,9 @@ Result<bool> listens(std::uint16_t port, nanoseconds limit) {
   return ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
 }
 
-unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::replica ? 2 : 1; }
+/// One XOR needs three hosts. With fewer left the guest is rather recovered, its pages kept twice, than not at all.
+bool has_parity(const Split& split) { return split.redundancy == Redundancy::parity && split.over.size() >= 3; }
+unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::none || has_parity(split) ? 1 : 2; }
 
 /// What is not here is spread evenly, each page as often as is wanted; room for half as much again, because regions are
 /// not equally full.
@@ -174,6 +176,7 @@ class VmInstance final : public workload::Instance {
     saved.properties["cut"] = cut.hex();
     if (!memory.base_cut().none()) saved.properties["base_cut"] = memory.base_cut().hex();
     saved.properties["shares"] = shares;
+    if (memory.bytes_per_second() != 0) saved.properties["bytes_per_second"] = fmt::format("{}", memory.bytes_per_second());
     saved.properties["pause_us"] = fmt::format("{}", saved.pause.count());
     saved.properties["took_ms"] = fmt::format("{:.0f}", to_ms(os::now() - begun));
     return std::move(saved.properties);
@@ -265,6 +268,8 @@ Paging paging_of(const yado::VmSpec& spec, const PagerIdentity& pager) {
   config.local_bytes = spec.split->local_bytes;
   config.prefetch_pages = spec.split->prefetch_pages;
   config.copies = copies_of(*spec.split);
+  config.parity = has_parity(*spec.split);
+  config.save_bytes_per_second = spec.split->checkpoint_bytes_per_second;
   config.session = pager.session;
   config.epoch = pager.epoch;
   config.identity = pager.identity;
