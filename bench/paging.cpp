@@ -22,7 +22,10 @@ struct Part {
   const char* name;  ///< its cases begin with it
   Status (*measure)(PagingBench&);
 };
-constexpr Part parts[] = {{"touch", measure_touches}};
+/// The last one kills hosts.
+constexpr Part parts[] = {{"touch", measure_touches}, {"death", measure_deaths}};
+
+constexpr std::uint32_t rig_hosts = 4;  // as many as the part that needs most
 
 struct Options {
   PagingOptions paging;
@@ -64,6 +67,7 @@ int measure(const Options& options, const RigDisks& disks, SwapAreas& swap) {
 
 Result<int> run(Options options) {
   if (::geteuid() != 0) return fail(Errc::permission, "paging: needs root: network namespaces, loop devices, swap, userfaultfd");
+  options.rig.hosts = rig_hosts;
   options.rig.disk_bytes_per_second = options.disk_mib_per_s << 20;
   options.rig.disk_bytes = 256_MiB;
   const Hold hold = [&]() -> Result<std::unique_ptr<Held>> {
