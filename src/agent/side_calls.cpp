@@ -10,6 +10,7 @@
 #include "transfer/transfer.hpp"
 #include "wire/client.hpp"
 #include "workload/container/criu.hpp"
+#include "workload/vm/driver.hpp"
 
 namespace yado::agent {
 
@@ -259,6 +260,7 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   }
   co_await around_.images.added(*committed);
   reply.image = around_.images.report(*committed);
+  if (const auto rounds = committed->properties.find(vm::rounds_property); rounds != committed->properties.end()) reply.detail = rounds->second;
   co_return reply;
 }
 
