@@ -165,7 +165,8 @@ Result<Header> parse_header(std::span<const std::byte, header_bytes> bytes) {
   if (read_at<std::uint32_t>(bytes, 20) != 0) return wrong("reserved bits are set");
   const bool has_flag = header.operation == Operation::save || header.operation == Operation::finish ||
                         header.operation == Operation::load || header.operation == Operation::put;
-  if (header.flags > (has_flag ? 1 : 0)) return wrong("unknown flags are set");
+  const bool limited_save = header.operation == Operation::save && header.flags == (flag_first | flag_limited);
+  if (header.flags > (has_flag ? 1 : 0) && !limited_save) return wrong("unknown flags are set");
   return header;
 }
 

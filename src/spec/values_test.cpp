@@ -26,6 +26,11 @@ TEST(SpecValuesTest, SizesAreBinaryUnits) {
     EXPECT_FALSE(parse_size(wrong)) << wrong;
 }
 
+TEST(SpecValuesTest, BytesPerSecondAreASizeAndASecond) {
+  EXPECT_EQ(parse_bytes_per_second("50MiB/s"), std::uint64_t{50} << 20);
+  for (const char* wrong : {"", "/s", "50MiB", "50MiB/", "50MiB/min", "0MiB/s", "50 MiB/s", "MiB/s"}) EXPECT_FALSE(parse_bytes_per_second(wrong)) << wrong;
+}
+
 TEST(SpecValuesTest, RatesCountPerDuration) {
   EXPECT_EQ(parse_rate("10/min"), (Rate{10, 60'000ms}));
   EXPECT_EQ(parse_rate("1/5s"), (Rate{1, 5000ms}));

@@ -194,19 +194,15 @@ class RandomKillVmProcessTest : public PagedVmTest {
     ASSERT_OK(sent);
     ASSERT_OK(vm_->console().wait_for("GUEST mode", hang));
     const auto moved = [&]() -> std::optional<std::uint64_t> {
-      const auto answer = ask_pager(vm_->pager(), R"({"do":"figures"})");
-      if (!answer) return std::nullopt;
-      return count_in(*answer, "paged_in") + count_in(*answer, "paged_out");
+      const auto in = figure("paged_in"), out = figure("paged_out");
+      if (!in || !out) return std::nullopt;
+      return *in + *out;
     };
     // It writes all over a pattern that is larger than the local memory: pages move for ever.
     const auto begun = moved();
     for (auto now = begun; begun && now && *now < *begun + fault.events * 64;) now = moved();
     look(place_, fault.looks);
     strike(fault, nullptr);
-  }
-  static std::uint64_t count_in(const std::string& answer, const std::string& name) {
-    const std::size_t at = answer.find("\"" + name + "\":");
-    return at == std::string::npos ? 0 : std::strtoull(answer.c_str() + at + name.size() + 3, nullptr, 10);
   }
 
   // ---- during a checkpoint ----
@@ -308,11 +304,7 @@ class RandomKillVmProcessTest : public PagedVmTest {
     }
     if (!vm_ || !any) return;
     ASSERT_OK(change_memory_servers(vm_->pager(), local_bytes_, told_servers()));
-    for (std::uint64_t missing = held_ != Held::once; missing > 0;) {
-      const auto answer = ask_pager(vm_->pager(), R"({"do":"figures"})");
-      ASSERT_OK(answer);
-      missing = count_in(*answer, "pages_without_redundancy");
-    }
+    if (held_ != Held::once) wait_until_redundant();
   }
   bool must_survive(const Fault& fault) const {
     if (fault.during == During::restore) return false;
