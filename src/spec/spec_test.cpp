@@ -189,9 +189,29 @@ TEST(SpecTest, ASplitSaysHowItsPagesAreHeldAndSaved) {
     return parsed ? std::string("nothing is wrong") : parsed.error().message;
   };
   EXPECT_THAT(refusal("over = [\"h2\", \"h3\"], redundancy = \"parity\""), HasSubstr("\"parity\" needs three hosts"));
+  EXPECT_THAT(refusal("over = [\"h2:1GiB\", \"h3\", \"h4\"], redundancy = \"parity\""), HasSubstr("leave the sizes out"));
   EXPECT_THAT(refusal("over = [\"h2\"], redundancy = \"raid\""), HasSubstr("none, replica, parity"));
   EXPECT_THAT(refusal("over = [\"h2\"], checkpoint_rate = \"50MiB\""), HasSubstr("50MiB/s"));
   EXPECT_THAT(refusal("over = [\"h2\"], checkpoint_rate = \"64KiB/s\""), HasSubstr("at least 1MiB/s"));
+}
+
+TEST(SpecTest, AMemoryHostMayHaveASizeAndTogetherTheyHaveRoom) {
+  const auto with_over = [](const std::string& over, const std::string& more = "") {
+    std::string text(machine);
+    const std::string memory = "memory = \"256MiB\"";
+    text.insert(text.find(memory) + memory.size(), "\nsplit = { local = \"64MiB\", over = " + over + more + " }");
+    return parse(text, "big.toml", {});
+  };
+  const auto spec = with_over(R"(["h2:128MiB", "h3"])");
+  ASSERT_TRUE(spec) << spec.error().text();
+  EXPECT_EQ(spec->vm.split->over, (std::vector<MemoryHost>{{.host = HostId("h2"), .address = {}, .bytes = 128_MiB}, {.host = HostId("h3"), .address = {}}}));
+  EXPECT_TRUE(with_over(R"(["h2:128MiB", "h3:64MiB"])"));
+  EXPECT_THAT(with_over(R"(["h2:128MiB", "h3:32MiB"])").error().message, HasSubstr("have room for 234881024 of 268435456 bytes"));
+  EXPECT_TRUE(with_over(R"(["h2:192MiB", "h3:192MiB"])", ", redundancy = \"replica\""));
+  EXPECT_THAT(with_over(R"(["h2:128MiB", "h3:128MiB"])", ", redundancy = \"replica\"").error().message, HasSubstr("each page twice"));
+  EXPECT_THAT(with_over(R"(["h2:1KiB", "h3"])").error().message, HasSubstr("vm.split.over[0]: 1024 bytes: must be"));
+  EXPECT_THAT(with_over(R"(["h2:lots", "h3"])").error().message, HasSubstr("vm.split.over[0]: h2: \"lots\" is not a size"));
+  EXPECT_THAT(with_over(R"([7])").error().message, HasSubstr("vm.split.over[0]"));
 }
 
 TEST(SpecTest, UnknownKeysAreRefusedWithTheNearestOrTheRightPlace) {

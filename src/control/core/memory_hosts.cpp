@@ -39,16 +39,22 @@ WorkloadSpec in_use(const Record& record) {
 WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
   if (!spec.vm.split) return spec;
   std::vector<MemoryHost>& over = spec.vm.split->over;
-  const std::size_t wanted = over.size();
   const auto usable = [&](const HostId& id) {
     return id != main && id != suspect && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0;
   };
+  const auto best_spare = [&] {
+    const HostId* best = nullptr;
+    for (const auto& [id, host] : hosts_) {
+      if (!usable(id) || std::ranges::find(over, id, &MemoryHost::host) != over.end()) continue;
+      if (!best || host.report.memory_free_bytes > hosts_.at(*best).report.memory_free_bytes) best = &id;
+    }
+    return best;
+  };
+  for (MemoryHost& one : over) {
+    if (usable(one.host)) continue;
+    if (const HostId* spare = best_spare()) one.host = *spare;  // it keeps as much
+  }
   std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
-  std::vector<HostId> spares;
-  for (const auto& [id, host] : hosts_)
-    if (usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) spares.push_back(id);
-  std::ranges::stable_sort(spares, std::greater<>(), [&](const HostId& id) { return hosts_.at(id).report.memory_free_bytes; });
-  for (std::size_t i = 0; over.size() < wanted && i < spares.size(); ++i) over.push_back({.host = spares[i], .address = {}});
   for (MemoryHost& one : over) {
     const Endpoint& memory = hosts_.at(one.host).report.memory;
     one.address = memory.address;

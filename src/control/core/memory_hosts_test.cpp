@@ -140,7 +140,19 @@ TEST_F(MemoryHostsTest, TheSecondThatIsLostIsReplacedAndTheFirstSpareStays) {
   done(first.id, CallReply{});
   pass(3000ms, {h1, h2, h3, h4, h5});
   // Its spec names h3, which is back: but h4 has pages of it, and h3 has none.
-  EXPECT_EQ(hosts_of(*only_call<ResplitCall>(silence({h1, h3, h4, h5})).what.spec.vm.split), (Hosts{h4, h3}));
+  EXPECT_EQ(hosts_of(*only_call<ResplitCall>(silence({h1, h3, h4, h5})).what.spec.vm.split), (Hosts{h3, h4}));
+}
+
+TEST_F(MemoryHostsTest, WhoTakesAPlaceKeepsAsMuchAsTheOneBefore) {
+  offer_memory();
+  WorkloadSpec sized = vm({h2, h3}, Redundancy::replica);
+  sized.vm.split->over[0].bytes = 192 << 20;
+  sized.vm.split->over[1].bytes = 224 << 20;
+  up(sized, everybody);
+  const auto call = only_call<ResplitCall>(silence({h1, h3, h4}));
+  EXPECT_EQ(hosts_of(*call.what.spec.vm.split), (Hosts{h4, h3}));
+  EXPECT_EQ(call.what.spec.vm.split->over[0].bytes, 192u << 20);
+  EXPECT_EQ(call.what.spec.vm.split->over[1].bytes, 224u << 20);
 }
 
 TEST_F(MemoryHostsTest, AServerThatWasStartedAnewHasNothing) {

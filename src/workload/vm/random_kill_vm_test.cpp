@@ -49,7 +49,7 @@ std::string text(const Fault& fault) {
 class Steps final : public MemoryPart {
  public:
   Steps(MemoryPart& inner, const os::Fd& told) : inner_(inner), told_(told) {}
-  Status before_pause() override { return counted([&] { return inner_.before_pause(); }); }
+  Status before_pause(Brake& brake) override { return counted([&] { return inner_.before_pause(brake); }); }
   Status save(const os::Fd& memory, std::uint64_t bytes) override { return counted([&] { return inner_.save(memory, bytes); }); }
   Status after_pause() override { return counted([&] { return inner_.after_pause(); }); }
   Status load(const os::Fd&, std::uint64_t) override { return {}; }
