@@ -61,7 +61,7 @@ class Parity : public RemoteMemory {
   void when_rebuilt(std::function<void()> then) override;
 
   void drop_duplicates() override {}  // would have to leave their stripes: more than is won
-  void at_cut() override;
+  void at_cut(const PageBits& here) override;
   std::optional<std::size_t> owner(PageNumber page) const override;
   bool is_zero(PageNumber page) const override { return pages_[page].zero; }
 

@@ -194,9 +194,9 @@ void Parity::tell_rebuilt() {
 
 /// The content that counts is in this host's log from here on, and a server's own, though perhaps the same again later, is not in its log as
 /// changed. So that it is sent again then.
-void Parity::at_cut() {
-  for (Page& page : pages_)
-    if (page.resident || page.storing > 0) page.resend = true;
+void Parity::at_cut(const PageBits& here) {
+  for (PageNumber page = 0; page < pages_.size(); ++page)
+    if (here.test(page) || pages_[page].storing > 0) pages_[page].resend = true;
 }
 
 std::optional<std::size_t> Parity::owner(PageNumber number) const {

@@ -250,7 +250,9 @@ TEST_F(ParityTest, WhatBecomesAgainWhatItWasBeforeACutIsSentAgain) {
   make({});
   ASSERT_TRUE(store({{1, 1}, {2, 2}}));
   ASSERT_TRUE(fetch({1, 2}));  // 1 is 5 at the cut
-  hosts->parity->at_cut();
+  PageBits here(4096);
+  here.set({1, 1});
+  hosts->parity->at_cut(here);
   const std::uint64_t before = hosts->servers[0]->puts;
   ASSERT_TRUE(store({{1, 1}}));
   EXPECT_EQ(hosts->servers[0]->puts, before + 1) << "its host counts 1 as older than the cut, and would not save it";

@@ -21,6 +21,7 @@
 
 #include "base/error.hpp"
 #include "pager/page_server.hpp"
+#include "pager/page_set.hpp"
 
 namespace yado::pager {
 
@@ -77,8 +78,9 @@ class RemoteMemory {
   // ---- a checkpoint ----
   /// It begins: remote copies of pages that are in the memory file would be saved, too.
   virtual void drop_duplicates() = 0;
-  /// Its cut, as the servers see it: a page that is in the memory file, and becomes again what a server had before, has changed there.
-  virtual void at_cut() = 0;
+  /// Its cut, as the servers see it: a page that was in the memory file then (`here`), and becomes again what a server had before, has changed
+  /// there. One that has come since is its server's at the cut.
+  virtual void at_cut(const PageBits& here) = 0;
   /// The server that answers for a page in an image; none: is_zero(), or nobody has it as it is.
   virtual std::optional<std::size_t> owner(PageNumber page) const = 0;
   virtual bool is_zero(PageNumber page) const = 0;
@@ -146,8 +148,8 @@ class Copies : public RemoteMemory {
   void when_rebuilt(std::function<void()> then) override;
   /// Nobody but an image on this host's disk has it, or nobody.
   bool in_image_only(PageNumber page) const { return !entries_[page].zero && entries_[page].storing == 0 && (entries_[page].holders & writable()) == 0; }
-  void drop_duplicates() override;
-  void at_cut() override { drop_duplicates(); }
+  void drop_duplicates() override { drop_duplicates_of(nullptr); }
+  void at_cut(const PageBits& here) override { drop_duplicates_of(&here); }
   bool lost(PageNumber page) const override {
     const Entry& entry = entries_[page];
     return !entry.zero && entry.holders == 0 && entry.storing == 0;
@@ -215,6 +217,7 @@ class Copies : public RemoteMemory {
   void set_occupied(Entry& entry, Servers servers);
   void set_resident(Entry& entry, bool resident);
   void make_room(std::size_t server);
+  void drop_duplicates_of(const PageBits* pages);
   void forget_copies(PageNumber page, std::map<Servers, std::vector<PageNumber>>& drops);
   void drop(Servers from, std::vector<PageNumber> pages);
 

@@ -122,7 +122,7 @@ Status SplitSave::fix() {
   asio::post(network_, [&] {
     // A copy of what is here may differ from it; evicting the page later "unchanged" would leave the server with a content that it had
     // not at the cut, and does not know as changed since.
-    remote_.at_cut();
+    remote_.at_cut(cut_->here);
     owners_.assign(cut_->here.size(), Holder::nobody);
     for (PageNumber page = 0; page < cut_->here.size(); ++page) {
       if (cut_->here.test(page)) continue;
