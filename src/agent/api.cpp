@@ -93,7 +93,7 @@ asio::awaitable<wire::Response> Agent::Impl::answer(const wire::Request& request
     co_return co_await answer_call(request, parts[2]);
   }
   if (parts.size() == 4 && parts[0] == "v1" && parts[1] == "instances" && valid_name(parts[2])) {
-    const bool exec = parts[3] == "exec";
+    const bool exec = parts[3] == "exec" || parts[3] == "console";
     if (exec || parts[3] == "logs" || parts[3] == "memory") {
       if (request.method != (exec ? "POST" : "GET")) co_return wrong_method(exec ? "POST" : "GET");
       const InstanceId id(parts[2]);
@@ -144,6 +144,18 @@ asio::awaitable<wire::Response> Agent::Impl::answer_instance(const wire::Request
     if (!done) co_return refusal(done.error());
     const int status = done->status.signal != 0 ? 128 + done->status.signal : done->status.code;
     co_return reply(200, json{{"status", status}, {"output", done->output}, {"truncated", done->truncated}});
+  }
+  if (what == "console") {
+    auto wanted = api::parse_json(request.body);
+    if (!wanted) co_return refusal(wanted.error());
+    if (!wanted->is_object()) co_return refusal(Error{Errc::invalid_argument, "the body is not a JSON object"});
+    for (const char* ours : {"id", "do", "epoch"}) wanted->erase(ours);
+    const auto said = co_await link->call("console", std::move(*wanted));
+    if (!said) co_return refusal(said.error());
+    json answered = *said;
+    answered["instance"] = id.str();
+    answered["host"] = config.host.str();
+    co_return reply(200, answered);
   }
   if (what == "memory") {
     json none = json::object();
