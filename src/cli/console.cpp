@@ -44,31 +44,33 @@ class RawTerminal {
 
 std::string target_of(const ConsoleOptions& options) { return fmt::format("/v1/workloads/{}/console", options.workload); }
 
-/// Shows what the guest says. `typed_all`: readable once nothing more will be typed. Returns the exit status.
-int show(const ConsoleOptions& options, int typed_all) {
+Result<json> ask(Client& client, const ConsoleOptions& options, const json& question) {
+  return client.call("POST", target_of(options), api::dump(question));
+}
+
+Status print_output(const json& answer) {
+  YADO_ASSIGN(const std::string text, from_base64(answer.value("output", "")), "console");
+  if (const auto lost = answer.value("lost", std::uint64_t{0})) fmt::print(stderr, "\r\nyado: {} bytes were not kept\r\n", lost);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  return std::fflush(stdout) == 0 ? Status() : fail_errno("standard output");
+}
+
+/// Shows what the guest says after `seen`. `typed_all`: readable once nothing more will be typed. Returns the exit status.
+int show(const ConsoleOptions& options, json seen, int typed_all) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
-  json question = json::object();
-  for (std::string instance;;) {
+  for (;;) {
     const bool last = os::readable_within(typed_all, 0ns).value_or(true);
-    question["wait_ms"] = last ? options.linger / 1ms : patience / 1ms;
-    const auto answer = client->call("POST", target_of(options), api::dump(question));
+    auto answer = ask(*client, options, {{"from", seen["next"]}, {"wait_ms", last ? options.linger / 1ms : patience / 1ms}});
     if (!answer) return complain(*client, answer.error());
-    const std::string now = answer->value("instance", "");
-    if (!instance.empty() && now != instance) {
-      fmt::print(stderr, "\r\nyado: the VM is {} on {} now\r\n", now, answer->value("host", ""));
-      question["from"] = 0;
-      instance = now;
-      continue;
+    if (answer->value("instance", "") != seen.value("instance", "")) {
+      fmt::print(stderr, "\r\nyado: the VM is {} on {} now\r\n", answer->value("instance", ""), answer->value("host", ""));
+      answer = ask(*client, options, {{"from", 0}});
+      if (!answer) return complain(*client, answer.error());
     }
-    instance = now;
-    const auto text = from_base64(answer->value("output", ""));
-    if (!text) return complain(text.error());
-    if (text->empty() && last) return Exit::ok;
-    question["from"] = answer->value("next", std::uint64_t{0});
-    if (const auto lost = answer->value("lost", std::uint64_t{0})) fmt::print(stderr, "\r\nyado: {} bytes were not kept\r\n", lost);
-    std::fwrite(text->data(), 1, text->size(), stdout);
-    if (std::fflush(stdout) != 0) return Exit::failed;
+    if (const Status printed = print_output(*answer); !printed) return complain(printed.error());
+    if (last && (*answer)["next"] == seen["next"]) return Exit::ok;
+    seen = std::move(*answer);
   }
 }
 
@@ -76,7 +78,7 @@ int show(const ConsoleOptions& options, int typed_all) {
 Status type(Client& client, const ConsoleOptions& options, std::string_view text) {
   while (!text.empty()) {
     const json input{{"input", to_base64(text)}, {"wait_ms", patience / 1ms}};
-    YADO_ASSIGN(const json answer, client.call("POST", target_of(options), api::dump(input)), "console");
+    YADO_ASSIGN(const json answer, ask(client, options, input), "console");
     const auto taken = std::min<std::size_t>(answer.value("taken", std::size_t{0}), text.size());
     if (taken == 0) return fail(Errc::unavailable, "the guest does not read its console: {} bytes were not taken", text.size());
     text.remove_prefix(taken);
@@ -91,12 +93,16 @@ int attach_console(const ConsoleOptions& options) {
   if (!client) return complain(client.error()), Exit::no_control;
   auto typed_all = os::make_pipe();
   if (!typed_all) return complain(typed_all.error());
+  // Before anything is typed, so that all of what comes of it is shown.
+  auto begun = ask(*client, options, json::object());
+  if (!begun) return complain(*client, begun.error());
   if (::isatty(STDIN_FILENO) == 1) fmt::print(stderr, "yado: at the console of {}; Ctrl-] leaves it\n", options.workload);
   const RawTerminal terminal;
+  if (const Status printed = print_output(*begun); !printed) return complain(printed.error());
   // A process of its own: what it waits for need not be interrupted when this one is done.
   auto shown = os::fork_child([&] {
     typed_all->write.reset();
-    return show(options, typed_all->read.get());
+    return show(options, std::move(*begun), typed_all->read.get());
   }, SIGKILL);
   if (!shown) return complain(shown.error());
   typed_all->read.reset();

@@ -36,6 +36,13 @@ TEST_F(VmTest, AVirtualMachineOutlivesItsHost) {
   const Ended said = in_guest("echo from the guest; exit 7");
   EXPECT_EQ(said.status, 7);
   EXPECT_EQ(said.output, "from the guest\n");
+  // What is typed at the console it echoes, for whoever sits there, and in the log.
+  const std::string at_console = fmt::format("echo typed by a person | {} exec --console --control {} vmweb", std::getenv("YADO_PROGRAM"), cluster().control_socket());
+  LAB_MUST(const Ended echoed, cluster().exec("h1", {"/bin/sh", "-c", at_console}));
+  EXPECT_EQ(echoed.status, 0);
+  EXPECT_NE(echoed.output.find("typed by a person"), std::string::npos) << echoed.output;
+  EXPECT_NE(cluster().yado({"logs", "vmweb"}).output.find("typed by a person"), std::string::npos);
+  EXPECT_EQ(cluster().yado({"exec", "--console", "nobody"}).status, 4);
   ASSERT_TRUE(cluster().wait_redundant("vmweb")) << cluster().why_not_redundant("vmweb");
   for (const char* fault : {"host-silent", "process"}) {
     const std::uint64_t before = cluster().epoch("vmweb");
