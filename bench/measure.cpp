@@ -1,16 +1,17 @@
 #include "measure.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <thread>
 
-#include <nlohmann/json.hpp>
 #include <sys/utsname.h>
 
 #include "os/file.hpp"
 #include "program.hpp"
+#include "rows.hpp"
 
 namespace yado::bench {
 namespace fs = std::filesystem;
@@ -164,16 +165,7 @@ Status Report::write_json(const fs::path& file) const {
       rows.push_back(drill::summarize(scenario, variant, "raise_and_ready_ratio_to_cold", "1", ratios(fault, variant)));
       rows.push_back(drill::summarize(scenario, variant, "phase_sum_minus_recovery_time", "ms", errors));
     }
-  std::string text = "[\n";
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    nlohmann::json row = rows[i];
-    for (const char* number : {"median", "p95", "min", "max"}) row[number] = std::round(row[number].get<double>() * 1000) / 1000;
-    row["machine"] = machine;
-    text += row.dump() + (i + 1 < rows.size() ? ",\n" : "\n");
-  }
-  std::error_code error;
-  fs::create_directories(file.parent_path(), error);
-  return os::replace_text(file, text + "]\n", 0644);
+  return write_rows(file, rows, machine);
 }
 
 /// The script gets two files: the points, one block per panel ("seconds since the fault, ms, kind"), and titles.

@@ -1,25 +1,17 @@
 // ./run bench split-vm: one and the same writing guest is checkpointed and restored in several ways, on hosts whose links and disks
 // have one rate each. The variants take turns (A B A B …), so that what else happens on this machine hits all alike.
-//
-//   this process      holds what must not be left: disks, and whatever orphans there are; one thread
-//     └─ measure()    a child, in which everything else happens. It may die of anything, at any time.
 
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdlib>
 
 #include <CLI/CLI.hpp>
 
 #include "base/units.hpp"
-#include "lab/state_directory.hpp"
 #include "measure.hpp"
-#include "os/clock.hpp"
-#include "os/process.hpp"
 #include "split_vm_report.hpp"
+#include "split_vm_supervise.hpp"
 
 namespace yado::bench {
 namespace {
@@ -69,18 +61,6 @@ std::vector<Split> splits_of(const Options& options) {
     for (const std::uint64_t kib : options.prefetch_kib) splits.push_back({hosts, kib << 10});
   return splits;
 }
-
-/// "[ 12.3 s] …"
-class Progress {
- public:
-  void operator()(const std::string& line) const {
-    fmt::print("[{:6.1f} s] {}\n", to_ms(os::now() - begun_) / 1000, line);
-    std::fflush(stdout);
-  }
-
- private:
-  Instant begun_ = os::now();
-};
 
 /// Those that are asked for and can be measured here; the report gets the reasons of the others.
 Result<std::vector<std::unique_ptr<Variant>>> choose_variants(const Options& options, const VariantOptions& wanted, SplitVmReport& report) {
@@ -141,32 +121,6 @@ int measure(const Options& options, const RigDisks& disks) {
   return 0;
 }
 
-/// What the child has left, however it ended: control groups and directories of its lab, and processes, which are this process's
-/// children now. Error `already_exists` when another benchmark is running.
-Status sweep(const RigOptions& rig) {
-  { YADO_TRY(lab::StateDirectory::create(rig.run_directory, rig_name), "split-vm"); }
-  while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {}
-  return {};
-}
-
-/// The child's exit status, or 128 + the signal that interrupted it.
-int supervise(os::Process& child, const sigset_t& signals) {
-  for (;;) {
-    int signal = 0;
-    ::sigwait(&signals, &signal);
-    if (signal == SIGCHLD) {
-      const auto ended = child.wait(0ns);  // an orphan's end wakes us as well
-      if (ended && !*ended) continue;
-      if (!ended) return 1;
-      if ((*ended)->signal != 0) fmt::print(stderr, "split-vm: {}\n", (*ended)->text());
-      return (*ended)->signal != 0 ? 1 : (*ended)->code;
-    }
-    fmt::print(stderr, "\ninterrupted: taking everything away\n");
-    child.kill();
-    return 128 + signal;
-  }
-}
-
 Status check(const Options& options) {
   if (::geteuid() != 0) return fail(Errc::permission, "needs root: network namespaces, loop devices and limits of disks");
   if (::access((options.guest / "kernel").c_str(), R_OK) != 0)
@@ -181,24 +135,7 @@ Result<int> run(Options options) {
   options.rig.hosts = *std::ranges::max_element(options.hosts);
   options.rig.disk_bytes_per_second = options.disk_mib_per_s << 20;
   options.rig.disk_bytes = (options.memory_mib << 20) * images_in_memories;
-  sigset_t signals;
-  ::sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) ::sigaddset(&signals, signal);
-  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
-  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
-
-  // What a run left that was killed with its supervisor.
-  YADO_TRY(sweep(options.rig), "before");
-  int status = 0;
-  {
-    YADO_ASSIGN(const RigDisks disks, RigDisks::create(options.rig), "split-vm");
-    YADO_ASSIGN(os::Process child, os::fork_child([&] { return measure(options, disks); }, SIGKILL), "split-vm");
-    status = supervise(child, signals);
-    YADO_TRY(sweep(options.rig), "afterwards");
-  }
-  std::error_code ignored;
-  fs::remove(options.rig.run_directory / fmt::format("{}-disks", rig_name), ignored);
-  return status;
+  return supervise(options.rig, {}, [&](const RigDisks& disks, Held*) { return measure(options, disks); });
 }
 
 int main_of(int argc, char** argv) {

@@ -61,6 +61,14 @@ Status check_space(const fs::path& backing, std::uint64_t bytes) {
   return {};
 }
 
+/// Without a name, all holes.
+Result<os::Fd> make_file(const fs::path& backing, std::uint64_t bytes) {
+  YADO_TRY(check_space(backing, bytes), "room");
+  YADO_ASSIGN(os::Fd file, os::open_path(backing, O_RDWR | O_TMPFILE, 0600), "room");
+  if (::ftruncate(file.get(), static_cast<off_t>(bytes)) < 0) return fail_errno("room");
+  return file;
+}
+
 Result<std::string> device_number(int number) {
   YADO_ASSIGN(std::string text, os::read_text(settings_of(number) / "dev"), "loop device");
   while (!text.empty() && text.back() == '\n') text.pop_back();
@@ -82,11 +90,19 @@ Chunk incompressible_chunk() {
 
 }  // namespace
 
+Result<LimitedDisk> LimitedDisk::create_bare(const fs::path& backing, std::uint64_t bytes, int number) {
+  const std::string doing = device_of(number);
+  YADO_ASSIGN(const os::Fd file, make_file(backing, bytes), doing);
+  YADO_TRY(add_device(number), doing);
+  LimitedDisk disk;
+  disk.number_ = number;
+  YADO_ASSIGN(disk.bare_, attach(number, file), doing);
+  return disk;
+}
+
 Result<LimitedDisk> LimitedDisk::create(const fs::path& directory, const fs::path& backing, std::uint64_t bytes, int number) {
   const std::string doing = fmt::format("disk {}", directory.native());
-  YADO_TRY(check_space(backing, bytes), doing);
-  YADO_ASSIGN(const os::Fd file, os::open_path(backing, O_RDWR | O_TMPFILE, 0600), doing);
-  if (::ftruncate(file.get(), static_cast<off_t>(bytes)) < 0) return fail_errno(doing);
+  YADO_ASSIGN(const os::Fd file, make_file(backing, bytes), doing);
 
   // The device first: whoever has it has the directory too, and removing that would take away another one's mount.
   YADO_TRY(add_device(number), doing);
@@ -105,15 +121,18 @@ Result<LimitedDisk> LimitedDisk::create(const fs::path& directory, const fs::pat
 }
 
 LimitedDisk::LimitedDisk(LimitedDisk&& other) noexcept
-    : directory_(std::exchange(other.directory_, {})), number_(std::exchange(other.number_, -1)), mounted_(std::exchange(other.mounted_, false)) {}
+    : directory_(std::exchange(other.directory_, {})), number_(std::exchange(other.number_, -1)), bare_(std::move(other.bare_)), mounted_(std::exchange(other.mounted_, false)) {}
 
 LimitedDisk::~LimitedDisk() {
   if (mounted_) ::umount(directory_.c_str());
+  bare_.reset();
   if (number_ >= 0)
     if (const auto control = loop_control(); control && ::ioctl(control->get(), LOOP_CTL_REMOVE, number_) < 0)
       fmt::print(stderr, "{} is still in use and stays: losetup -d {}\n", device_of(number_), device_of(number_));
   if (!directory_.empty()) ::rmdir(directory_.c_str());
 }
+
+std::string LimitedDisk::device() const { return device_of(number_); }
 
 Status LimitedDisk::limit(std::uint64_t bytes_per_second, const std::string& cgroup) const {
   YADO_ASSIGN(const std::string device, device_number(number_), "limit");

@@ -25,11 +25,16 @@ class LimitedDisk {
   /// O_TMPFILE; `number` of the loop device. Not limited yet. Only in a mount namespace of one's own. Errors: `permission`,
   /// `conflict` when somebody else has that loop device, `no_space`.
   static Result<LimitedDisk> create(const std::filesystem::path& directory, const std::filesystem::path& backing, std::uint64_t bytes, int number);
+  /// Only the device, without a file system or a directory.
+  static Result<LimitedDisk> create_bare(const std::filesystem::path& backing, std::uint64_t bytes, int number);
   LimitedDisk(LimitedDisk&& other) noexcept;
   LimitedDisk& operator=(LimitedDisk&&) = delete;
   ~LimitedDisk();
 
+  /// Where it is mounted.
   const std::filesystem::path& path() const { return directory_; }
+  /// "/dev/loop1001".
+  std::string device() const;
   /// Reads and writes alike. `cgroup`: the host's, which exists (v2).
   Status limit(std::uint64_t bytes_per_second, const std::string& cgroup) const;
 
@@ -42,6 +47,7 @@ class LimitedDisk {
   LimitedDisk() = default;
   std::filesystem::path directory_;
   int number_ = -1;       ///< of the loop device; -1: none
+  os::Fd bare_;           ///< keeps a device that nobody has mounted
   bool mounted_ = false;
 };
 

@@ -1,14 +1,11 @@
 #include "split_vm_report.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
 #include "base/units.hpp"
-#include "os/file.hpp"
+#include "rows.hpp"
 
 namespace yado::bench {
 namespace {
@@ -180,17 +177,7 @@ void SplitVmReport::print() const {
 }
 
 Status SplitVmReport::write_json(const std::filesystem::path& file) const {
-  const std::vector<Row> all = rows();
-  std::string text = "[\n";
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    nlohmann::json row = all[i];
-    for (const char* number : {"median", "p95", "min", "max"}) row[number] = std::round(row[number].get<double>() * 1000) / 1000;
-    row["machine"] = machine;
-    text += row.dump() + (i + 1 < all.size() ? ",\n" : "\n");
-  }
-  std::error_code error;
-  std::filesystem::create_directories(file.parent_path(), error);
-  return os::replace_text(file, text + "]\n", 0644);
+  return write_rows(file, rows(), machine);
 }
 
 }  // namespace yado::bench

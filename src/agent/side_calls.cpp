@@ -260,6 +260,7 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   }
   co_await around_.images.added(*committed);
   reply.image = around_.images.report(*committed);
+  if (const auto rounds = committed->properties.find(vm::rounds_property); rounds != committed->properties.end()) reply.detail = rounds->second;
   co_return reply;
 }
 

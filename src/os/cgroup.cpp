@@ -22,6 +22,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::uint64_t default_period_us = 100'000;  // of CPU limits, the kernel's
+constexpr std::int64_t least_quota_us = 1000;         // the same
+
 /// Where the hierarchies are mounted. The root of the mount is used, whatever group this process is in.
 struct Hierarchies {
   std::map<std::string, fs::path> v1;  ///< controller -> mount point
@@ -221,28 +224,38 @@ Status Cgroup::add_to_freezer(pid_t pid) const {
   return write_kernel_file(freezer_ / "cgroup.procs", fmt::format("{}", pid));
 }
 
+Status Cgroup::set(const fs::path& directory, const char* file, const std::string& value) const {
+  if (directory.empty())
+    return fail(Errc::unsupported, "cgroup {}: the controller of {} is not available on this machine", name_, file);
+  return write_kernel_file(directory / file, value);
+}
+
+/// Quota -1: none.
+Status Cgroup::set_cpus(std::int64_t quota_us, std::uint64_t period_us) const {
+  if (unified_) return set(cpu_, "cpu.max", quota_us < 0 ? fmt::format("max {}", period_us) : fmt::format("{} {}", quota_us, period_us));
+  YADO_TRY(set(cpu_, "cpu.cfs_period_us", fmt::format("{}", period_us)), "CPU limit");
+  return set(cpu_, "cpu.cfs_quota_us", fmt::format("{}", quota_us));
+}
+
 Status Cgroup::limit(const CgroupLimits& limits) const {
-  const auto set = [&](const fs::path& directory, const char* file, const std::string& value) -> Status {
-    if (directory.empty())
-      return fail(Errc::unsupported, "cgroup {}: the controller of {} is not available on this machine", name_, file);
-    return write_kernel_file(directory / file, value);
-  };
   if (limits.memory_bytes != 0) {
     const std::string bytes = fmt::format("{}", limits.memory_bytes);
     YADO_TRY(set(memory_, unified_ ? "memory.max" : "memory.limit_in_bytes", bytes), "memory limit");
   }
   if (limits.cpus > 0) {
-    constexpr std::uint64_t period_us = 100'000;  // the kernel's default period
-    const auto quota_us = std::max<std::uint64_t>(1000, static_cast<std::uint64_t>(limits.cpus * period_us));
-    if (unified_) {
-      YADO_TRY(set(cpu_, "cpu.max", fmt::format("{} {}", quota_us, period_us)), "CPU limit");
-    } else {
-      YADO_TRY(set(cpu_, "cpu.cfs_period_us", fmt::format("{}", period_us)), "CPU limit");
-      YADO_TRY(set(cpu_, "cpu.cfs_quota_us", fmt::format("{}", quota_us)), "CPU limit");
-    }
+    const auto quota_us = std::max(least_quota_us, static_cast<std::int64_t>(limits.cpus * default_period_us));
+    YADO_TRY(set_cpus(quota_us, default_period_us), "CPU limit");
   }
   if (limits.pids != 0) YADO_TRY(set(pids_, "pids.max", fmt::format("{}", limits.pids)), "limit of processes");
   return {};
+}
+
+Status Cgroup::limit_cpus(double cpus) const {
+  if (cpus <= 0) return set_cpus(-1, default_period_us);
+  constexpr double shortest_period_us = 10'000;
+  const double period_us = std::clamp(static_cast<double>(least_quota_us) / cpus, shortest_period_us, double{default_period_us});
+  const auto quota_us = std::max(least_quota_us, static_cast<std::int64_t>(cpus * period_us));
+  return set_cpus(quota_us, static_cast<std::uint64_t>(period_us));
 }
 
 Result<CgroupUse> Cgroup::use() const {

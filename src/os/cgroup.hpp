@@ -52,6 +52,8 @@ class Cgroup {
 
   Status add(pid_t pid) const;
   Status limit(const CgroupLimits& limits) const;
+  /// For a while, and again: in short turns, so that nothing inside stands still for long (at most 0.1 s). 0: no limit.
+  Status limit_cpus(double cpus) const;
   Result<CgroupUse> use() const;
   /// Processes in it and in the groups below it.
   Result<std::vector<pid_t>> processes() const;
@@ -80,6 +82,8 @@ class Cgroup {
  private:
   Cgroup(std::string name, bool own);
   std::vector<std::filesystem::path> directories() const;
+  Status set(const std::filesystem::path& directory, const char* file, const std::string& value) const;
+  Status set_cpus(std::int64_t quota_us, std::uint64_t period_us) const;
 
   std::string name_;
   bool owned_ = false;

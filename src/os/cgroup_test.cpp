@@ -72,6 +72,28 @@ TEST_P(CgroupTest, FreezesConfirmsThawsAndAccounts) {
   });
 }
 
+TEST_P(CgroupTest, ProcessesAreSlowedDownForAWhile) {
+  run_seeing(GetParam(), [&] {
+    auto process = sleeper();
+    ASSERT_OK(process);
+    auto group = Cgroup::create(name_);
+    ASSERT_OK(group);
+    if (const Status limited = group->limit_cpus(0.01); !limited && limited.error().code == Errc::unsupported) return;  // v2 without it
+    ASSERT_OK(group->add(process->pidfd().pid()));
+    // However much the machine has to do: of any stretch of time no more than this share, and a turn at its edge.
+    const Instant begun = now();
+    const nanoseconds before = group->use()->cpu;
+    const auto used = [&] { return group->use()->cpu - before; };
+    std::this_thread::sleep_for(500ms);
+    const nanoseconds slow = used();
+    EXPECT_LT(slow, (now() - begun) / 10);
+    ASSERT_OK(group->limit_cpus(0));
+    const Instant deadline = now() + 30s;
+    while (used() < slow + 300ms && now() < deadline) std::this_thread::sleep_for(1ms);  // at one hundredth: in 30 s
+    EXPECT_LT(now(), deadline);
+  });
+}
+
 TEST_P(CgroupTest, AFrozenChildGroupStaysWhenTheGroupThaws) {
   run_seeing(GetParam(), [&] {
     auto held = sleeper();  // before the group: what a v1 freezer holds cannot die, so it is reaped after the group

@@ -156,6 +156,7 @@ class VmInstance final : public workload::Instance {
     LeavingMemory memory({.control = vm_.pager(), .part = state, .to = to, .progress = {}});
     YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory, After::paused), "move");
     saved.properties[servers_property] = memory.servers();
+    saved.properties[rounds_property] = memory.text();
     return std::move(saved.properties);
   }
   Result<std::string> memory() const override {

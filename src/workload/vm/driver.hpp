@@ -33,6 +33,8 @@ inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@
 // What is handed over to another main host has no part "memory" but the property "servers": the sessions of memory servers that hold
 // all of it (pager::servers_from_text). Whoever goes on with it inherits them, once.
 inline constexpr const char* servers_property = "servers";
+/// The same: how it was left, for people.
+inline constexpr const char* rounds_property = "rounds";
 // Property "disk_state", "frozen": the guest's agent had its file systems at rest at the cut.
 inline constexpr const char* disks_property = "disk_state";
 

@@ -10,11 +10,13 @@
 
 namespace yado::vm {
 
+class Brake;
+
 class MemoryPart {
  public:
   virtual ~MemoryPart() = default;
-  /// Called while the guest still runs: whatever can be done before the cut.
-  virtual Status before_pause() { return {}; }
+  /// Called while the guest still runs: whatever can be done before the cut. May slow it down; it is let go afterwards.
+  virtual Status before_pause(Brake&) { return {}; }
   /// Called while the guest stands still, and only what is done here lengthens its pause by memory. `memory` is the
   /// shared file, offset = RAM offset; only to be read.
   virtual Status save(const os::Fd& memory, std::uint64_t bytes) = 0;

@@ -1,5 +1,6 @@
 // Guests that another main host goes on with, while they write: real QEMU, real pagers, real memory servers.
 #include "workload/vm/paged_vm_testing.hpp"
+#include "workload/vm/slow_way_testing.hpp"
 
 namespace yado::vm {
 namespace {
@@ -39,6 +40,28 @@ class MovingVmProcessTest : public PagedVmTest {
     PagedMemory nothing({});
     return Vm::restore(spec(), where, qemu(), handover.parts(), nothing);
   }
+  /// It writes several times as much as goes to h2.
+  void boot_beside_a_slow_way() {
+    Place where = place("a", memory_bytes, {"h2"});
+    where.paging->config.servers.front().unix_path = directory_.path() / "slow.sock";
+    slow_.emplace(where.paging->config.servers.front().unix_path, hosts_["h2"].path, slow_pages_a_second * 4096);
+    boot(where);
+    write_a_while('w', 5);
+  }
+  LeavingMemory::Options leaving(const std::string& name) const {
+    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(directory_.path() / name / part);
+    return {.control = vm_->pager(), .part = directory_.path() / name / "memory", .to = "h2", .progress = {}};
+  }
+  /// As the kernel has it.
+  std::string cpu_limit() const {
+    const fs::path root = "/sys/fs/cgroup";
+    for (const fs::path& file : {root / "cpu" / vm_->cgroup().name() / "cpu.cfs_quota_us", root / vm_->cgroup().name() / "cpu.max"})
+      if (const auto text = os::read_text(file)) return *text;
+    ADD_FAILURE() << "no CPU controller here";
+    return {};
+  }
+  static constexpr double slow_pages_a_second = 8192;
+  std::optional<SlowWay> slow_;
   int handovers_ = 0;
 };
 
@@ -124,6 +147,46 @@ TEST_F(MovingVmProcessTest, AMemoryThatIsAllHereGoesOverToAnotherHostAltogether)
   hosts_.erase("h2"), hosts_.erase("h3");
   expect_flawless();
   write_a_while('w', 5);
+  expect_flawless();
+}
+
+TEST_F(MovingVmProcessTest, AGuestThatWritesFasterThanPagesGoIsSlowedDown) {
+  ASSERT_NO_FATAL_FAILURE(boot_beside_a_slow_way());
+  const std::string unlimited = cpu_limit();
+  LeavingMemory::Options options = leaving("slow");
+  std::string slowest;
+  options.progress = [&](std::uint64_t, std::uint64_t) { slowest = cpu_limit(); };
+  LeavingMemory memory(options);
+  ASSERT_OK(vm_->save(options.part.parent_path() / "device-state", options.part.parent_path() / "disk", memory, After::paused));
+  EXPECT_GT(memory.rounds().cpus(), 0) << memory.text();
+  EXPECT_LT(memory.rounds().left(), slow_pages_a_second / 4) << memory.text();
+  EXPECT_NE(slowest, unlimited) << memory.text();
+  EXPECT_NE(memory.text().find("slowed down"), std::string::npos) << memory.text();
+  EXPECT_EQ(cpu_limit(), unlimited) << "its devices are slow to be saved";
+  ASSERT_OK(vm_->resume());
+  expect_flawless();
+}
+
+TEST_F(MovingVmProcessTest, AMoverThatIsKilledLeavesASlowGuestThatGoesOnFast) {
+  ASSERT_NO_FATAL_FAILURE(boot_beside_a_slow_way());
+  const std::string unlimited = cpu_limit();
+  LeavingMemory::Options options = leaving("killed");
+  options.progress = [&](std::uint64_t, std::uint64_t) {
+    if (cpu_limit() != unlimited) ::raise(SIGKILL);
+  };
+  const pid_t mover = ::fork();
+  ASSERT_GE(mover, 0);
+  if (mover == 0) {
+    LeavingMemory memory(options);
+    (void)vm_->save(options.part.parent_path() / "device-state", options.part.parent_path() / "disk", memory, After::paused);
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(mover, &status, 0), mover);
+  ASSERT_TRUE(WIFSIGNALED(status)) << "it was never slowed down";
+  EXPECT_NE(cpu_limit(), unlimited);
+  ASSERT_OK(vm_->resume());
+  EXPECT_EQ(cpu_limit(), unlimited);
   expect_flawless();
 }
 

@@ -145,7 +145,7 @@ class Breaking final : public MemoryPart {
  public:
   static constexpr int moments = 6;
   Breaking(MemoryPart& inner, int moment, std::function<void()> fault) : inner_(inner), moment_(moment), fault_(std::move(fault)) {}
-  Status before_pause() override { return with(0, [&] { return inner_.before_pause(); }); }
+  Status before_pause(Brake& brake) override { return with(0, [&] { return inner_.before_pause(brake); }); }
   Status save(const os::Fd& memory, std::uint64_t bytes) override { return with(2, [&] { return inner_.save(memory, bytes); }); }
   Status after_pause() override { return with(4, [&] { return inner_.after_pause(); }); }
   Status load(const os::Fd&, std::uint64_t) override { return {}; }

@@ -9,8 +9,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/log.hpp"
+#include "os/clock.hpp"
 #include "os/file.hpp"
 #include "pager/guest_memory.hpp"
+#include "pager/page.hpp"
+#include "workload/vm/brake.hpp"
 
 namespace yado::vm {
 namespace {
@@ -81,9 +85,8 @@ Result<json> exchange(const os::Fd& socket, std::string& heard, const std::strin
   return answer;
 }
 
-/// Rounds while the guest runs, until no more than 1/`part` of the memory is left, or as little as there will be. Returns what is left.
-Result<std::uint64_t> converge(const os::Fd& socket, std::string& heard, std::string call, const std::function<void(std::uint64_t, std::uint64_t)>& progress,
-                               std::uint64_t part) {
+/// Rounds while the guest runs, until no more than 1/8 of the memory is left, or as little as there will be. Returns what is left.
+Result<std::uint64_t> converge(const os::Fd& socket, std::string& heard, std::string call, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
   std::uint64_t before = ~std::uint64_t{0}, saved = 0;
   for (int rounds = 0; rounds < most_rounds; ++rounds) {
     YADO_ASSIGN(const json answer, exchange(socket, heard, call), "memory");
@@ -93,7 +96,7 @@ Result<std::uint64_t> converge(const os::Fd& socket, std::string& heard, std::st
     // Less than a tenth less than after the round before.
     const bool no_more = left > before - before / 10;
     before = left;
-    if (no_more || left <= std::max(little, answer.value("memory_pages", std::uint64_t{0}) / part)) break;
+    if (no_more || left <= std::max(little, answer.value("memory_pages", std::uint64_t{0}) / part_to_copy)) break;
     call = R"({"do":"round"})";
   }
   return before;
@@ -172,11 +175,11 @@ Result<std::string> PagedMemory::ask(const std::string& call) {
   return answer.dump();
 }
 
-Status PagedMemory::before_pause() {
+Status PagedMemory::before_pause(Brake&) {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
   const json begin{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
                    {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}};
-  YADO_ASSIGN(const std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress, part_to_copy), "memory");
+  YADO_ASSIGN(const std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress), "memory");
   return copy(socket_, heard_, left);
 }
 
@@ -197,16 +200,42 @@ Status PagedMemory::learn_shares(const std::string& call) {
 Status PagedMemory::after_pause() { return learn_shares(R"({"do":"finish"})"); }
 Status PagedMemory::keep() { return learn_shares(R"({"do":"keep"})"); }
 
-Status LeavingMemory::before_pause() {
+Status LeavingMemory::before_pause(Brake& brake) {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
-  constexpr std::uint64_t all_of_it = ~std::uint64_t{0};
-  YADO_TRY(converge(socket_, heard_, json{{"do", "leave"}, {"to", options_.to}}.dump(), options_.progress, all_of_it), "memory");
-  return {};
+  rounds_ = Convergence(options_.rounds);
+  std::string call = json{{"do", "leave"}, {"to", options_.to}}.dump();
+  for (;;) {
+    const Instant begun = os::now();
+    const auto used_before = brake.used();
+    YADO_ASSIGN(const json answer, exchange(socket_, heard_, call), "memory");
+    const auto used = brake.used();
+    Convergence::Round round{.sent = answer.value("pages", std::uint64_t{0}), .left = answer.value("left", std::uint64_t{0}), .took = os::now() - begun};
+    if (used_before && used) round.cpus = to_ms(*used - *used_before) / to_ms(round.took);
+    else rounds_.cannot_slow_down();
+    const Convergence::Step step = rounds_.after(round);
+    if (options_.progress) options_.progress(rounds_.sent(), rounds_.left());
+    if (step == Convergence::Step::stop) return {};
+    if (step == Convergence::Step::slow_down)
+      if (const Status slower = brake.limit(rounds_.cpus()); !slower) {
+        log::warn("move: the guest cannot be slowed down: {}", slower.error().text());
+        rounds_.cannot_slow_down();
+      }
+    call = R"({"do":"round"})";
+  }
+}
+
+std::string LeavingMemory::text() const {
+  std::string text = fmt::format("{} MiB in {} rounds; the last {} pages in {:.0f} ms, standing still", rounds_.sent() * pager::page_bytes >> 20,
+                                 rounds_.rounds(), rounds_.left(), to_ms(last_pages_took_));
+  if (rounds_.cpus() > 0) text += fmt::format("; it wrote faster than pages go, and was slowed down to {:.2f} processors", rounds_.cpus());
+  return text;
 }
 
 /// The connection stays open: as long as it is, the pager keeps everything as it is.
 Status LeavingMemory::save(const os::Fd&, std::uint64_t) {
+  const Instant begun = os::now();
   YADO_ASSIGN(const json answer, exchange(socket_, heard_, json{{"do", "left"}, {"part", options_.part.native()}}.dump()), "memory");
+  last_pages_took_ = os::now() - begun;
   servers_ = answer.at("servers").dump();
   return {};
 }

@@ -8,6 +8,7 @@
 #include "image/page.hpp"
 #include "os/process.hpp"
 #include "pager/service.hpp"
+#include "workload/vm/convergence.hpp"
 #include "workload/vm/memory_part.hpp"
 
 namespace yado::vm {
@@ -64,7 +65,7 @@ class PagedMemory final : public MemoryPart {
   };
   explicit PagedMemory(Options options) : options_(std::move(options)) {}
 
-  Status before_pause() override;
+  Status before_pause(Brake&) override;
   Status save(const os::Fd& memory, std::uint64_t bytes) override;
   Status after_pause() override;
   /// Everything else of the image is complete: this cut is the one that later changes are counted from.
@@ -94,13 +95,18 @@ class LeavingMemory final : public MemoryPart {
     std::filesystem::path part;     ///< a directory that exists, for the order in which pages were in use
     std::string to;                 ///< name of the next main host: what is here is put into its memory server, as far as it has room
     std::function<void(std::uint64_t pages_sent, std::uint64_t left)> progress;
+    Convergence::Options rounds = {};
   };
   explicit LeavingMemory(Options options) : options_(std::move(options)) {}
 
-  Status before_pause() override;
+  /// Rounds while the guest runs, until it may stand still for the rest; one that writes faster than pages go is slowed down.
+  Status before_pause(Brake& brake) override;
   Status save(const os::Fd& memory, std::uint64_t bytes) override;
   Status load(const os::Fd&, std::uint64_t) override { return {}; }
 
+  /// For people, after save().
+  std::string text() const;
+  const Convergence& rounds() const { return rounds_; }
   /// What the next pager is to be told (pager::servers_from_text).
   const std::string& servers() const { return servers_; }
 
@@ -109,6 +115,8 @@ class LeavingMemory final : public MemoryPart {
   os::Fd socket_;
   std::string heard_;
   std::string servers_;
+  Convergence rounds_{options_.rounds};
+  nanoseconds last_pages_took_{0};
 };
 
 /// One call of the pager's (pager/service.hpp), on a connection of its own; the answer's JSON text. For `figures` and `limit`.

@@ -1,6 +1,7 @@
 // The hosts of a guest's memory change while it runs and writes; it checks every word.
 #include <nlohmann/json.hpp>
 
+#include "workload/vm/brake.hpp"
 #include "workload/vm/paged_vm_testing.hpp"
 
 namespace yado::vm {
@@ -121,7 +122,8 @@ TEST_F(ResplitVmProcessTest, WhatCannotBeChangesNothing) {
     const fs::path part = directory_.path() / "part";
     fs::create_directories(part);
     PagedMemory memory({.control = vm_->pager(), .part = part, .name = "a-img.1", .cut = image::CutId::of("one"), .base_cut = {}, .base = {}, .progress = {}});
-    ASSERT_OK(memory.before_pause());
+    Brake brake(vm_->cgroup(), 0);
+    ASSERT_OK(memory.before_pause(brake));
     changed = change_memory_servers(vm_->pager(), memory_bytes / 4, servers({"h3"}));
     ASSERT_FALSE(changed);
     EXPECT_EQ(changed.error().code, Errc::conflict);

@@ -18,6 +18,7 @@
 #include "os/file.hpp"
 #include "os/netns.hpp"
 #include "os/process.hpp"
+#include "workload/vm/brake.hpp"
 #include "workload/vm/command_line.hpp"
 #include "workload/vm/device_state.hpp"
 #include "workload/vm/disk.hpp"
@@ -331,7 +332,10 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   YADO_ASSIGN(DeviceStateSaving devices, DeviceStateSaving::prepare(qmp, device_state / state_file, limit), "save");
   const bool rest = runs && after == After::as_before && disks > 0;
   FrozenDisks disks_at_rest = rest ? FrozenDisks::prepare(qmp, [this] { return connect_agent(); }, limit) : FrozenDisks();
-  YADO_TRY(memory.before_pause(), "save");
+  {
+    Brake brake(state_->cgroup, state_->spec.cpus);
+    YADO_TRY(memory.before_pause(brake), "save");
+  }
   Saved saved{.properties = state_->properties()};
   std::chrono::microseconds stopped_at{0};
   // What is done while the guest stands still.
@@ -398,7 +402,10 @@ Status Vm::pause() {
   return {};
 }
 
-Status Vm::resume() { return yado::vm::resume(*state_->monitor, state_->qemu.limit); }
+Status Vm::resume() {
+  full_speed(state_->cgroup, state_->spec.cpus);
+  return yado::vm::resume(*state_->monitor, state_->qemu.limit);
+}
 
 Result<std::string> Vm::run_state() { return yado::vm::run_state(*state_->monitor, state_->qemu.limit); }
 
@@ -411,6 +418,7 @@ Result<std::vector<QmpEvent>> Vm::take_events() {
 
 Result<End> Vm::stop(nanoseconds grace) {
   if (state_->ended) return *state_->ended;
+  full_speed(state_->cgroup, state_->spec.cpus);
   const nanoseconds limit = state_->qemu.limit;
   const auto runs = run_state();
   bool gone = false;
