@@ -176,8 +176,8 @@ Status measure_one(PagingBench& bench, const Policy& policy, Death death, const 
 Status measure_deaths(PagingBench& bench) {
   if (!fs::exists(bench.options.guests / "writer/kernel"))
     return fail(Errc::not_found, "no guest at \"{}\": tools/make-guest writer $YADO_GUESTS/writer makes it, ./run bench paging does too", (bench.options.guests / "writer").native());
-  for (const char* metric : {"servers_mib", "wire_mib_per_mib_written"}) bench.report.comparisons.push_back({metric, true, "replica"});
-  bench.report.comparisons.push_back({"write_before_mib_per_s", false, "replica"});
+  for (const char* metric : {"servers_mib", "wire_mib_per_mib_written"}) bench.report.comparisons.push_back({metric, true, "replica", {}});
+  bench.report.comparisons.push_back({"write_before_mib_per_s", false, "replica", {}});
   for (int round = 1; round <= bench.options.repeat; ++round)
     for (const auto& [death, name] : deaths)
       for (const Policy& policy : policies) YADO_TRY(measure_one(bench, policy, death, name, round), "death");
