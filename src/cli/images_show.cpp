@@ -65,7 +65,8 @@ void print(const json& all) {
   add_rows(rows, all["parts"], all.value("id", ""), all.value("host", "here"));
   for (const json& member : all["members"]) {
     const std::string here = member.value("here", "");
-    const std::string host = member.value("host", "") + (here == "image"     ? " (here)"
+    const std::string host = member.value("host", "") + (all.contains("copies") && here == "image" ? ""
+                                                         : here == "image"   ? " (here)"
                                                          : here == "indices" ? " (indices)"
                                                                              : "");
     if (here == "no")
