@@ -34,6 +34,7 @@ std::string told_of(const image::Manifest& manifest, const HostId& here, const s
   std::string host, pages, bytes, sum;
   for (bool first = true; lines >> host >> pages >> bytes >> sum; first = false)
     text += fmt::format("{}{} {:.1f} MiB", first ? "" : ", ", host == "-" ? here.str() : host, std::atof(bytes.c_str()) / (1 << 20));
+  if (property(vm::disks_property) == "frozen") text += "; its file systems at rest";
   return text;
 }
 
