@@ -61,8 +61,8 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
     all.at("local_bytes").get_to(config.local_bytes);
     all.at("prefetch_pages").get_to(config.prefetch_pages);
     all.at("copies").get_to(config.copies);
-    all.at("parity").get_to(config.parity);
-    all.at("save_bytes_per_second").get_to(config.save_bytes_per_second);
+    config.parity = all.value("parity", false);
+    config.save_bytes_per_second = all.value("save_bytes_per_second", std::uint64_t{0});
     all.at("session").get_to(config.session);
     all.at("epoch").get_to(config.epoch);
     for (const json& one : all.at("servers")) config.servers.push_back(server_from_json(one));
