@@ -203,7 +203,9 @@ class ControlCore {
     enum class Step { wait, spread, hand_over, pull, raise } step = Step::wait;
     AskId ask = 0;
     HostId from, to;     ///< `to`: nobody, once it came to nothing
-    ImageId image;       ///< devices and disks, once it was handed over
+    InstanceId left;     ///< at `from`
+    Epoch left_epoch;    ///< its
+    ImageId image = {};  ///< devices and disks, once it was handed over
     WorkloadSpec spec;   ///< as it shall be there
   };
 
@@ -251,6 +253,7 @@ class ControlCore {
   void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void end_migration(Workload& workload, const Error& why);
+  void end_left(Workload& workload);
   bool stands_for_a_move(const Workload& workload, const InstanceReport& instance) const;
 
   Workload* find(const WorkloadId& id);
