@@ -240,6 +240,18 @@ struct Vm::State {
     }
   }
 
+  /// Again and again: no guest says that it has heard, and one that is still booting, with nobody at its button yet, hears nothing.
+  Result<bool> press_power_button(nanoseconds grace) {
+    const Instant deadline = os::now() + grace;
+    for (nanoseconds pause = 1s;; pause *= 2) {
+      const auto pressed = monitor->execute("system_powerdown", "{}", qemu.limit);
+      if (!pressed) return pressed.error().code == Errc::application ? ended_within(qemu.limit) : false;  // it is about to end
+      const nanoseconds left = deadline - os::now();
+      YADO_ASSIGN(const bool gone, ended_within(std::min(pause, left)), "power button");
+      if (gone || left <= pause) return gone;
+    }
+  }
+
   Result<std::optional<End>> reap() {
     if (ended) return ended;
     YADO_ASSIGN(const bool gone, pidfd.ended_within(0ns), "reap");
@@ -422,8 +434,8 @@ Result<End> Vm::stop(nanoseconds grace) {
   const nanoseconds limit = state_->qemu.limit;
   const auto runs = run_state();
   bool gone = false;
-  if (runs && *runs == "running" && state_->monitor->execute("system_powerdown", "{}", limit)) {
-    YADO_ASSIGN(gone, state_->ended_within(grace), "stop");
+  if (runs && *runs == "running") {
+    YADO_ASSIGN(gone, state_->press_power_button(grace), "stop");
   }
   // A QEMU that does not answer is not asked a second time.
   if (!gone && runs && state_->monitor->execute("quit", "{}", limit)) {

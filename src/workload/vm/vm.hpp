@@ -101,7 +101,7 @@ class Vm {
   Result<std::string> run_state();
   /// What QEMU has said since the last call; never waits. Error `application`: QEMU has ended (see reap).
   Result<std::vector<QmpEvent>> take_events();
-  /// Asks by the power button and waits for `grace`, then has QEMU quit, then kills it. A paused guest cannot hear.
+  /// Asks by the power button, more than once, and waits for `grace`, then has QEMU quit, then kills it. A paused guest cannot hear.
   Result<End> stop(nanoseconds grace);
   /// The end, when there is one.
   Result<std::optional<End>> reap();
