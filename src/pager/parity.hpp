@@ -52,6 +52,7 @@ class Parity : public RemoteMemory {
   /// More hosts than columns. At first every page is zero. The servers must outlive this.
   Parity(const Options& options, std::vector<Host> hosts);
 
+  bool can_do_without(std::size_t host) const override;
   /// One of its two sessions is dead, or both. Again: nothing.
   void server_died(std::size_t host) override;
   Result<std::size_t> add_server(PageServer* pages, PageServer* parity) override;

@@ -335,6 +335,18 @@ TEST_F(ParitySimulationTest, HostsThatComeInThePlaceOfDeadOnesGetWhatTheseHad) {
   EXPECT_GT(replaced, 20u);
 }
 
+TEST_F(ParitySimulationTest, WhoeverCanBeDoneWithoutIsNotMissed) {
+  unsigned given_up = 0;
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    Simulation simulation = simulate({.seed = seed, .give_ups = 2}, {.hosts = 3 + seed % 3, .restored = seed % 3 == 0});
+    ASSERT_TRUE(simulation.run()) << "seed " << seed;
+    simulation.check_at_rest();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+    given_up += 2 - simulation.give_ups_left();
+  }
+  EXPECT_GT(given_up, 40u) << "the test did nothing";
+}
+
 TEST_F(ParitySimulationTest, MoreDeathsLoseNeverAWrongWord) {
   for (unsigned seed = 0; seed < 40; ++seed) {
     Simulation simulation = simulate({.seed = seed, .deaths = 3}, {.hosts = 4 + seed % 2});

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/time.hpp"
+#include "pager/answer_times.hpp"
 #include "pager/channel.hpp"
 #include "pager/page_server.hpp"
 #include "wire/link.hpp"
@@ -35,6 +36,15 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   /// The first connection: its failure is not repaired.
   static boost::asio::awaitable<Result<Welcome>> open(std::shared_ptr<ServerLink> self);
   void on_dead(std::function<void(const Error&)> action) { on_dead_ = std::move(action); }
+  /// Something is waited for, and nothing was heard for longer than this server's answers take; again and again until it answers or is dead.
+  void on_silent(std::function<void()> action) { on_silent_ = std::move(action); }
+  /// It is so now.
+  bool silent() const { return silence() >= suspicious(); }
+  /// How long a silence must be for that.
+  nanoseconds suspicious() const { return answer_times_.suspicious(); }
+  /// Dead from now on: whoever can do without it need not wait for its patience to end. It may be alive and come to itself: what it then has
+  /// is old. Of a dead one: nothing happens.
+  void give_up();
   /// Ends the connection; requests under way get `canceled`, on_dead is not called.
   void close();
 
@@ -102,6 +112,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   static boost::asio::awaitable<void> watch(std::shared_ptr<ServerLink> self);
   Status take(const Frame& frame);
   std::map<std::uint64_t, Request>::const_iterator oldest_in_order() const;
+  nanoseconds silence() const;
   void add(Request request);
   void send(std::uint64_t id, const Request& request);
   void die(const Error& why);
@@ -120,9 +131,11 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   int failures_in_a_row_ = 0;
   Instant heard_at_{};                    ///< the last answer, or connection
   std::optional<Instant> silent_since_;   ///< when it first broke after its last answer
-  bool dead_ = false, closed_ = false, watching_ = false;
+  AnswerTimes answer_times_;
+  bool dead_ = false, watching_ = false;
   std::optional<Error> distrusted_;
   std::function<void(const Error&)> on_dead_;
+  std::function<void()> on_silent_;
   Traffic traffic_;
 };
 
