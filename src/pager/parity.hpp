@@ -82,7 +82,8 @@ class Parity : public RemoteMemory {
   const Counts& counts() const { return counts_; }
   Traffic traffic() const override { return {counts_.pages_sent, counts_.pages_clean, counts_.pages_zero, counts_.pages_reconstructed}; }
   bool repairing() const { return repairs_ > 0 || taking_in_; }
-  std::uint64_t pages_at(std::size_t host) const override { return used_[host]; }
+  /// With its XORs. Looks at every stripe.
+  std::uint64_t pages_at(std::size_t host) const override;
 
  private:
   static constexpr std::uint8_t nowhere = 255;
@@ -211,7 +212,7 @@ class Parity : public RemoteMemory {
   Options options_;
   std::vector<Host> hosts_;
   std::vector<bool> dead_;
-  std::vector<std::uint64_t> used_;      ///< pages with data, by host
+  std::vector<std::uint64_t> used_;      ///< pages with data, by host, without XORs
   std::vector<Page> pages_;
   std::vector<Stripe> stripes_;
   std::vector<Group> groups_;

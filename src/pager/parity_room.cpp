@@ -60,6 +60,13 @@ std::uint64_t Parity::pages_without_redundancy() const {
   return count;
 }
 
+std::uint64_t Parity::pages_at(std::size_t host) const {
+  std::uint64_t count = used_[host];
+  for (std::size_t i = 0; i < stripes_.size(); ++i)
+    count += stripes_[i].valid && !stripes_[i].zero && groups_[i / region_pages].hosts.back() == host;
+  return count;
+}
+
 /// What is missing on a host that takes the place of a dead one is computed there.
 Result<std::size_t> Parity::add_server(PageServer* pages, PageServer* parity) {
   for (std::size_t host = 0; host < hosts_.size(); ++host) {

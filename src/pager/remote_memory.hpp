@@ -72,7 +72,7 @@ class RemoteMemory {
   /// A further one, while the others serve, in the place of one that is dead, if there is any: its number. It must outlive this. `parity`: its
   /// second session, where that is wanted (parity.hpp). Errors: no_space (too many live).
   virtual Result<std::size_t> add_server(PageServer* server, PageServer* parity = nullptr) = 0;
-  /// Pages with data that this server keeps for us, duplicates included.
+  /// Pages with data that this server keeps for us, duplicates and parity included.
   virtual std::uint64_t pages_at(std::size_t server) const = 0;
   /// Called once when no restoring of redundancy in the background is left to do, perhaps at once; what finds no room is not waited for.
   virtual void when_rebuilt(std::function<void()> then) = 0;

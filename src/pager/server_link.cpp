@@ -176,7 +176,9 @@ Status ServerLink::take(const Frame& frame) {
   if (const auto first = oldest_in_order(); !takes_long(found->second.operation) && first != found)
     return fail(Errc::corrupt, "request {} is answered before request {}", id, first->first);
   const int failures = std::exchange(failures_in_a_row_, 0);
+  const bool was_silent = silent();
   heard_at_ = os::now();
+  if (was_silent) silent_until_ = heard_at_;
   if (!takes_long(found->second.operation)) answer_times_.add(heard_at_ - found->second.sent_at);
   silent_since_.reset();
   const Answer answer = std::move(found->second.answer);
@@ -193,16 +195,17 @@ std::map<std::uint64_t, ServerLink::Request>::const_iterator ServerLink::oldest_
   return std::ranges::find_if(under_way_, [](const auto& entry) { return !takes_long(entry.second.operation); });
 }
 
-/// For how long nothing was heard although something is waited for.
-nanoseconds ServerLink::silence() const {
+Instant ServerLink::silent_since() const {
   const auto oldest = oldest_in_order();
-  return oldest == under_way_.end() ? 0ns : os::now() - std::max(oldest->second.sent_at, heard_at_);
+  return oldest == under_way_.end() ? os::now() : std::max(oldest->second.sent_at, heard_at_);
 }
+
+bool ServerLink::silent() const { return os::now() - silent_since() >= suspicious(); }
 
 /// Says when a silence means something, and breaks the connection after one of `patience`.
 asio::awaitable<void> ServerLink::watch(std::shared_ptr<ServerLink> self) {
   while (!self->under_way_.empty() && !self->dead_) {
-    const nanoseconds silence = self->silence();
+    const nanoseconds silence = os::now() - self->silent_since();
     if (silence >= self->patience_) {
       self->distrust({Errc::timed_out, "it does not answer"});
       self->heard_at_ = os::now();

@@ -39,7 +39,11 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   /// Something is waited for, and nothing was heard for longer than this server's answers take; again and again until it answers or is dead.
   void on_silent(std::function<void()> action) { on_silent_ = std::move(action); }
   /// It is so now.
-  bool silent() const { return silence() >= suspicious(); }
+  bool silent() const;
+  /// When nothing was heard any more; now, if nothing is waited for.
+  Instant silent_since() const;
+  /// When it last answered after having been silent.
+  Instant silent_until() const { return silent_until_; }
   /// How long a silence must be for that.
   nanoseconds suspicious() const { return answer_times_.suspicious(); }
   /// Dead from now on: whoever can do without it need not wait for its patience to end. It may be alive and come to itself: what it then has
@@ -112,7 +116,6 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   static boost::asio::awaitable<void> watch(std::shared_ptr<ServerLink> self);
   Status take(const Frame& frame);
   std::map<std::uint64_t, Request>::const_iterator oldest_in_order() const;
-  nanoseconds silence() const;
   void add(Request request);
   void send(std::uint64_t id, const Request& request);
   void die(const Error& why);
@@ -130,6 +133,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   boost::asio::steady_timer watch_timer_;
   int failures_in_a_row_ = 0;
   Instant heard_at_{};                    ///< the last answer, or connection
+  Instant silent_until_{};
   std::optional<Instant> silent_since_;   ///< when it first broke after its last answer
   AnswerTimes answer_times_;
   bool dead_ = false, watching_ = false;

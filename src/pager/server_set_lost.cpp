@@ -26,16 +26,20 @@ void ServerSet::watch(std::size_t number) {
   }
 }
 
-/// A prompt answer of another one proves that it is not we who hear nothing. (A late one is perhaps the first that comes through again.)
+/// A prompt answer of another one that was never silent meanwhile proves that it is not we who hear nothing.
 void ServerSet::silent(std::size_t number) {
   const std::vector suspects{members_[number].link, members_[number].parity};
-  for (std::size_t i = 0; i < members_.size(); ++i) {
+  const auto find_suspect = [suspects] {
+    const auto found = std::ranges::find_if(suspects, [](const auto& link) { return link && link->alive() && link->silent(); });
+    return found == suspects.end() ? nullptr : *found;
+  };
+  const auto suspect = find_suspect();
+  for (std::size_t i = 0; suspect && i < members_.size(); ++i) {
     const auto& other = members_[i].link;
-    if (i == number || !other || !other->alive() || other->silent()) continue;
-    const Instant in_time = os::now() + other->suspicious();
-    other->stat([this, number, suspects, in_time](const Result<SessionStats>& answer) {
-      const auto suspect = std::ranges::find_if(suspects, [](const auto& link) { return link && link->alive() && link->silent(); });
-      if (answer && os::now() < in_time && suspect != suspects.end() && memory_.can_do_without(number)) (*suspect)->give_up();
+    if (i == number || !other || !other->alive() || other->silent() || other->silent_until() >= suspect->silent_since()) continue;
+    other->stat([this, number, find_suspect, in_time = os::now() + other->suspicious()](const Result<SessionStats>& answer) {
+      if (!answer || os::now() >= in_time) return;
+      if (const auto still = find_suspect(); still && memory_.can_do_without(number)) still->give_up();
     });
   }
 }
