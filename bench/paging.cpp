@@ -23,7 +23,7 @@ struct Part {
   Status (*measure)(PagingBench&);
 };
 /// The last one kills hosts.
-constexpr Part parts[] = {{"touch", 2, measure_touches}, {"database", 2, measure_database}, {"death", 4, measure_deaths}};
+constexpr Part parts[] = {{"touch", touch_hosts, measure_touches}, {"database", database_hosts, measure_database}, {"death", death_hosts, measure_deaths}};
 
 struct Options {
   PagingOptions paging;

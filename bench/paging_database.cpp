@@ -24,7 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::uint32_t hosts = 2;        // one memory server: what one link gives
 constexpr auto boot_limit = 180s, room_limit = 120s;  // keep a broken run from hanging
 constexpr const char* program_limit_s = "900";        // the same
 constexpr auto look_every = 10ms;
@@ -78,7 +77,7 @@ class Database {
     const HostId& host = bench.rig.hosts().front();
     YADO_ASSIGN(made.network_, bench.rig.lab().netns(host), "database");
     YADO_TRY(make_bridge(*made.network_), "database");
-    YADO_ASSIGN(SplitHosts servers, SplitHosts::start(bench.rig, work, hosts, size.memory_bytes), "database");
+    YADO_ASSIGN(SplitHosts servers, SplitHosts::start(bench.rig, work, database_hosts, size.memory_bytes), "database");
     made.servers_.emplace(std::move(servers));
     vm::Paging paging = made.servers_->paging(pager::ServiceConfig().prefetch_pages);
     paging.config.local_bytes = size.memory_bytes;

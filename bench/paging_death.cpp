@@ -1,4 +1,4 @@
-// A guest writes all of its memory, of which a quarter is here, and one of its four memory servers dies: how long the guest stands still,
+// A guest writes all of its memory, of which a fifth is here, and one of its four memory servers dies: how long the guest stands still,
 // and what the redundancy costs that keeps it alive.
 
 #include <algorithm>
@@ -20,7 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::uint32_t hosts = 5;        // a main host and four servers: redundancy, parity too, can be had again without the dead one
 constexpr std::size_t victim = 2;         // of the servers: h4
 constexpr std::uint64_t guest_bytes = 256_MiB;
 constexpr int seconds_of_writing = 3;     // for the rate before and after
@@ -60,7 +59,7 @@ Result<Holdings> holdings(const vm::PagerProcess& pager) {
   Holdings found;
   found.without_redundancy = figures.value("pages_without_redundancy", std::uint64_t{0});
   const json servers = figures.value("servers", json::array());
-  found.all_alive = servers.size() == hosts - 1;
+  found.all_alive = servers.size() == death_hosts - 1;
   for (const json& one : servers) {
     found.pages += one.value("pages", std::uint64_t{0});
     found.all_alive = found.all_alive && one.value("alive", false);
@@ -77,7 +76,7 @@ struct Guest {
 
 Result<Guest> start(PagingBench& bench, const WorkDirectories& work, const Policy& policy) {
   Guest guest;
-  YADO_ASSIGN(SplitHosts servers, SplitHosts::start(bench.rig, work, hosts, guest_bytes), "servers");
+  YADO_ASSIGN(SplitHosts servers, SplitHosts::start(bench.rig, work, death_hosts, guest_bytes), "servers");
   guest.servers.emplace(std::move(servers));
   vm::Paging paging = guest.servers->paging(pager::ServiceConfig().prefetch_pages);
   policy.apply(paging.config);

@@ -37,11 +37,13 @@ struct PagingBench {
   }
 };
 
-/// "touch …": a program that touches more memory than it has here, beside swap and beside the network alone. Hosts: 2.
+/// "touch …": a program that touches more memory than it has here, beside swap and beside the network alone.
 Status measure_touches(PagingBench& bench);
-/// "database …": PostgreSQL in a guest, of whose memory a share is local. Hosts: 2.
+/// "database …": PostgreSQL in a guest, of whose memory a share is local.
 Status measure_database(PagingBench& bench);
-/// "death …": a guest that writes, one of whose memory servers dies. Hosts: 4.
+/// "death …": a guest that writes, one of whose memory servers dies.
 Status measure_deaths(PagingBench& bench);
+/// Hosts that each of them needs, the main one included: one memory server gives what one link gives; of four, redundancy (parity, too) can be had again without a dead one.
+inline constexpr std::uint32_t touch_hosts = 2, database_hosts = 2, death_hosts = 5;
 
 }  // namespace yado::bench

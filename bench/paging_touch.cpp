@@ -13,7 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint32_t hosts = 2;  // one memory server: what one link gives
 constexpr int pings = 2000;
 constexpr int random_limit_ms = 3000;  // of one measurement of random touches
 constexpr double tolerance = 1.25;     // as of the rig's disks
@@ -73,7 +72,7 @@ Status raise(PagingBench& bench, const WorkDirectories& work, const Case& one, c
     if (*way.swap == SwapKind::disk) YADO_TRY(bench.swap.limit_disk(bench.rig.lab().cgroup(bench.rig.hosts().front())), way.name);
   }
   if (!way.pager_prefetch) return {};
-  YADO_ASSIGN(SplitHosts servers, SplitHosts::start(bench.rig, work, hosts, one.memory_bytes), way.name);
+  YADO_ASSIGN(SplitHosts servers, SplitHosts::start(bench.rig, work, touch_hosts, one.memory_bytes), way.name);
   below.servers.emplace(std::move(servers));
   vm::Paging paging = below.servers->paging(*way.pager_prefetch);
   paging.config.local_bytes = one.local_bytes();

@@ -203,6 +203,7 @@ class Parity : public RemoteMemory {
   // parity_room.cpp: deaths and repair; room
   void replace_dead_hosts(std::size_t group);
   void repair_soon(std::size_t group);
+  void repair_next();
   void repair(std::size_t group, std::uint32_t from, Done done);
   void set_counted(PageNumber page, bool counted);
   bool reserve(const Evicted& evicted);
@@ -218,8 +219,9 @@ class Parity : public RemoteMemory {
   std::vector<Group> groups_;
   std::deque<std::shared_ptr<Storing>> waiting_for_room_;
   PageNumber hand_ = 0;
-  unsigned drops_under_way_ = 0, repairs_ = 0;
-  bool taking_in_ = false;
+  unsigned drops_under_way_ = 0, repairs_ = 0, repairs_under_way_ = 0;  ///< repairs_: those that wait, too
+  std::deque<std::size_t> to_repair_;    ///< groups
+  bool taking_in_ = false, repairing_next_ = false;
   std::uint64_t loaded_outside_ = 0;     ///< pages outside on hosts
   PageNumber taken_in_ = 0;              ///< pages before it were looked at
   std::vector<std::function<void()>> rebuilt_;

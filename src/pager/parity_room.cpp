@@ -9,6 +9,8 @@
 namespace yado::pager {
 namespace {
 constexpr std::uint32_t repaired_at_once = 64;
+/// Groups. What is on the wires for their sake stands in front of what a guest waits for.
+constexpr unsigned most_repairs_under_way = 2;
 constexpr unsigned dropped_at_once = 128;
 }  // namespace
 
@@ -116,11 +118,24 @@ void Parity::repair_soon(std::size_t group) {
   if (own < hosts.size() && living == own) return;
   if (std::exchange(groups_[group].repairing, true)) return;
   ++repairs_;
-  enqueue(group, [this, group](Done done) {
-    replace_dead_hosts(group);
-    groups_[group].repairing = false;  // what breaks from here on needs another one
-    repair(group, 0, std::move(done));
-  });
+  to_repair_.push_back(group);
+  repair_next();
+}
+
+/// A group where nothing is missing is done within the call.
+void Parity::repair_next() {
+  if (std::exchange(repairing_next_, true)) return;
+  while (repairs_under_way_ < most_repairs_under_way && !to_repair_.empty()) {
+    const std::size_t group = to_repair_.front();
+    to_repair_.pop_front();
+    ++repairs_under_way_;
+    enqueue(group, [this, group](Done done) {
+      replace_dead_hosts(group);
+      groups_[group].repairing = false;  // what breaks from here on needs another one
+      repair(group, 0, std::move(done));
+    });
+  }
+  repairing_next_ = false;
 }
 
 /// Some stripes, and the next ones behind what waits already.
@@ -138,10 +153,13 @@ void Parity::repair(std::size_t group, std::uint32_t from, Done done) {
       if (!readable(group, cell) && host_lives(group, cell.column) && reconstructible(group, cell)) pages.insert(cell);
   }
   const Done next = [this, group, end, done = std::move(done)] {
-    if (end < region_pages)
+    if (end < region_pages) {
       enqueue(group, [this, group, end](Done then) { repair(group, end, std::move(then)); });
-    else
+    } else {
       --repairs_;
+      --repairs_under_way_;
+      repair_next();
+    }
     done();
     tell_rebuilt();
   };

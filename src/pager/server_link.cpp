@@ -217,7 +217,7 @@ asio::awaitable<void> ServerLink::watch(std::shared_ptr<ServerLink> self) {
     if (self->oldest_in_order() == self->under_way_.end())
       left = self->patience_ / 2;
     else if (const nanoseconds suspicious = self->suspicious(); self->on_silent_)
-      left = std::min(left, silence < suspicious ? suspicious - silence : suspicious);
+      left = std::min(left, silence < suspicious ? suspicious - silence : suspicious / 4);
     self->watch_timer_.expires_after(left);
     co_await self->watch_timer_.async_wait(asio::as_tuple(asio::use_awaitable));
     // Long work says nothing meanwhile: whether its server lives, a small question tells.
@@ -248,8 +248,8 @@ void ServerLink::die(const Error& why) {
   for (auto& [id, request] : std::exchange(under_way_, {})) request.answer(std::unexpected(error));
 }
 
-void ServerLink::give_up() {
-  if (!dead_) die({Errc::timed_out, "it does not answer, and is done without"});
+void ServerLink::give_up(const Error& why) {
+  if (!dead_) die(why);
 }
 
 void ServerLink::close() {

@@ -48,7 +48,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   nanoseconds suspicious() const { return answer_times_.suspicious(); }
   /// Dead from now on: whoever can do without it need not wait for its patience to end. It may be alive and come to itself: what it then has
   /// is old. Of a dead one: nothing happens.
-  void give_up();
+  void give_up(const Error& why);
   /// Ends the connection; requests under way get `canceled`, on_dead is not called.
   void close();
 

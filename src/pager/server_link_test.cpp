@@ -278,14 +278,14 @@ TEST_F(ServerLinkTest, ASilentServerMayBeGivenUpBeforeThePatienceEnds) {
   int told = 0;
   link->on_silent([&] {
     EXPECT_TRUE(link->silent());
-    if (++told == 2) link->give_up();
+    if (++told == 2) link->give_up({Errc::timed_out, "it is done without"});
   });
   EXPECT_FALSE(link->silent()) << "nothing is waited for";
   const Status answer = put(*link, {{1, 1}});
   EXPECT_EQ(answer.error().code, Errc::timed_out);
   EXPECT_EQ(told, 2);
   EXPECT_EQ(deaths.size(), 1u);
-  link->give_up();
+  link->give_up({Errc::timed_out, "again"});
   EXPECT_EQ(deaths.size(), 1u);
 }
 
@@ -295,7 +295,7 @@ TEST_F(ServerLinkTest, OneThatIsBeingConnectedAgainMayBeGivenUpToo) {
     peer.read();  // the second time nobody is welcome
   });
   const auto link = open("raw", 1h);
-  link->on_silent([&] { link->give_up(); });
+  link->on_silent([&] { link->give_up({Errc::timed_out, "it is done without"}); });
   EXPECT_FALSE(put(*link, {{1, 1}}));
   EXPECT_FALSE(link->alive());
   EXPECT_EQ(deaths.size(), 1u);

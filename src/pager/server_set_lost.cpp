@@ -39,7 +39,7 @@ void ServerSet::silent(std::size_t number) {
     if (i == number || !other || !other->alive() || other->silent() || other->silent_until() >= suspect->silent_since()) continue;
     other->stat([this, number, find_suspect, in_time = os::now() + other->suspicious()](const Result<SessionStats>& answer) {
       if (!answer || os::now() >= in_time) return;
-      if (const auto still = find_suspect(); still && memory_.can_do_without(number)) still->give_up();
+      if (const auto still = find_suspect(); still && memory_.can_do_without(number)) still->give_up({Errc::timed_out, "it does not answer, and is done without"});
     });
   }
 }
@@ -47,7 +47,7 @@ void ServerSet::silent(std::size_t number) {
 void ServerSet::lost(std::size_t number) {
   const Member& member = members_[number];
   for (const auto& link : {member.link, member.parity})  // of two sessions the other one is of no use any more
-    if (link) asio::post(network_, [link] { link->give_up(); });
+    if (link) asio::post(network_, [link] { link->give_up({Errc::unavailable, "its other session is lost"}); });
   if (member.leaving || member.gone) return;
   {
     const std::lock_guard lock(mutex_);
