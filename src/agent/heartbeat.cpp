@@ -45,6 +45,11 @@ Result<HeartbeatAnswer> heartbeat_answer_from_json(std::string_view text) {
   HeartbeatAnswer answer;
   YADO_TRY(read_calls(json, "retire", answer.retire), "heart-beat answer");
   YADO_TRY(read_calls(json, "drop", answer.drop), "heart-beat answer");
+  if (const auto expected = json.find("expected"); expected != json.end() && expected->is_array()) {
+    answer.expected.emplace();
+    for (const nlohmann::json& one : *expected)
+      if (one.is_string()) answer.expected->emplace_back(one.get<std::string>());
+  }
   // Bounds: a wrong number must neither flood control nor silence this host.
   if (const auto pace = json.find("heartbeat_ms"); pace != json.end() && pace->is_number_unsigned())
     answer.pace = milliseconds(std::clamp<std::uint64_t>(pace->get<std::uint64_t>(), 10, 60'000));

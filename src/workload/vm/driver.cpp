@@ -12,6 +12,7 @@
 #include "net/guest_network.hpp"
 #include "net/host_network.hpp"
 #include "os/clock.hpp"
+#include "workload/vm/disk.hpp"
 #include "workload/vm/pages_memory.hpp"
 #include "workload/vm/vm.hpp"
 
@@ -190,6 +191,7 @@ class VmDriver final : public workload::Driver {
       : spec_(std::move(spec)), place_(std::move(place)), port_(port), host_network_(std::move(host_network)) {}
 
   Result<std::unique_ptr<workload::Instance>> start() override {
+    forget_expected();
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
     YADO_ASSIGN(Vm vm, Vm::start(spec_, place_, qemu), "VM");
     return std::make_unique<VmInstance>(std::move(vm), port_);
@@ -199,6 +201,12 @@ class VmDriver final : public workload::Driver {
     YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
     YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
     Place place = place_;
+    if (expected_ && place.paging && image.properties.contains(servers_property)) {
+      YADO_TRY(inherit(*place.paging, image), "VM");
+      YADO_ASSIGN(auto gone_on, go_on_in_expected(parts, place.paging->config, frozen), "VM");
+      if (gone_on) return gone_on;
+    }
+    forget_expected();
     std::unique_ptr<MemoryPart> memory;
     if (place.paging) {
       // The pager does it, while the guest runs.
@@ -210,13 +218,42 @@ class VmDriver final : public workload::Driver {
     }
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
     YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, frozen ? Begin::paused : Begin::running), "VM");
-    auto restored = std::make_unique<VmInstance>(std::move(vm), port_);
-    if (frozen) YADO_TRY(restored->freeze(), "VM");
-    return restored;
+    return restored(std::move(vm), frozen);
+  }
+  Status expect() override {
+    YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
+    YADO_ASSIGN(Vm vm, Vm::expect(spec_, place_, qemu), "VM");
+    expected_.emplace(std::move(vm));
+    return {};
+  }
+  void take_over(workload::Driver& other) override {
+    if (auto* const vm = dynamic_cast<VmDriver*>(&other)) expected_ = std::exchange(vm->expected_, std::nullopt);
   }
   Status can_checkpoint() const override { return {}; }
 
  private:
+  Result<std::unique_ptr<workload::Instance>> restored(Vm vm, bool frozen) const {
+    auto instance = std::make_unique<VmInstance>(std::move(vm), port_);
+    if (frozen) YADO_TRY(instance->freeze(), "VM");
+    return instance;
+  }
+  /// Null: it is not the one that was expected, and nothing has happened.
+  Result<std::unique_ptr<workload::Instance>> go_on_in_expected(const ImageParts& parts, const pager::ServiceConfig& heritage, bool frozen) {
+    YADO_ASSIGN(const auto ended, expected_->reap(), "expected");
+    if (const Status suits = ended ? fail(Errc::application, "QEMU has ended: {}", ended->reason) : expected_->suits(parts); !suits) {
+      log::warn("{} is restored from the beginning: {}", spec_.name, suits.error().text());
+      return std::unique_ptr<workload::Instance>();
+    }
+    Vm vm = std::move(*expected_);
+    expected_.reset();
+    YADO_TRY(vm.go_on(parts, heritage, frozen ? Begin::paused : Begin::running), "expected");
+    return restored(std::move(vm), frozen);
+  }
+  void forget_expected() {
+    if (!std::exchange(expected_, std::nullopt)) return;
+    for (std::size_t i = 0; i < spec_.disks.size(); ++i)
+      for (const auto& layer : layers_of(place_.directory, i)) std::filesystem::remove(layer);
+  }
   static Status inherit(Paging& paging, const workload::ImageParts& image) {
     YADO_ASSIGN(paging.config.servers, pager::servers_from_text(image.properties.at(servers_property)), "servers");
     YADO_ASSIGN(paging.config.working_set, part(image.directories, "device-state"), "VM");
@@ -258,6 +295,7 @@ class VmDriver final : public workload::Driver {
   Place place_;
   std::uint16_t port_;
   std::optional<os::Netns> host_network_;
+  std::optional<Vm> expected_;
 };
 
 Paging paging_of(const yado::VmSpec& spec, const PagerIdentity& pager) {

@@ -105,6 +105,48 @@ TEST_F(MovingVmProcessTest, AnotherMainHostGoesOnWithIt) {
   }
 }
 
+/// Its next QEMU stands ready before the guest stands still.
+TEST_F(MovingVmProcessTest, AnotherMainHostExpectsIt) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  for (const std::string next : {"b", "c"}) {
+    SCOPED_TRACE(next);
+    const Place where = place(next, memory_bytes / 2, {});
+    auto expected = Vm::expect(spec(), where, qemu());
+    ASSERT_OK(expected);
+    write_a_while('w', 5);
+    Handover handover;
+    ASSERT_NO_FATAL_FAILURE(leave(handover, "h3"));
+    ImageParts of_another = handover.parts();
+    of_another.properties["machine"] = "pc-q35-1.0";
+    EXPECT_EQ(expected->suits(of_another).error().code, Errc::conflict);
+    const pager::ServiceConfig heritage = place_of_heir(next, handover, memory_bytes / 2).paging->config;
+    ASSERT_OK(expected->go_on(handover.parts(), heritage));
+    vm_.emplace(std::move(*expected));
+    expect_flawless();
+  }
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+}
+
+TEST_F(MovingVmProcessTest, WhoIsExpectedInVainLeavesNothing) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  // Nobody came.
+  { ASSERT_OK(Vm::expect(spec(), place("b", memory_bytes / 2, {}), qemu())); }
+  EXPECT_FALSE(fs::exists(directory_.path() / "b" / "pager"));
+  // It cannot inherit everything: nobody is fenced, and where it stood it goes on.
+  const Place where = place("c", memory_bytes / 2, {});
+  auto expected = Vm::expect(spec(), where, qemu());
+  ASSERT_OK(expected);
+  Handover handover;
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h3"));
+  pager::ServiceConfig mistaken = place_of_heir("c", handover, memory_bytes / 2).paging->config;
+  mistaken.servers.front().instance ^= 1;
+  EXPECT_FALSE(expected->go_on(handover.parts(), mistaken));
+  ASSERT_OK(vm_->resume());
+  write_a_while('w', 2);
+  expect_flawless();
+}
+
 TEST_F(MovingVmProcessTest, WhenNobodyGoesOnWithItItStays) {
   boot(place("a", memory_bytes / 4, {"h2", "h3"}));
   write_a_while('w', 5);
