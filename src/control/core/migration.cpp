@@ -84,6 +84,8 @@ void ControlCore::expected(Workload& workload, const Pending& pending, const Res
       return stay(workload, {.workload = record.spec.name, .host = migration.from}, result.error(), now);
     emit("not-expected", workload, pending.host, {{"error", result.error().text()}});
     migration.expected = InstanceId();
+  } else {
+    emit("expected", workload, pending.host, {{"as", migration.expected.str()}});
   }
   migration.step = Migration::Step::hand_over;
   call(HandoverCall{migration.spec, record.instance, record.epoch, migration.image, migration.to}, side_limit(record.spec),
