@@ -20,9 +20,11 @@ namespace fs = std::filesystem;
 
 struct Part {
   const char* name;  ///< its cases begin with it
+  std::uint32_t hosts;  ///< that it needs
   Status (*measure)(PagingBench&);
 };
-constexpr Part parts[] = {{"touch", measure_touches}};
+/// The last one kills hosts.
+constexpr Part parts[] = {{"touch", 2, measure_touches}, {"database", 2, measure_database}, {"death", 4, measure_deaths}};
 
 struct Options {
   PagingOptions paging;
@@ -64,8 +66,11 @@ int measure(const Options& options, const RigDisks& disks, SwapAreas& swap) {
 
 Result<int> run(Options options) {
   if (::geteuid() != 0) return fail(Errc::permission, "paging: needs root: network namespaces, loop devices, swap, userfaultfd");
+  options.rig.hosts = 0;
+  for (const Part& part : parts)
+    if (wanted(options, part)) options.rig.hosts = std::max(options.rig.hosts, part.hosts);
   options.rig.disk_bytes_per_second = options.disk_mib_per_s << 20;
-  options.rig.disk_bytes = 256_MiB;
+  options.rig.disk_bytes = 1_GiB;  // what the database writes goes into an overlay there
   const Hold hold = [&]() -> Result<std::unique_ptr<Held>> {
     return SwapAreas::create({.backing = options.rig.backing, .run_directory = options.rig.run_directory, .bytes = 2 * (options.paging.memory_mib << 20),
                               .disk_bytes_per_second = options.rig.disk_bytes_per_second});
@@ -80,7 +85,7 @@ int main_of(int argc, char** argv) {
   paging.guests = guests ? guests : "";
   std::vector<std::string> names;
   for (const Part& part : parts) names.emplace_back(part.name);
-  CLI::App app{"What it costs that memory lies on other hosts: page faults beside swap and beside the network alone.", "./run bench paging"};
+  CLI::App app{"What it costs that memory lies on other hosts: page faults beside swap and beside the network alone, a database, the death of a memory server.", "./run bench paging"};
   app.add_option("--only", options.only, "These parts; the figures of the others stay as they are")->delimiter(',')->check(CLI::IsMember(names));
   app.add_option("--repeat", paging.repeat, "How often each variant meets each case")->check(CLI::Range(1, 100))->capture_default_str();
   app.add_flag("--quick", paging.quick, "Once, with less memory and fewer cases: to see that it works");

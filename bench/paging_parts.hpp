@@ -39,5 +39,9 @@ struct PagingBench {
 
 /// "touch …": a program that touches more memory than it has here, beside swap and beside the network alone. Hosts: 2.
 Status measure_touches(PagingBench& bench);
+/// "database …": PostgreSQL in a guest, of whose memory a share is local. Hosts: 2.
+Status measure_database(PagingBench& bench);
+/// "death …": a guest that writes, one of whose memory servers dies. Hosts: 4.
+Status measure_deaths(PagingBench& bench);
 
 }  // namespace yado::bench

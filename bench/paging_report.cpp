@@ -40,6 +40,7 @@ std::vector<Row> PagingReport::rows() const {
     for (const PagingRun& run : runs)
       for (const PagingRun& other : runs) {
         if (other.scenario != run.scenario || other.round != run.round || !run.variant.starts_with(comparison.variant) || other.variant.starts_with(comparison.variant)) continue;
+        if (!comparison.reference.empty() && other.variant != comparison.reference) continue;
         const double *mine = find(run, comparison.metric), *theirs = find(other, comparison.metric);
         if (!mine || !theirs || *mine <= 0 || *theirs <= 0) continue;
         add(cells, run, fmt::format("{}_times_as_good_as_{}", comparison.metric, other.variant), "1", comparison.less_is_better ? *theirs / *mine : *mine / *theirs);

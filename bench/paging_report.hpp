@@ -27,7 +27,8 @@ struct PagingRun {
 struct Comparison {
   std::string metric;
   bool less_is_better = true;
-  std::string variant;  ///< all that begin with it, with all that do not
+  std::string variant;    ///< all that begin with it, with
+  std::string reference;  ///< this one; empty: all that do not begin with it
 };
 
 struct PagingReport {

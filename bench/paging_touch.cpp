@@ -153,8 +153,8 @@ Result<RoundTrips> measure_round_trips(PagingBench& bench, int round) {
 }  // namespace
 
 Status measure_touches(PagingBench& bench) {
-  for (const char* metric : {"random_read_fault_p50_us", "random_read_fault_p99_us", "random_write_fault_p50_us"}) bench.report.comparisons.push_back({metric, true, "yado"});
-  for (const char* metric : {"pass_mib_per_s", "random_read_mib_per_s"}) bench.report.comparisons.push_back({metric, false, "yado"});
+  for (const char* metric : {"random_read_fault_p50_us", "random_read_fault_p99_us", "random_write_fault_p50_us"}) bench.report.comparisons.push_back({metric, true, "yado", {}});
+  for (const char* metric : {"pass_mib_per_s", "random_read_mib_per_s"}) bench.report.comparisons.push_back({metric, false, "yado", {}});
   for (const auto& [kind, name] : {std::pair(SwapKind::zram, "zram"), std::pair(SwapKind::disk, "disk")})
     if (const std::string why = bench.swap.why_not(kind); !why.empty()) bench.report.left_out.push_back(fmt::format("swap to {}: {}", name, why));
 

@@ -143,6 +143,11 @@ vm::Paging SplitHosts::paging(std::uint32_t prefetch_pages) const {
   return paging;
 }
 
+Status SplitHosts::kill(std::size_t server) {
+  YADO_TRY(running_.at(server).process.send(SIGKILL), "kill a memory server");
+  return {};
+}
+
 Result<std::uint64_t> SplitHosts::pages_on_disk() {
   std::uint64_t left = 0;
   for (Server& one : running_) {

@@ -44,6 +44,8 @@ class SplitHosts {
   const std::vector<HostId>& servers() const { return names_; }
   /// A server's images: DirectoryArchive's root.
   std::filesystem::path store(std::size_t server) const { return stores_.at(server); }
+  /// Kills the memory server, as a crash would.
+  Status kill(std::size_t server);
   /// Pages that a LOAD has announced and not read yet, on all servers.
   Result<std::uint64_t> pages_on_disk();
 
