@@ -214,10 +214,11 @@ TEST_F(SplitVmTest, WhenControlDiesDuringAMoveNothingIsLeftReady) {
   ASSERT_TRUE(load);
   ASSERT_TRUE(answered_after(*load, 0));
   const std::uint64_t since = cluster().newest_event();
-  auto moving = std::async(std::launch::async, [&] { return cluster().yado({"move", "bigvm", "h2"}); });
+  const std::string target = cluster().owner_host("bigvm") == "h2" ? "h3" : "h2";
+  auto moving = std::async(std::launch::async, [&] { return cluster().yado({"move", "bigvm", target}); });
   const auto expected = cluster().event(since, "expected", "bigvm");
   ASSERT_TRUE(expected);
-  const std::string ready = cluster().cgroup("h2", (*expected)["fields"].value("as", ""));
+  const std::string ready = cluster().cgroup(target, (*expected)["fields"].value("as", ""));
   LAB_OK(cluster().fault("control", ""));
   (void)moving.get();
   LAB_OK(cluster().heal("front"));

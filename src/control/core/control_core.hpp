@@ -204,8 +204,10 @@ class ControlCore {
     enum class Step { wait, spread, expect, hand_over, pull, raise } step = Step::wait;
     AskId ask = 0;
     HostId from, to;     ///< `to`: nobody, once it came to nothing
-    ImageId image;       ///< devices and disks, once it was handed over
-    InstanceId expected; ///< what it will be called there; empty: nothing is ready for it
+    InstanceId left;     ///< at `from`
+    Epoch left_epoch;    ///< its
+    ImageId image = {};  ///< devices and disks, once it was handed over
+    InstanceId expected = {};  ///< what it will be called there; empty: nothing is ready for it
     WorkloadSpec spec;   ///< as it shall be there
   };
 
@@ -254,6 +256,7 @@ class ControlCore {
   void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void end_migration(Workload& workload, const Error& why);
+  void end_left(Workload& workload);
   bool stands_for_a_move(const Workload& workload, const InstanceReport& instance) const;
 
   Workload* find(const WorkloadId& id);

@@ -35,7 +35,7 @@ void ControlCore::move_live(AskId ask, const WorkloadId& id, const std::optional
   if (to == record.host) return refuse(Errc::conflict, fmt::format("{} runs on {} already", id, to));
   if (!alive(to)) return refuse(Errc::unavailable, fmt::format("host {} does not answer", to));
   if (!alive(record.host)) return refuse(Errc::unavailable, fmt::format("host {}, where {} runs, does not answer", record.host, id));
-  Migration migration{.ask = ask, .from = record.host, .to = to, .image = {}, .spec = record.spec};
+  Migration migration{.ask = ask, .from = record.host, .to = to, .left = record.instance, .left_epoch = record.epoch, .spec = record.spec};
   if (split) migration.spec.vm.split = std::move(split);
   workload->migration = std::move(migration);
   emit("move", *workload, record.host, {{"to", to.str()}});
@@ -139,10 +139,18 @@ void ControlCore::end_migration(Workload& workload, const Error& why) {
   if (!workload.owner) answer_all(workload, route_of(workload), false);
 }
 
-/// Until somebody else is up it is the only one who has everything.
+/// Until somebody else is up it is the only one who has everything. What an earlier move left behind is not.
 bool ControlCore::stands_for_a_move(const Workload& workload, const InstanceReport& instance) const {
-  return checkpoints_owner(workload.record.spec) && instance.state == InstanceState::frozen &&
-         (workload.owner || workload.migration || workload.restarted_in_raise);
+  return checkpoints_owner(workload.record.spec) && instance.state == InstanceState::frozen && (workload.owner || workload.restarted_in_raise);
+}
+
+/// What stands there has nothing any more: a raise on that host must not find it. Should the call be lost, the next report says the same.
+void ControlCore::end_left(Workload& workload) {
+  const Migration& migration = *workload.migration;
+  const Record& record = workload.record;
+  if (alive(migration.from))
+    call(StopCall{record.spec.name, migration.left, record.epoch}, side_limit(record.spec),
+         Pending{Pending::What::stop_owner, record.spec.name, migration.from, migration.left, {}, migration.left_epoch});
 }
 
 }  // namespace yado::control

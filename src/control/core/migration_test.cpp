@@ -66,6 +66,9 @@ TEST_F(ControlMigrationTest, WhatIsHandedOverIsRaisedThereAndNothingElse) {
   EXPECT_THAT(beat(h1).drop, IsEmpty());
   const auto actions = raised(raise);
   EXPECT_EQ(answer_to(mover, actions).route->host, h4);
+  const auto stop = only_call<StopCall>(actions);
+  EXPECT_EQ(stop.host, h1) << "at once: it would be thawed by a raise there";
+  EXPECT_EQ(stop.what.instance, handover.what.instance);
   EXPECT_THAT(beat(h1).retire, SizeIs(1));
   EXPECT_THAT(beat(h1).drop, SizeIs(1));
   EXPECT_THAT(beat(h4).drop, SizeIs(1)) << "its pages are the guest's now: nobody can be raised from it again";
@@ -135,6 +138,15 @@ TEST_F(ControlMigrationTest, AfterARestartOfControlNothingIsExpected) {
   EXPECT_THAT(beat(h4).expected, IsEmpty());
   EXPECT_EQ(route().state, RouteState::up);
   EXPECT_EQ(record().host, h1);
+}
+
+TEST_F(ControlMigrationTest, WhatAnEarlierMoveLeftBehindIsRetiredDuringTheNext) {
+  start();
+  raised(only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(only_call<HandoverCall>(move(h4)))))));
+  const auto back = only_call<HandoverCall>(move(h2));
+  EXPECT_THAT(beat(h1).retire, SizeIs(1)) << "it has nothing any more, and would be thawed by a raise there";
+  EXPECT_THAT(calls<PullCall>(handed_over(back)), SizeIs(1));
+  EXPECT_THAT(beat(h4).retire, IsEmpty());
 }
 
 TEST_F(ControlMigrationTest, ItStaysWhereItIsWhenItCannotBeHandedOver) {

@@ -134,6 +134,7 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   record.endpoint = instance.endpoint;
   if (workload.migration && workload.migration->to == host) record.spec.vm.split = workload.migration->spec.vm.split;
   else if (workload.migration) record.memory_hosts.reset();  // spread for a move that came to nothing
+  if (workload.migration && workload.migration->to == host) end_left(workload);
   workload.migration.reset();
   if (!workload.owner) record.memory_hosts.reset();  // raised without control: by what it was told then
   if (record.standby == instance.id) record.standby.reset();  // it was thawed: a new one is needed
