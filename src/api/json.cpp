@@ -74,11 +74,12 @@ void read_json(const json& j, const std::string& path, Status& status, Container
 
 void to_json(json& j, const MemoryHost& v) {
   j = json{{"host", v.host.str()}};
+  if (v.bytes != 0) j["bytes"] = v.bytes;
   if (v.port != 0) j["address"] = v.address, j["port"] = v.port;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, MemoryHost& v) {
-  Fields(j, path, status).required("host", v.host).optional("address", v.address).optional("port", v.port);
+  Fields(j, path, status).required("host", v.host).optional("address", v.address).optional("port", v.port).optional("bytes", v.bytes);
 }
 
 void to_json(json& j, const Split& v) {

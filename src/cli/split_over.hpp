@@ -9,8 +9,8 @@
 
 namespace yado::cli {
 
-/// "h1:1.5GiB,h4": of `main`, how much of it stays there, as before if nothing is said; all others keep the rest and share it evenly,
-/// whatever size is said of them. `main` alone: all of it. `vm`: of the spec, with the split of now. Returns the split.
+/// "h1:1.5GiB,h4:512MiB,h5": of `main`, how much of it stays there, as before if nothing is said; of the others, the most that they keep,
+/// or an even share of the rest. `main` alone: all of it. `vm`: of the spec, with the split of now. Returns the split.
 Result<nlohmann::json> split_over(const std::string& over, const nlohmann::json& vm, const std::string& main);
 
 }  // namespace yado::cli

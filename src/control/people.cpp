@@ -264,6 +264,7 @@ asio::awaitable<Result<json>> Shell::forward(const WorkloadId& id, const wire::R
   const auto all = core_.hosts();
   auto host = std::ranges::find_if(all, [&](const auto& one) { return one.report.host == record.host; });
   if (host == all.end()) co_return fail(Errc::unavailable, "host {} has not joined", record.host);
+  if (!host->alive) co_return fail(Errc::unavailable, "host {}, where it was, does not answer", record.host);
 
   wire::Request out;
   out.method = request.method;

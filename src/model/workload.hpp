@@ -46,13 +46,14 @@ struct MemoryHost {
   HostId host;
   std::string address;
   std::uint16_t port = 0;
-  bool operator==(const MemoryHost& other) const { return host == other.host; }
+  std::uint64_t bytes = 0;  ///< at most, copies included; 0: an even share of what those with a size leave
+  bool operator==(const MemoryHost& other) const { return host == other.host && bytes == other.bytes; }
 };
 
 /// A memory that is held by several hosts: pages are exchanged while the VM runs.
 struct Split {
   std::uint64_t local_bytes = 0;   ///< on the host where it runs, at most
-  std::vector<MemoryHost> over;    ///< the rest, spread evenly
+  std::vector<MemoryHost> over;    ///< the rest
   Redundancy redundancy = Redundancy::none;
   std::uint32_t prefetch_pages = 64;  ///< fetched at once, at most, around a page that is waited for
   bool operator==(const Split&) const = default;

@@ -95,14 +95,25 @@ void check_container(Problems& problems, const ContainerSpec& container) {
 
 void check_split(Problems& problems, const VmSpec& vm) {
   const Split& split = *vm.split;
+  const std::uint64_t copies = split.redundancy == Redundancy::replica ? 2 : 1;
   if (split.local_bytes < 16_MiB || split.local_bytes % 4096 != 0 || split.local_bytes > vm.memory_bytes)
     problems.add("vm.split.local", "{} bytes: must be a multiple of 4KiB, at least 16MiB, and not more than vm.memory", split.local_bytes);
   std::set<HostId> seen;
+  bool all_sized = true;
+  std::uint64_t room = split.local_bytes;
   for (std::size_t i = 0; i < split.over.size(); ++i) {
+    const std::uint64_t bytes = split.over[i].bytes;
+    all_sized &= bytes != 0;
+    room += bytes / copies;
+    if (bytes != 0 && (bytes < 16_MiB || bytes % 4096 != 0 || bytes > vm.memory_bytes))
+      problems.add(at("vm.split.over", i), "{} bytes: must be a multiple of 4KiB, at least 16MiB, and not more than vm.memory", bytes);
     const HostId& host = split.over[i].host;
     if (!valid_name(host.str())) problems.add(at("vm.split.over", i), "{} is no host's name", quote(host.str()));
     if (!seen.insert(host).second) problems.add(at("vm.split.over", i), "{} stands there twice", quote(host.str()));
   }
+  if (!split.over.empty() && all_sized && room < vm.memory_bytes)
+    problems.add("vm.split.over", "vm.split.local and the sizes given have room for {} of {} bytes of vm.memory{}: leave a size out for an even share of the rest", room,
+                 vm.memory_bytes, copies > 1 ? ", each page twice" : "");
   if (split.over.empty() && split.local_bytes < vm.memory_bytes)
     problems.add("vm.split.over", "no host is named that could keep the other {} bytes of vm.memory", vm.memory_bytes - split.local_bytes);
   if (split.over.size() > 15) problems.add("vm.split.over", "{} hosts are more than 15", split.over.size());

@@ -352,9 +352,9 @@ class Reader {
       parsed(n, f, parse_size, [&](std::uint64_t bytes) { value.local_bytes = bytes; });
     });
     required(*table, path, "over", [&](auto& n, auto& f) {
-      std::vector<std::string> hosts;
-      texts(n, f, hosts);
-      for (std::string& host : hosts) value.over.push_back({.host = HostId(std::move(host)), .address = {}});
+      list(n, f, "an array of hosts: \"h2\", or with the most that it keeps \"h2:512MiB\"", [&](auto& e, auto& place) {
+        parsed(e, place, parse_memory_host, [&](MemoryHost host) { value.over.push_back(std::move(host)); });
+      });
     });
     optional(*table, path, "redundancy", [&](auto& n, auto& f) { word(n, f, value.redundancy, {Redundancy::none, Redundancy::replica}); });
     optional(*table, path, "prefetch", [&](auto& n, auto& f) {

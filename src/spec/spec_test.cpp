@@ -175,6 +175,25 @@ TEST(SpecTest, AVirtualMachineHasNoContainerAndIsNotFrozen) {
   EXPECT_THAT(parse(odd, "big.toml", {}).error().message, HasSubstr("big.toml:6:10: vm.memory: 3145728 bytes"));
 }
 
+TEST(SpecTest, AMemoryHostMayHaveASizeAndTogetherTheyHaveRoom) {
+  const auto with_over = [](const std::string& over, const std::string& more = "") {
+    std::string text(machine);
+    const std::string memory = "memory = \"256MiB\"";
+    text.insert(text.find(memory) + memory.size(), "\nsplit = { local = \"64MiB\", over = " + over + more + " }");
+    return parse(text, "big.toml", {});
+  };
+  const auto spec = with_over(R"(["h2:128MiB", "h3"])");
+  ASSERT_TRUE(spec) << spec.error().text();
+  EXPECT_EQ(spec->vm.split->over, (std::vector<MemoryHost>{{.host = HostId("h2"), .address = {}, .bytes = 128_MiB}, {.host = HostId("h3"), .address = {}}}));
+  EXPECT_TRUE(with_over(R"(["h2:128MiB", "h3:64MiB"])"));
+  EXPECT_THAT(with_over(R"(["h2:128MiB", "h3:32MiB"])").error().message, HasSubstr("have room for 234881024 of 268435456 bytes"));
+  EXPECT_TRUE(with_over(R"(["h2:192MiB", "h3:192MiB"])", ", redundancy = \"replica\""));
+  EXPECT_THAT(with_over(R"(["h2:128MiB", "h3:128MiB"])", ", redundancy = \"replica\"").error().message, HasSubstr("each page twice"));
+  EXPECT_THAT(with_over(R"(["h2:1KiB", "h3"])").error().message, HasSubstr("vm.split.over[0]: 1024 bytes: must be"));
+  EXPECT_THAT(with_over(R"(["h2:lots", "h3"])").error().message, HasSubstr("vm.split.over[0]: h2: \"lots\" is not a size"));
+  EXPECT_THAT(with_over(R"([7])").error().message, HasSubstr("vm.split.over[0]"));
+}
+
 TEST(SpecTest, UnknownKeysAreRefusedWithTheNearestOrTheRightPlace) {
   EXPECT_EQ(error_of(with("command", "comand = [\"a\"]\ncommand = [\"a\"]")),
             "site.toml:4:1: container: unknown key \"comand\", did you mean \"command\"?");

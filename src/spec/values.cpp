@@ -34,6 +34,18 @@ std::optional<std::uint64_t> scaled(std::string_view text, std::span<const Unit>
   return std::nullopt;
 }
 
+/// "1.5GiB" is 1536 of the next smaller unit: up to three digits behind the point, if that is a whole number of bytes.
+std::optional<std::uint64_t> scaled_decimal(std::string_view text, std::uint64_t most) {
+  const auto point = text.find('.');
+  if (point == std::string_view::npos) return scaled(text, size_units, most);
+  const auto digits = text.find_first_not_of("0123456789", point + 1) - (point + 1);
+  if (digits < 1 || digits > 3) return std::nullopt;
+  const std::uint64_t tenths = digits == 1 ? 10 : digits == 2 ? 100 : 1000;
+  const auto whole = scaled(std::string(text.substr(0, point)) + std::string(text.substr(point + 1)), size_units, most);
+  if (!whole || point == 0 || *whole % tenths != 0) return std::nullopt;
+  return *whole / tenths;
+}
+
 bool name_start(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool name_rest(char c) { return name_start(c) || (c >= '0' && c <= '9'); }
 
@@ -64,11 +76,21 @@ Result<milliseconds> parse_duration(std::string_view text) {
 }
 
 Result<std::uint64_t> parse_size(std::string_view text) {
-  const auto bytes = scaled(text, size_units, largest_bytes);
+  const auto bytes = scaled_decimal(text, largest_bytes);
   if (!bytes)
     return fail(Errc::invalid_argument,
-                "{} is not a size: a whole number and B, KiB, MiB, GiB or TiB, such as \"512MiB\"", quote(text));
+                "{} is not a size: a number and B, KiB, MiB, GiB or TiB, such as \"512MiB\" or \"1.5GiB\"", quote(text));
   return *bytes;
+}
+
+Result<MemoryHost> parse_memory_host(std::string_view text) {
+  const auto colon = text.find(':');
+  MemoryHost host{.host = HostId(std::string(text.substr(0, colon))), .address = {}};
+  if (!valid_name(host.host.str())) return fail(Errc::invalid_argument, "{} is no host's name", quote(text.substr(0, colon)));
+  if (colon == std::string_view::npos) return host;
+  YADO_ASSIGN(host.bytes, parse_size(text.substr(colon + 1)), host.host.str());
+  if (host.bytes == 0) return fail(Errc::invalid_argument, "{} keeps nothing with a size of 0: leave it out", quote(text));
+  return host;
 }
 
 Result<Rate> parse_rate(std::string_view text) {

@@ -12,6 +12,7 @@
 
 #include "base/error.hpp"
 #include "base/time.hpp"
+#include "model/workload.hpp"
 
 namespace yado::spec {
 
@@ -26,8 +27,10 @@ struct Rate {
 
 /// "250ms", "5s", "10min", "1h", "7d": a whole number and a unit; more than nothing, at most 10 years.
 Result<milliseconds> parse_duration(std::string_view text);
-/// "4096B", "64KiB", "512MiB", "2GiB", "1TiB" in bytes.
+/// "4096B", "64KiB", "512MiB", "1.5GiB", "1TiB" in bytes.
 Result<std::uint64_t> parse_size(std::string_view text);
+/// "h2", or with the most that it keeps "h2:512MiB".
+Result<MemoryHost> parse_memory_host(std::string_view text);
 /// "10/min", "1/5s": a count of at least 1 and a duration, whose number may be left out.
 Result<Rate> parse_rate(std::string_view text);
 /// Replaces every "${NAME}"; "$${" stands for "${" itself, any other '$' for itself.

@@ -22,8 +22,16 @@ TEST(SpecValuesTest, SizesAreBinaryUnits) {
   EXPECT_EQ(parse_size("4096B"), 4096U);
   EXPECT_EQ(parse_size("512MiB"), std::uint64_t{512} << 20);
   EXPECT_EQ(parse_size("1TiB"), std::uint64_t{1} << 40);
-  for (const char* wrong : {"", "512", "512MB", "512M", "0.5GiB", "-1MiB", "18446744073709551615TiB", "2000000TiB"})
+  EXPECT_EQ(parse_size("1.5GiB"), std::uint64_t{1536} << 20);
+  EXPECT_EQ(parse_size("0.125KiB"), 128U);
+  for (const char* wrong : {"", "512", "512MB", "512M", ".5GiB", "1.GiB", "1.0005GiB", "0.1GiB", "1.5.5GiB", "1.5", "1.5B", "-1MiB", "18446744073709551615TiB", "2000000TiB"})
     EXPECT_FALSE(parse_size(wrong)) << wrong;
+}
+
+TEST(SpecValuesTest, AMemoryHostMayHaveASize) {
+  EXPECT_EQ(parse_memory_host("h2"), (MemoryHost{.host = HostId("h2"), .address = {}}));
+  EXPECT_EQ(parse_memory_host("h2:1.5GiB"), (MemoryHost{.host = HostId("h2"), .address = {}, .bytes = std::uint64_t{1536} << 20}));
+  for (const char* wrong : {"", ":1GiB", "h2:", "h2:0B", "h2:1", "h2:1GiB:2", "h 2"}) EXPECT_FALSE(parse_memory_host(wrong)) << wrong;
 }
 
 TEST(SpecValuesTest, RatesCountPerDuration) {

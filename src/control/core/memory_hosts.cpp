@@ -28,13 +28,16 @@ std::string names_of(const std::vector<MemoryHost>& hosts) {
 WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
   if (!spec.vm.split) return spec;
   std::vector<MemoryHost>& over = spec.vm.split->over;
-  const std::size_t wanted = over.size();
   const auto usable = [&](const HostId& id) {
     return id != main && id != suspect && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0;
   };
+  const auto free = [&](const HostId& id) { return usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end(); };
+  for (MemoryHost& one : over) {
+    if (usable(one.host)) continue;
+    const auto spare = std::ranges::find_if(hosts_, free, [](const auto& host) { return host.first; });
+    if (spare != hosts_.end()) one.host = spare->first;  // it keeps as much
+  }
   std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
-  for (const auto& [id, host] : hosts_)
-    if (over.size() < wanted && usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end()) over.push_back({.host = id, .address = {}});
   for (MemoryHost& one : over) {
     const Endpoint& memory = hosts_.at(one.host).report.memory;
     one.address = memory.address;

@@ -120,6 +120,18 @@ TEST_F(MemoryHostsTest, AnotherTakesThePlaceOfALostOneWithRedundancy) {
   EXPECT_THAT(calls<ResplitCall>(pass(5000ms, everybody)), IsEmpty()) << "nor does it go back when h3 does";
 }
 
+TEST_F(MemoryHostsTest, WhoTakesAPlaceKeepsAsMuchAsTheOneBefore) {
+  offer_memory();
+  WorkloadSpec sized = vm({h2, h3}, Redundancy::replica);
+  sized.vm.split->over[0].bytes = 192 << 20;
+  sized.vm.split->over[1].bytes = 224 << 20;
+  up(sized, everybody);
+  const auto call = only_call<ResplitCall>(silence({h1, h3, h4}));
+  EXPECT_EQ(hosts_of(*call.what.spec.vm.split), (Hosts{h4, h3}));
+  EXPECT_EQ(call.what.spec.vm.split->over[0].bytes, 192u << 20);
+  EXPECT_EQ(call.what.spec.vm.split->over[1].bytes, 224u << 20);
+}
+
 TEST_F(MemoryHostsTest, AServerThatWasStartedAnewHasNothing) {
   offer_memory();
   up(vm({h2, h3}, Redundancy::replica), {h1, h2, h3});

@@ -49,15 +49,19 @@ Result<bool> listens(std::uint16_t port, nanoseconds limit) {
 
 unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::replica ? 2 : 1; }
 
-/// What is not here is spread evenly, each page as often as is wanted; room for half as much again, because regions are
-/// not equally full.
+/// Those without a size share evenly what the others leave, each page as often as is wanted; room for half as much again, because regions
+/// are not equally full.
 std::vector<pager::ServiceConfig::Server> servers_of(const Split& split, std::uint64_t memory_bytes) {
-  const std::size_t hosts = std::max<std::size_t>(split.over.size(), 1);
-  const std::uint64_t share = std::min(memory_bytes, memory_bytes * copies_of(split) / hosts * 3 / 2) / 4096 * 4096;
+  std::uint64_t rest = memory_bytes * copies_of(split), hosts = 0;
+  for (const MemoryHost& host : split.over) {
+    rest -= std::min(rest, host.bytes);
+    hosts += host.bytes == 0;
+  }
+  const std::uint64_t share = std::min(memory_bytes, rest / std::max<std::uint64_t>(hosts, 1) * 3 / 2) / 4096 * 4096;
   std::vector<pager::ServiceConfig::Server> servers;
   for (const MemoryHost& host : split.over)
     servers.push_back({.host = host.host.str(), .unix_path = {}, .address = host.address, .port = host.port,
-                       .expected_peer = "agent:" + host.host.str(), .quota_bytes = share, .load = {}});
+                       .expected_peer = "agent:" + host.host.str(), .quota_bytes = host.bytes != 0 ? host.bytes : share, .load = {}});
   return servers;
 }
 
