@@ -3,11 +3,10 @@
 
 #include <cstdlib>
 
-#include <CLI/CLI.hpp>
-
 #include "interruption.hpp"
 #include "measure.hpp"
 #include "model/names.hpp"
+#include "options.hpp"
 #include "os/clock.hpp"
 #include "stage.hpp"
 
@@ -157,15 +156,7 @@ int run(int argc, char** argv) {
   app.add_flag("--quick", options.quick, "Once is enough");
   app.add_option("--rate", options.rate, "Requests per second, sent on time whatever became of the others")->check(CLI::Range(1.0, 1000.0))->capture_default_str();
   app.add_option("--results", options.results, "Where demo.json and demo.svg go")->type_name("DIR")->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& wrong) {
-    fmt::print(stderr, "demo: {}\n", wrong.what());
-    return 2;
-  }
+  if (const auto ended = read_options(app, argc, argv, "demo")) return *ended;
   Interruption interruption;
   auto good = demonstrate(options, interruption);
   interruption.let_through();

@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include <CLI/CLI.hpp>
-
 #include "base/units.hpp"
 #include "measure.hpp"
+#include "options.hpp"
 #include "paging_parts.hpp"
 #include "rows.hpp"
 #include "split_vm_supervise.hpp"
@@ -95,15 +94,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--link-rate", options.rig.link_bits_per_second, "Of every host's link, bit/s each way")->capture_default_str();
   app.add_option("--backing", options.rig.backing, "On whose file system the disks are")->capture_default_str();
   app.add_option("--results", options.results, "Where paging.json goes")->type_name("DIR")->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& wrong) {
-    fmt::print(stderr, "paging: {}\n", wrong.what());
-    return 2;
-  }
+  if (const auto ended = read_options(app, argc, argv, "paging")) return *ended;
   if (paging.quick) {
     paging.repeat = 1;
     if (memory->empty()) paging.memory_mib = 64;

@@ -4,7 +4,6 @@
 
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -19,6 +18,7 @@
 #include "interruption.hpp"
 #include "measure.hpp"
 #include "memory_trace.hpp"
+#include "options.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "spec/spec.hpp"
@@ -402,15 +402,7 @@ int run(int argc, char** argv) {
   app.add_option("--results", options.results, "Where split-demo.json and split-demo.svg go")
       ->type_name("DIR")
       ->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& wrong) {
-    fmt::print(stderr, "demo: {}\n", wrong.what());
-    return 2;
-  }
+  if (const auto ended = read_options(app, argc, argv, "demo")) return *ended;
   Interruption interruption;
   auto good = demonstrate(options, interruption);
   interruption.let_through();

@@ -6,10 +6,9 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include <CLI/CLI.hpp>
-
 #include "base/units.hpp"
 #include "measure.hpp"
+#include "options.hpp"
 #include "split_vm_report.hpp"
 #include "split_vm_supervise.hpp"
 
@@ -157,15 +156,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--only", options.only, "These variants")->delimiter(',');
   app.add_option("--backing", options.rig.backing, "On whose file system the hosts' disks are")->capture_default_str();
   app.add_option("--results", options.results, "Where split-vm.json goes")->type_name("DIR")->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app.help());
-    return 0;
-  } catch (const CLI::ParseError& wrong) {
-    fmt::print(stderr, "split-vm: {}\n", wrong.what());
-    return 2;
-  }
+  if (const auto ended = read_options(app, argc, argv, "split-vm")) return *ended;
   const auto status = run(std::move(options));
   if (status) return *status;
   fmt::print(stderr, "{}\n", status.error().message);

@@ -28,7 +28,8 @@ vm::VmSpec writer_spec(const std::filesystem::path& directory, std::uint64_t mem
   spec.name = "writer";
   spec.kernel = directory / "kernel";
   spec.initramfs = directory / "initramfs";
-  spec.kernel_command_line = fmt::format("console=ttyS0 quiet writer.mib={}", (memory_bytes - kernel_bytes(memory_bytes)) >> 20);
+  // no_timer_check: on busy cores a TCG guest's kernel finds its emulated timer too slow, and panics (seen once, of the guest `database`).
+  spec.kernel_command_line = fmt::format("console=ttyS0 quiet no_timer_check writer.mib={}", (memory_bytes - kernel_bytes(memory_bytes)) >> 20);
   spec.memory_bytes = memory_bytes;
   return spec;
 }
@@ -80,8 +81,8 @@ Result<Standstill> WriterGuest::standstill() {
   YADO_TRY(console_.send("gaps\n"), "standstill");
   YADO_ASSIGN(const std::string text, answer("gaps"), "standstill");
   YADO_ASSIGN(const json gaps, parsed(text), "standstill");
-  // A look at the CMOS clock can be held up as well, by as much as the longest gap (seen: -6 ms beside a gap of 11 ms, on busy cores).
-  if (gaps.value("away_us", -1.0) < -us_per_ms - gaps.value("longest_us", 0.0)) return fail(Errc::corrupt, "standstill: the guest's clocks contradict each other: {}", text);
+  // A look at the CMOS clock can be held up as well, this one and the one before it (seen on busy cores: -6 ms beside a gap of 11 ms, -23 beside 21).
+  if (gaps.value("away_us", -1.0) < -us_per_ms - 2 * gaps.value("longest_us", 0.0)) return fail(Errc::corrupt, "standstill: the guest's clocks contradict each other: {}", text);
   return Standstill{.longest_ms = gaps.value("longest_us", 0.0) / us_per_ms, .p99_ms = gaps.value("p99_us", 0.0) / us_per_ms,
                     .away_ms = std::max(0.0, gaps.value("away_us", 0.0) / us_per_ms)};
 }

@@ -25,7 +25,7 @@ constexpr int console_room_bytes = 4_MiB;  // nobody reads during a checkpoint (
 constexpr std::uint64_t unlimited = 1ull << 40;
 constexpr auto migration_limit = 600s;     // keeps a broken run from hanging
 
-/// The command line has a second monitor on a listening socket; nobody here connects to it.
+/// The command line has a second monitor and the guest agent's port on listening sockets; nobody here connects to them.
 Result<os::Fd> unused_listener() {
   os::Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un nameless{};
@@ -68,6 +68,7 @@ Result<std::unique_ptr<OrdinaryVm>> OrdinaryVm::start(const vm::VmSpec& spec, co
   YADO_ASSIGN(vm::SocketPair console, vm::make_socket_pair(), doing);
   (void)::setsockopt(console.theirs.get(), SOL_SOCKET, SO_SNDBUFFORCE, &console_room_bytes, sizeof console_room_bytes);
   YADO_ASSIGN(const os::Fd control, unused_listener(), doing);
+  YADO_ASSIGN(const os::Fd agent, unused_listener(), doing);
   YADO_ASSIGN(os::Pipe error, os::make_pipe(), doing);
   YADO_TRY(os::set_nonblocking(error.write), doing);
   YADO_TRY(os::set_nonblocking(error.read), doing);
@@ -81,6 +82,7 @@ Result<std::unique_ptr<OrdinaryVm>> OrdinaryVm::start(const vm::VmSpec& spec, co
   spawn.descriptors = {{monitor.theirs.get(), vm::monitor_descriptor},
                        {control.get(), vm::control_descriptor},
                        {console.theirs.get(), vm::console_descriptor},
+                       {agent.get(), vm::agent_descriptor},
                        {made->memory_.get(), vm::memory_descriptor}};
   if (pager) {
     spawn.environment.insert(spawn.environment.end(), {fmt::format("LD_PRELOAD=/proc/self/fd/{}", vm::hook_descriptor),

@@ -55,7 +55,8 @@ void check_body(Bytes body) {
   check_value(body, parse_stats, make_stats);
   check_value(body, parse_number, make_number);
   check_value(body, parse_name, make_name);
-  check_value(body, parse_save, make_save);
+  check_value(body, [](Bytes of) { return parse_save(of); }, make_save);
+  check_value(body, [](Bytes of) { return parse_save(of, true); }, make_save);
   check_value(body, parse_saved, make_saved);
   check_value(body, parse_finish, make_finish);
   check_value(body, parse_load, make_load);

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
+#include "agent/http.hpp"
 #include "agent/impl.hpp"
 #include "api/fields.hpp"
 #include "base/log.hpp"
@@ -42,11 +43,6 @@ int status_of(Errc code) {
   }
 }
 
-wire::Response reply(int status, const json& body) {
-  return {.status = status, .headers = {{"content-type", "application/json"}}, .body = api::dump(body)};
-}
-wire::Response refusal(const Error& error) { return reply(status_of(error.code), json{{"error", error}}); }
-
 std::vector<std::string> split(std::string_view path) {
   std::vector<std::string> parts;
   for (std::size_t at = 0; at <= path.size();) {
@@ -66,6 +62,11 @@ void read_json(const json& value, const std::string& path, Status& status, ExecR
 }
 
 }  // namespace
+
+wire::Response reply(int status, const json& body) {
+  return {.status = status, .headers = {{"content-type", "application/json"}}, .body = api::dump(body)};
+}
+wire::Response refusal(const Error& error) { return reply(status_of(error.code), json{{"error", error}}); }
 
 asio::awaitable<void> Agent::Impl::serve(std::shared_ptr<Impl> self, const wire::Request& request,
                                          wire::Responder& responder) {
@@ -93,13 +94,16 @@ asio::awaitable<wire::Response> Agent::Impl::answer(const wire::Request& request
     co_return co_await answer_call(request, parts[2]);
   }
   if (parts.size() == 4 && parts[0] == "v1" && parts[1] == "instances" && valid_name(parts[2])) {
-    const bool exec = parts[3] == "exec";
+    const bool exec = parts[3] == "exec" || parts[3] == "console";
     if (exec || parts[3] == "logs" || parts[3] == "memory") {
       if (request.method != (exec ? "POST" : "GET")) co_return wrong_method(exec ? "POST" : "GET");
       const InstanceId id(parts[2]);
       co_return co_await answer_instance(request, id, parts[3]);
     }
   }
+  if (request.method == "GET" && parts.size() >= 3 && parts.size() <= 4 && parts[0] == "v1" && parts[1] == "images" && valid_name(parts[2]) &&
+      (parts.size() == 3 || parts[3] == "memory"))
+    co_return co_await answer_image(request, ImageId(parts[2]), parts.size() == 4);
   co_return refusal(Error{Errc::not_found, fmt::format("an agent has no {}", path)});
 }
 
@@ -144,6 +148,18 @@ asio::awaitable<wire::Response> Agent::Impl::answer_instance(const wire::Request
     if (!done) co_return refusal(done.error());
     const int status = done->status.signal != 0 ? 128 + done->status.signal : done->status.code;
     co_return reply(200, json{{"status", status}, {"output", done->output}, {"truncated", done->truncated}});
+  }
+  if (what == "console") {
+    auto wanted = api::parse_json(request.body);
+    if (!wanted) co_return refusal(wanted.error());
+    if (!wanted->is_object()) co_return refusal(Error{Errc::invalid_argument, "the body is not a JSON object"});
+    for (const char* ours : {"id", "do", "epoch"}) wanted->erase(ours);
+    const auto said = co_await link->call("console", std::move(*wanted));
+    if (!said) co_return refusal(said.error());
+    json answered = *said;
+    answered["instance"] = id.str();
+    answered["host"] = config.host.str();
+    co_return reply(200, answered);
   }
   if (what == "memory") {
     json none = json::object();

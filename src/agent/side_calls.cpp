@@ -29,10 +29,12 @@ std::string told_of(const image::Manifest& manifest, const HostId& here, const s
   };
   std::string text = manifest.base ? fmt::format("delta of {}, ", *manifest.base) : why_whole.empty() ? "" : fmt::format("all of it, because {}; ", why_whole);
   text += fmt::format("in {} ms, standing still for {:.1f} ms; ", property("took_ms"), std::atof(property("pause_us").c_str()) / 1000);
+  if (const std::string limit = property("bytes_per_second"); !limit.empty()) text += fmt::format("at most {:.1f} MiB/s on each host; ", std::atof(limit.c_str()) / (1 << 20));
   std::istringstream lines(property("shares"));
   std::string host, pages, bytes, sum;
   for (bool first = true; lines >> host >> pages >> bytes >> sum; first = false)
     text += fmt::format("{}{} {:.1f} MiB", first ? "" : ", ", host == "-" ? here.str() : host, std::atof(bytes.c_str()) / (1 << 20));
+  if (property(vm::disks_property) == "frozen") text += "; its file systems at rest";
   return text;
 }
 

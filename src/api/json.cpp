@@ -84,6 +84,7 @@ void read_json(const json& j, const std::string& path, Status& status, MemoryHos
 
 void to_json(json& j, const Split& v) {
   j = json{{"local_bytes", v.local_bytes}, {"over", v.over}, {"redundancy", name_of(v.redundancy)}, {"prefetch_pages", v.prefetch_pages}};
+  if (v.checkpoint_bytes_per_second != 0) j["checkpoint_bytes_per_second"] = v.checkpoint_bytes_per_second;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, Split& v) {
@@ -91,7 +92,8 @@ void read_json(const json& j, const std::string& path, Status& status, Split& v)
       .required("local_bytes", v.local_bytes)
       .required("over", v.over)
       .optional("redundancy", v.redundancy)
-      .optional("prefetch_pages", v.prefetch_pages);
+      .optional("prefetch_pages", v.prefetch_pages)
+      .optional("checkpoint_bytes_per_second", v.checkpoint_bytes_per_second);
 }
 
 void to_json(json& j, const VmSpec& v) {

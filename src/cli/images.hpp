@@ -1,5 +1,5 @@
 #pragma once
-// The parts of `yado images` that look into a store of this machine; images.cpp has the command line.
+// The parts of `yado images` that look into one image; images.cpp has the command line.
 
 #include <cstdint>
 #include <string>
@@ -16,7 +16,8 @@ namespace yado::cli {
 inline constexpr const char* default_store = "/var/lib/yado/agent/images";
 
 struct ImageOptions {
-  std::string store = default_store;
+  std::string store;    ///< empty: of the cluster, through control; of import: default_store
+  std::string control;  ///< as given
   std::string id;
   std::string file;      ///< export, import
   std::string workload;  ///< import

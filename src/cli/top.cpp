@@ -61,7 +61,7 @@ void show(const Look* before, const Look& now) {
     std::string note;
     if (number(memory, "waiting") > 0) note = fmt::format("{} faults wait for room", number(memory, "waiting"));
     if (number(memory, "over_limit") > 0) note = "the memory servers take no more pages";
-    if (number(memory, "pages_without_redundancy") > 0) note = fmt::format("{} have one copy", format_bytes(number(memory, "pages_without_redundancy") * 4096));
+    if (number(memory, "pages_without_redundancy") > 0) note = fmt::format("{} without redundancy", format_bytes(number(memory, "pages_without_redundancy") * 4096));
     rows.push_back({name, now.hosts.at(name), format_bytes(number(memory, "local_bytes")), format_bytes(number(memory, "hot_bytes")),
                     rate(before, now, name, "faults", false), rate(before, now, name, "paged_in", true), rate(before, now, name, "paged_out", true),
                     fmt::format("{} us", number(memory, "fault_p50_us")), fmt::format("{} us", number(memory, "fault_p99_us")), note});

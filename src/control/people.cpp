@@ -160,7 +160,7 @@ asio::awaitable<Result<json>> Shell::on_workload(const wire::Request& request, c
     co_return fail(Errc::not_found, "no workload is named \"{}\"", id);
   }
   if (action.empty() && request.method == "PUT") co_return co_await deploy(id, request, target, responder);
-  if ((action == "exec" && post) || ((action == "logs" || action == "memory") && request.method == "GET"))
+  if (((action == "exec" || action == "console") && post) || ((action == "logs" || action == "memory") && request.method == "GET"))
     co_return co_await forward(id, request, target);
   if (action == "move" && post) co_return co_await move(id, request, responder);
   if (action == "ask" && post) co_return co_await ask(id, request, responder);
@@ -252,7 +252,7 @@ asio::awaitable<Result<json>> Shell::resplit(WorkloadSpec spec, const Split& spl
   co_return json{{"route", *answer->route}};
 }
 
-/// exec, logs and memory: what the owner's agent says.
+/// exec, console, logs and memory: what the owner's agent says.
 asio::awaitable<Result<json>> Shell::forward(const WorkloadId& id, const wire::Request& request, const Target& target) {
   constexpr auto agent_limit = 10s;  // for its own part; a command has the time that its caller gives it
   const auto views = core_.workloads();
@@ -282,6 +282,9 @@ asio::awaitable<Result<json>> Shell::forward(const WorkloadId& id, const wire::R
     out.headers.emplace_back("content-type", "application/json");
     out.target = fmt::format("/v1/instances/{}/exec", record.instance);
     limit += timeout;
+  } else if (target.path[2] == "console") {
+    out.headers.emplace_back("content-type", "application/json");
+    out.target = fmt::format("/v1/instances/{}/console", record.instance);
   } else if (target.path[2] == "memory") {
     out.target = fmt::format("/v1/instances/{}/memory", record.instance);
   } else {

@@ -186,6 +186,10 @@ asio::awaitable<Result<nlohmann::json>> Shell::dispatch(const wire::Request& req
     if (path[0] == "events" && post) co_return event(request);
     if (path[0] == "drills" && post) co_return drill(request);
   }
+  if (path[0] == "images" && get && (path.size() == 2 || (path.size() == 3 && path[2] == "memory"))) {
+    if (!valid_name(path[1])) co_return fail(Errc::not_found, "\"{}\" cannot be an image's name", path[1]);
+    co_return co_await look_at_image(ImageId(path[1]), target);
+  }
   if (path[0] == "workloads" && (path.size() == 2 || path.size() == 3)) {
     if (!valid_name(path[1])) co_return fail(Errc::not_found, "\"{}\" cannot be a workload's name", path[1]);
     co_return co_await on_workload(request, target, responder);

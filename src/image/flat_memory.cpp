@@ -90,6 +90,20 @@ Status export_flat(const PageChain& chain, const std::filesystem::path& file, co
   return context(exported.error(), fmt::format("export of memory to {}", file.native()));
 }
 
+Result<FlatPiece> flat_piece(const PageChain& chain, PageNumber from, std::size_t most) {
+  FlatPiece piece{.next = from};
+  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(page_bytes);
+  const PageBuffer page(buffer.get(), page_bytes);
+  for (; value_of(piece.next) < chain.guest_pages() && piece.pages.size() < most; piece.next = PageNumber{value_of(piece.next) + 1}) {
+    const PageChain::Place place = chain.find(piece.next);
+    if (place.page.record.zero()) continue;
+    YADO_TRY(place.part->read(place.page, page), "piece of memory");
+    piece.pages.push_back(piece.next);
+    piece.contents.append(reinterpret_cast<const char*>(page.data()), page_bytes);
+  }
+  return piece;
+}
+
 Result<PageIndex> import_flat(const std::filesystem::path& file, const std::filesystem::path& part, const CutId& cut,
                               Caching caching) {
   YADO_ASSIGN(const os::Fd fd, os::open_path(file, O_RDONLY), "import of memory");

@@ -18,7 +18,7 @@ struct Words;  // `list`: every value with its word
   };
 
 YADO_WORDS(Kind, {Kind::container, "container"}, {Kind::vm, "vm"})
-YADO_WORDS(Redundancy, {Redundancy::none, "none"}, {Redundancy::replica, "replica"})
+YADO_WORDS(Redundancy, {Redundancy::none, "none"}, {Redundancy::replica, "replica"}, {Redundancy::parity, "parity"})
 YADO_WORDS(StandbyLevel, {StandbyLevel::cold, "cold"}, {StandbyLevel::image, "image"}, {StandbyLevel::frozen, "frozen"})
 YADO_WORDS(Consistency, {Consistency::shared, "shared"}, {Consistency::exclusive, "exclusive"})
 YADO_WORDS(Way, {Way::cold, "cold"}, {Way::image, "image"}, {Way::frozen, "frozen"})

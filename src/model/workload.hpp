@@ -15,7 +15,7 @@ namespace yado {
 
 enum class Kind { container, vm };
 /// How often a page is held that is not on the main host. `none`: once; a host that dies takes the memory with it.
-enum class Redundancy { none, replica };
+enum class Redundancy { none, replica, parity };
 enum class StandbyLevel { cold, image, frozen };
 /// `shared`: two instances at once are harmless. `exclusive`: there is never a second live one.
 enum class Consistency { shared, exclusive };
@@ -56,6 +56,7 @@ struct Split {
   std::vector<MemoryHost> over;    ///< the rest
   Redundancy redundancy = Redundancy::none;
   std::uint32_t prefetch_pages = 64;  ///< fetched at once, at most, around a page that is waited for
+  std::uint64_t checkpoint_bytes_per_second = 0;  ///< that each host writes at most; 0: no limit
   bool operator==(const Split&) const = default;
 };
 

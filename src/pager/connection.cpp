@@ -212,10 +212,10 @@ Status Connection::archive(std::uint64_t id, Work work) {
 }
 
 Status Connection::save(const Frame& frame) {
-  const bool first = frame.header.flags == flag_first;
+  const bool first = (frame.header.flags & flag_first) != 0;
   SaveRequest request;
   if (first) {
-    YADO_ASSIGN(request, parse_save(frame.body), "SAVE");
+    YADO_ASSIGN(request, parse_save(frame.body, (frame.header.flags & flag_limited) != 0), "SAVE");
   } else {
     YADO_ASSIGN(request.name, parse_name(frame.body), "SAVE");
   }

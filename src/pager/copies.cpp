@@ -24,7 +24,7 @@ void Copies::adopt(std::span<const KindRun> runs, std::size_t server) {
     }
 }
 
-Result<std::size_t> Copies::add_server(PageServer* server) {
+Result<std::size_t> Copies::add_server(PageServer* server, PageServer*) {
   for (std::size_t i = 0; i < servers_.size(); ++i) {
     if (servers_[i]->alive()) continue;
     server_died(i);  // also what a drained one may still seem to have

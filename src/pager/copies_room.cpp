@@ -78,10 +78,11 @@ void Copies::make_room(std::size_t server) {
   for (auto& [from, pages] : drops) drop(from, std::move(pages));
 }
 
-void Copies::drop_duplicates() {
+/// None: of all.
+void Copies::drop_duplicates_of(const PageBits* pages) {
   std::map<Servers, std::vector<PageNumber>> drops;
   for (PageNumber page = 0; page < entries_.size(); ++page)
-    if (entries_[page].resident && entries_[page].occupied != 0) forget_copies(page, drops);
+    if (entries_[page].resident && entries_[page].occupied != 0 && (pages == nullptr || pages->test(page))) forget_copies(page, drops);
   for (auto& [from, pages] : drops) drop(from, std::move(pages));
 }
 

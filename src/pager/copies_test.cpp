@@ -97,6 +97,20 @@ TEST_F(CopiesTest, AnAdoptedPageIsCleanOnceItWasSeen) {
   EXPECT_EQ(remote->counts().pages_sent, 0u);
 }
 
+TEST_F(CopiesTest, APageThatCameAfterTheCutIsItsServersAtTheCut) {
+  make(1, 1);
+  ASSERT_TRUE(store({{1, 1}, {2, 2}}));
+  PageBits here(4096);
+  ASSERT_TRUE(fetch({1}));
+  here.set(PageNumber{1});
+  ASSERT_TRUE(fetch({2}));  // on its way when the guest stood still
+  remote->at_cut(here);
+  EXPECT_EQ(remote->owner(1), std::nullopt);
+  EXPECT_EQ(remote->owner(2), 0u);
+  settle();
+  EXPECT_EQ(servers[0]->held, (Contents{{2, 2}}));
+}
+
 TEST_F(CopiesTest, AZeroPageTakesNoRoom) {
   make(1, 1);
   ASSERT_TRUE(store({{1, 1}, {2, 2}}));

@@ -11,10 +11,13 @@ namespace yado::pager {
 Parity::Parity(const Options& options, std::vector<Host> hosts)
     : options_(options), hosts_(std::move(hosts)), dead_(hosts_.size()), used_(hosts_.size()), pages_(options.pages),
       stripes_(stripes(options.pages, options.data)), groups_(stripes_.size() / region_pages) {
-  YADO_CHECK(options.data >= 2 && hosts_.size() > options.data, "{} columns over {} hosts", options.data, hosts_.size());
+  std::vector<std::size_t> columns;  // of those that keep pages
+  for (std::size_t host = 0; host < hosts_.size(); ++host)
+    if (!is_image(host)) columns.push_back(host);
+  YADO_CHECK(options.data >= 2 && columns.size() > options.data && hosts_.size() <= most_hosts, "{} columns over {} hosts", options.data, columns.size());
   for (std::size_t group = 0; group < groups_.size(); ++group)
     for (unsigned column = 0; column <= options.data; ++column)
-      groups_[group].hosts.push_back((group + column) % hosts_.size());
+      groups_[group].hosts.push_back(columns[(group + column) % columns.size()]);
 }
 
 // ---- transactions ----------------------------------------------------------------------------------------------------
@@ -106,6 +109,7 @@ void Parity::apply(const std::shared_ptr<Change>& change) {
       if (item.content != nullptr) {
         xor_into(sum_of_all, item.content);
         page.sum = item.sum;
+        page.sum_known = true;
         writes[cell] = item.content;
       } else if (page.in_stripe) {
         removed.insert(cell);
@@ -115,7 +119,7 @@ void Parity::apply(const std::shared_ptr<Change>& change) {
     }
     Stripe& it = stripe(group, offset);
     const bool was_kept = !it.zero;
-    it.zero = others(group, offset, {}).empty() || (way != Way::none && is_zero(sum_of_all));
+    it.zero = others(group, offset, {}).empty() || (way != Way::none && pager::is_zero(sum_of_all));
     it.valid = it.zero;      // otherwise, until it is written
     if (way != Way::none && !it.zero) {
       it.sum = sum_of(sum_of_all, options_.seed);
@@ -138,14 +142,17 @@ void Parity::apply(const std::shared_ptr<Change>& change) {
 void Parity::fetch(std::vector<PageNumber> pages, Arrived arrived) {
   const auto shared = std::make_shared<Arrived>(std::move(arrived));
   Piece zero_pages;
-  std::map<std::size_t, std::vector<PageNumber>> by_group;
+  std::map<std::size_t, std::vector<PageNumber>> by_group, outside;
   for (const PageNumber page : pages)
     if (pages_[page].zero)
       zero_pages.pages.push_back(page);
+    else if (pages_[page].outside != nowhere)
+      outside[pages_[page].outside].push_back(page);
     else
       by_group[group_of(page)].push_back(page);
   zero_pages.contents.resize(zero_pages.pages.size(), nullptr);
   if (!zero_pages.pages.empty()) (*shared)(std::move(zero_pages));
+  for (const auto& [host, its] : outside) fetch_outside(host, its, shared);
   for (const auto& [group, its] : by_group) fetch_group(group, its, shared);
 }
 
@@ -222,22 +229,29 @@ void Parity::store_group(std::size_t group, const std::shared_ptr<Storing>& stor
   const auto change = std::make_shared<Change>();
   change->group = group;
   change->hold = piece.hold;
+  std::vector<PageNumber> older;
   for (const std::size_t i : which) {
     Page& page = pages_[piece.pages[i]];
     const Cell cell = cell_of(piece.pages[i]);
     const std::byte* content = piece.contents[i];
     page.zero = content == nullptr;
-    const bool clean = content == nullptr ? !page.in_stripe
-                                          : page.in_stripe && page.sum == storing->evicted.sums[i] && redundant(group, cell.offset);
-    counts_.pages_clean += clean;
-    if (!clean) change->items[cell] = {content, storing->evicted.sums[i]};
+    const bool same = !page.resend && page.sum_known && page.sum == storing->evicted.sums[i];
+    const bool in_image = page.outside != nowhere && is_image(page.outside);
+    const bool clean = content == nullptr ? !page.in_stripe : same && (in_image || (page.in_stripe && redundant(group, cell.offset)));
+    counts_.pages_clean += clean && content != nullptr;
+    counts_.pages_zero += content == nullptr;
+    if (!clean || content == nullptr) older.push_back(piece.pages[i]);
+    if (clean) continue;
+    page.resend = false;
+    change->items[cell] = {content, storing->evicted.sums[i]};
   }
+  leave_outside(older, Copy::drop);
   change->done = [this, group, storing, which, done = std::move(done)] {
     for (const std::size_t i : which) {
       const PageNumber number = storing->evicted.piece.pages[i];
       Page& page = pages_[number];
       const Cell cell = cell_of(number);
-      const bool had = page.zero || readable(group, cell) || reconstructible(group, cell);
+      const bool had = page.zero || page.outside != nowhere || (page.in_stripe && (readable(group, cell) || reconstructible(group, cell)));
       if (!had) {
         storing->result = fail(Errc::unavailable, "page {}: too few of its servers are left", number);
         page.in_stripe = false;
@@ -269,6 +283,7 @@ bool Parity::lost(PageNumber number) const {
   const std::size_t group = group_of(number);
   const Cell cell = cell_of(number);
   if (page.zero || page.storing > 0) return false;
+  if (page.outside != nowhere) return !hosts_[page.outside].pages->alive();
   return !page.in_stripe || (!readable(group, cell) && !reconstructible(group, cell));
 }
 

@@ -13,6 +13,9 @@
 //
 // After a death, a host that the group does not use takes the place, and what is missing is computed there. Without one the group goes on: a page
 // whose host is dead is kept as what the parity says.
+//
+// A restored memory begins outside of all stripes: what lies in an image on this host's disk stays there until it changes, and dies with this host
+// only; what servers have loaded is taken into stripes in the background (parity_outside.cpp). No image contains parity.
 
 #include <cstdint>
 #include <deque>
@@ -34,19 +37,33 @@ class Parity : public RemoteMemory {
     unsigned data = 2;       ///< columns of a group
     std::uint64_t seed = 0;  ///< of the sums
   };
-  /// A host is two sessions of its memory server: one for pages, one for parity, whose pages are stripes.
+  /// A host is two sessions of its memory server: one for pages, one for parity, whose pages are stripes. No `parity`: an image on this host's
+  /// disk, which only gives.
   struct Host {
     PageServer* pages;
     PageServer* parity;
   };
+  static constexpr std::size_t most_hosts = 16;
+  /// Columns for so many hosts, of which one may be spare.
+  static unsigned columns_for(std::size_t hosts) { return hosts <= 4 ? 2 : static_cast<unsigned>(hosts - 2); }
   /// How many pages a session for parity must have.
   static std::uint64_t stripes(std::uint64_t pages, unsigned data);
 
   /// More hosts than columns. At first every page is zero. The servers must outlive this.
   Parity(const Options& options, std::vector<Host> hosts);
 
-  /// One of its two servers died, or both: called before requests under way are answered.
-  void host_died(std::size_t host);
+  /// One of its two sessions is dead, or both. Again: nothing.
+  void server_died(std::size_t host) override;
+  Result<std::size_t> add_server(PageServer* pages, PageServer* parity) override;
+  void adopt(std::span<const KindRun> runs, std::size_t host) override;
+  /// Everything was adopted: what servers have loaded gets its parity.
+  void take_in_loaded();
+  void when_rebuilt(std::function<void()> then) override;
+
+  void drop_duplicates() override {}  // would have to leave their stripes: more than is won
+  void at_cut(const PageBits& here) override;
+  std::optional<std::size_t> owner(PageNumber page) const override;
+  bool is_zero(PageNumber page) const override { return pages_[page].zero; }
 
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
@@ -56,19 +73,24 @@ class Parity : public RemoteMemory {
 
   struct Counts {
     std::uint64_t pages_sent = 0, pages_read = 0;  ///< to change pages, parity included
-    std::uint64_t pages_clean = 0;
+    std::uint64_t pages_clean = 0, pages_zero = 0;
     std::uint64_t pages_reconstructed = 0;
     std::uint64_t duplicates_dropped = 0;
     std::uint64_t wrong_contents = 0;
   };
   const Counts& counts() const { return counts_; }
-  bool repairing() const { return repairs_ > 0; }
-  std::uint64_t pages_at(std::size_t host) const { return used_[host]; }
+  Traffic traffic() const override { return {counts_.pages_sent, counts_.pages_clean, counts_.pages_zero, counts_.pages_reconstructed}; }
+  bool repairing() const { return repairs_ > 0 || taking_in_; }
+  std::uint64_t pages_at(std::size_t host) const override { return used_[host]; }
 
  private:
+  static constexpr std::uint8_t nowhere = 255;
   struct Page {
     std::uint64_t sum = 0;        ///< of what it is, when it is known
     std::uint16_t storing = 0;    ///< stores under way
+    std::uint8_t outside = nowhere;  ///< the host that has it, in no stripe
+    bool sum_known : 1 = false;   ///< always, of a page in a stripe
+    bool resend : 1 = false;      ///< what its host has counts as older than the last cut
     bool zero : 1 = true;
     bool in_stripe : 1 = false;   ///< the parity counts it in; not so zero pages, nor those whose only content is here
     bool present : 1 = false;     ///< its host has it
@@ -164,6 +186,18 @@ class Parity : public RemoteMemory {
   void store_group(std::size_t group, const std::shared_ptr<Storing>& storing, const std::vector<std::size_t>& which, Done done);
   void finished(const std::shared_ptr<Storing>& storing);
 
+  // parity_outside.cpp: what was restored
+  bool is_image(std::size_t host) const { return hosts_[host].parity == nullptr; }
+  void fetch_outside(std::size_t host, const std::vector<PageNumber>& pages, const std::shared_ptr<Arrived>& arrived);
+  enum class Copy { drop, forget };
+  void leave_outside(std::span<const PageNumber> pages, Copy copy);
+  bool to_take_in(PageNumber page, std::size_t host) const;
+  unsigned drop_outside_duplicates();
+  void take_in_next();
+  void take_in(std::size_t group, std::size_t host, std::vector<PageNumber> pages, Done done);
+  void taken_in(std::size_t group, std::size_t host, const std::vector<PageNumber>& pages);
+  void tell_rebuilt();
+
   // parity_room.cpp: deaths and repair; room
   void replace_dead_hosts(std::size_t group);
   void repair_soon(std::size_t group);
@@ -183,6 +217,10 @@ class Parity : public RemoteMemory {
   std::deque<std::shared_ptr<Storing>> waiting_for_room_;
   PageNumber hand_ = 0;
   unsigned drops_under_way_ = 0, repairs_ = 0;
+  bool taking_in_ = false;
+  std::uint64_t loaded_outside_ = 0;     ///< pages outside on hosts
+  PageNumber taken_in_ = 0;              ///< pages before it were looked at
+  std::vector<std::function<void()>> rebuilt_;
   Counts counts_;
 };
 

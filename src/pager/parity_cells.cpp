@@ -34,7 +34,7 @@ const Parity::Stripe& Parity::stripe(std::size_t group, std::uint32_t offset) co
 }
 
 bool Parity::alive(std::size_t host) const {
-  return !dead_[host] && hosts_[host].pages->alive() && hosts_[host].parity->alive();
+  return !dead_[host] && hosts_[host].pages->alive() && (is_image(host) || hosts_[host].parity->alive());
 }
 
 bool Parity::in_stripe(std::size_t group, Cell cell) const {

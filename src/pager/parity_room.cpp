@@ -12,8 +12,13 @@ constexpr std::uint32_t repaired_at_once = 64;
 constexpr unsigned dropped_at_once = 128;
 }  // namespace
 
-void Parity::host_died(std::size_t host) {
+void Parity::server_died(std::size_t host) {
+  if (dead_[host]) return;
   dead_[host] = true;
+  std::vector<PageNumber> gone;
+  for (PageNumber page = 0; page < pages_.size(); ++page)
+    if (pages_[page].outside == host) gone.push_back(page);
+  leave_outside(gone, Copy::forget);
   for (std::size_t group = 0; group < groups_.size(); ++group) {
     bool uses_it = false;
     for (unsigned column = 0; column <= options_.data; ++column) {
@@ -31,9 +36,28 @@ void Parity::host_died(std::size_t host) {
 std::uint64_t Parity::pages_without_redundancy() const {
   std::uint64_t count = 0;
   for (PageNumber page = 0; page < pages_.size(); ++page)
-    count += pages_[page].in_stripe && pages_[page].storing == 0 && !pages_[page].resident &&
-             !redundant(group_of(page), cell_of(page).offset);
+    if (const Page& it = pages_[page]; it.storing == 0 && !it.resident)
+      count += it.outside != nowhere ? !is_image(it.outside) : it.in_stripe && !redundant(group_of(page), cell_of(page).offset);
   return count;
+}
+
+/// What is missing on a host that takes the place of a dead one is computed there.
+Result<std::size_t> Parity::add_server(PageServer* pages, PageServer* parity) {
+  for (std::size_t host = 0; host < hosts_.size(); ++host) {
+    if (alive(host)) continue;
+    server_died(host);
+    hosts_[host] = {pages, parity};
+    dead_[host] = false;
+    for (std::size_t group = 0; group < groups_.size(); ++group) repair_soon(group);
+    admit_waiting();
+    return host;
+  }
+  if (hosts_.size() == most_hosts) return fail(Errc::no_space, "a memory lies on at most {} servers at a time, an image on this host included", most_hosts);
+  hosts_.push_back({pages, parity});
+  dead_.push_back(false);
+  used_.push_back(0);
+  for (std::size_t group = 0; group < groups_.size(); ++group) repair_soon(group);
+  return hosts_.size() - 1;
 }
 
 /// By hosts that live and that the group does not use yet.
@@ -47,7 +71,7 @@ void Parity::replace_dead_hosts(std::size_t group) {
         counted.push_back(page_of(group, cell));
     for (std::size_t i = 0; i < hosts_.size(); ++i) {
       const std::size_t host = (group + column + i) % hosts_.size();
-      if (!alive(host) || std::ranges::find(hosts, host) != hosts.end()) continue;
+      if (is_image(host) || !alive(host) || std::ranges::find(hosts, host) != hosts.end()) continue;
       if (used_[host] + counted.size() > hosts_[host].pages->quota_pages()) continue;
       for (const PageNumber page : counted) set_counted(page, false);
       hosts[column] = host;
@@ -60,7 +84,7 @@ void Parity::replace_dead_hosts(std::size_t group) {
 void Parity::repair_soon(std::size_t group) {
   const std::vector<std::size_t>& hosts = groups_[group].hosts;
   std::size_t living = 0, own = 0;
-  for (std::size_t host = 0; host < hosts_.size(); ++host) living += alive(host);
+  for (std::size_t host = 0; host < hosts_.size(); ++host) living += !is_image(host) && alive(host);
   for (const std::size_t host : hosts) own += alive(host);
   // As it is with a host dead and none to take its place, nothing can be made better.
   if (own < hosts.size() && living == own) return;
@@ -93,6 +117,7 @@ void Parity::repair(std::size_t group, std::uint32_t from, Done done) {
     else
       --repairs_;
     done();
+    tell_rebuilt();
   };
   reconstruct(group, pages, [this, group, parities, needed, next](const Contents& computed) {
     read(group, needed, [this, group, parities, computed, next](const Contents& got) {
@@ -106,7 +131,7 @@ void Parity::repair(std::size_t group, std::uint32_t from, Done done) {
         for (const Cell cell : all) xor_into(content, got.of.at(cell));
         Stripe& it = stripe(group, parity.offset);
         it.sum = sum_of(content, options_.seed);
-        it.zero = is_zero(content);
+        it.zero = pager::is_zero(content);
         it.valid = it.zero;
         if (!it.zero) writes[parity] = content.data();
       }
@@ -150,6 +175,7 @@ void Parity::admit_waiting() {
       begin(storing);
       continue;
     }
+    if (drop_outside_duplicates() > 0) continue;
     if (drops_under_way_ > 0 || make_room() > 0) return;  // once more when they are done
     waiting_for_room_.pop_front();
     for (const PageNumber page : storing->evicted.piece.pages)

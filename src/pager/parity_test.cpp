@@ -9,6 +9,7 @@ struct Shape {
   unsigned hosts = 3, data = 2;
   std::uint64_t quota = 2000;  ///< of each host, for pages
   bool harmed = false;         ///< the test changes contents: losses are nobody's fault
+  bool restored = false;       ///< a third of the pages lies on the hosts at the start, another third in an image
 };
 
 /// Two servers each, as Parity wants them; a host dies with both.
@@ -21,14 +22,43 @@ class ParityHosts : public TestedHosts {
       servers.push_back(std::make_unique<FakeServer>("parity" + std::to_string(i), Parity::stripes(pages, shape.data)));
       all.push_back({servers[2 * i].get(), servers[2 * i + 1].get()});
     }
+    if (shape.restored) {
+      servers.push_back(std::make_unique<FakeServer>("image", pages));
+      all.push_back({servers.back().get(), nullptr});
+    }
     parity = std::make_unique<Parity>(Parity::Options{.pages = pages, .data = shape.data, .seed = seed_of_sums}, all);
+    for (PageNumber page = 0; page < pages && shape.restored; ++page) {
+      const std::size_t where = page / 7 % (shape.hosts + shape.hosts + 1);  // half of them on hosts
+      if (page % 3 == 0 || where > 2 * shape.hosts) continue;
+      const std::size_t host = std::min<std::size_t>(where, shape.hosts);
+      const std::uint64_t number = page % 5 == 0 ? 0 : page + 1;
+      servers[2 * host]->held[page] = number;
+      loaded_[page] = number;
+      parity->adopt(std::vector<KindRun>{{page, 1, number == 0 ? PageKind::zero : PageKind::data}}, host);
+    }
+    parity->take_in_loaded();
   }
+  Contents loaded() override { return loaded_; }
   RemoteMemory& remote() override { return *parity; }
   void kill(std::size_t host) override {
     if (!servers[2 * host]->alive()) return;
     ++deaths;
-    servers[2 * host]->die([&] { parity->host_died(host); });
+    if (parity->pages_without_redundancy() > 0 || parity->repairing()) at_a_bad_time = true;
+    servers[2 * host]->die([&] { parity->server_died(host); });
     servers[2 * host + 1]->die([] {});
+  }
+  /// Another one takes the place of a dead one.
+  void change(unsigned) override {
+    for (unsigned host = 0; host < shape_.hosts; ++host) {
+      if (servers[2 * host]->alive()) continue;
+      for (const unsigned i : {2 * host, 2 * host + 1}) {
+        buried_.push_back(std::move(servers[i]));
+        servers[i] = std::make_unique<FakeServer>(buried_.back()->name(), buried_.back()->quota_pages());
+      }
+      EXPECT_EQ(parity->add_server(servers[2 * host].get(), servers[2 * host + 1].get()).value(), host);
+      --deaths;
+      ++replaced;
+    }
   }
   std::size_t any_alive(std::size_t random) const override {
     for (std::size_t i = 0; i < shape_.hosts; ++i)
@@ -37,17 +67,20 @@ class ParityHosts : public TestedHosts {
   }
   void check_at_rest() override {
     EXPECT_FALSE(parity->repairing());
-    for (std::size_t i = 0; i < shape_.hosts; ++i)
+    for (std::size_t i = 0; i < shape_.hosts && !at_a_bad_time; ++i)  // else pages that are lost have their room, but nobody has them
       EXPECT_TRUE(!servers[2 * i]->alive() || parity->pages_at(i) == servers[2 * i]->data_pages()) << "they differ about host " << i;
   }
   bool can_lose_another() const override { return shape_.hosts - deaths > shape_.data && shape_.quota >= Simulation::pages; }
-  bool may_be_lost(PageNumber, std::uint64_t) const override { return deaths > 1 || shape_.harmed; }
+  bool may_be_lost(PageNumber, std::uint64_t) const override { return deaths > 1 || shape_.harmed || at_a_bad_time; }
 
   std::unique_ptr<Parity> parity;
-  unsigned deaths = 0;
+  unsigned deaths = 0, replaced = 0;
+  bool at_a_bad_time = false;  ///< a host died while something had no redundancy
 
  private:
   Shape shape_;
+  Contents loaded_;
+  std::vector<std::unique_ptr<FakeServer>> buried_;
 };
 
 class ParityTest : public testing::Test {
@@ -179,6 +212,74 @@ TEST_F(ParityTest, DuplicatesMakeRoom) {
   EXPECT_EQ(fetch({3, 11, 12, 13}).value(), (Contents{{3, 4}, {11, 1}, {12, 2}, {13, 3}}));
 }
 
+TEST_F(ParityTest, WhatServersHaveLoadedIsTakenIntoStripes) {
+  make({.hosts = 4, .data = 2, .restored = true});
+  const Contents all = hosts->loaded();
+  EXPECT_GT(hosts->parity->pages_without_redundancy(), 0u);
+  EXPECT_EQ(fetch({1, 2, 4}).value(), (Contents{{1, all.at(1)}, {2, all.at(2)}, {4, all.at(4)}})) << "before that, too";
+  settle();
+  EXPECT_EQ(hosts->parity->pages_without_redundancy(), 0u);
+  EXPECT_FALSE(hosts->parity->repairing());
+  kill(2);
+  std::uint64_t data = 0;
+  for (const auto& [page, number] : all) {
+    ASSERT_EQ(fetch({page}).value(), (Contents{{page, number}}));
+    data += number != 0;
+  }
+  EXPECT_GT(data, 1000u);
+  for (const auto& [page, number] : all) ASSERT_TRUE(store({{page, number}}));
+  EXPECT_GT(hosts->servers.back()->data_pages(), 100u) << "what did not change stays in the image";
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_TRUE(!hosts->servers[2 * i]->alive() || hosts->parity->pages_at(i) == hosts->servers[2 * i]->data_pages()) << i;
+}
+
+TEST_F(ParityTest, AnImageIsAskedForWhatNobodyElseHasAndDoesNotDieWithAHost) {
+  make({.restored = true});
+  std::optional<PageNumber> in_image;
+  for (const auto& [page, number] : hosts->loaded())
+    if (number != 0 && hosts->servers.back()->held.contains(page)) in_image = page;
+  ASSERT_TRUE(in_image);
+  kill(0);
+  EXPECT_EQ(hosts->parity->owner(*in_image), 3u);
+  EXPECT_EQ(fetch({*in_image}).value(), (Contents{{*in_image, hosts->loaded().at(*in_image)}}));
+  ASSERT_TRUE(store({{*in_image, 77777}}));
+  EXPECT_NE(hosts->parity->owner(*in_image), 3u);
+  EXPECT_EQ(fetch({*in_image}).value(), (Contents{{*in_image, 77777}}));
+}
+
+TEST_F(ParityTest, WhatBecomesAgainWhatItWasBeforeACutIsSentAgain) {
+  make({});
+  ASSERT_TRUE(store({{1, 1}, {2, 2}}));
+  ASSERT_TRUE(fetch({1, 2}));  // 1 is 5 at the cut
+  PageBits here(4096);
+  here.set({1, 1});
+  hosts->parity->at_cut(here);
+  const std::uint64_t before = hosts->servers[0]->puts;
+  ASSERT_TRUE(store({{1, 1}}));
+  EXPECT_EQ(hosts->servers[0]->puts, before + 1) << "its host counts 1 as older than the cut, and would not save it";
+  ASSERT_TRUE(store({{1, 1}}));
+  EXPECT_EQ(hosts->servers[0]->puts, before + 1);
+}
+
+TEST_F(ParityTest, APageThatIsOnlyInTheParityHasNoOwner) {
+  make({});
+  ASSERT_TRUE(store({{1, 1}, {513, 2}, {3, 0}}));
+  kill(0);
+  EXPECT_EQ(hosts->parity->owner(1), std::nullopt);
+  EXPECT_FALSE(hosts->parity->is_zero(1));
+  EXPECT_FALSE(hosts->parity->lost(1));
+  EXPECT_EQ(hosts->parity->owner(513), 1u);
+  EXPECT_EQ(hosts->parity->owner(3), std::nullopt);
+  EXPECT_TRUE(hosts->parity->is_zero(3));
+  hosts->change(0);
+  bool whole = false;
+  hosts->parity->when_rebuilt([&] { whole = true; });
+  EXPECT_FALSE(whole);
+  settle();
+  EXPECT_TRUE(whole);
+  EXPECT_EQ(hosts->parity->owner(1), 0u);
+  EXPECT_EQ(hosts->servers[0]->held.at(1), 1u) << "computed";
+}
+
 class ParitySimulationTest : public testing::Test {
  protected:
   static Simulation simulate(const Simulation::Plan& plan, const Shape& shape) { return {plan, std::make_unique<ParityHosts>(shape)}; }
@@ -208,6 +309,30 @@ TEST_F(ParitySimulationTest, OneDeathLosesNothingAndIsRepaired) {
     reconstructed += counts(simulation).pages_reconstructed;
   }
   EXPECT_GT(reconstructed, 1000u) << "the test did nothing";
+}
+
+TEST_F(ParitySimulationTest, ARestoredMemoryLosesNothingAndGetsItsRedundancy) {
+  std::uint64_t reconstructed = 0;
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    Simulation simulation = simulate({.seed = seed, .deaths = seed % 2}, {.hosts = 3 + seed % 3, .restored = true});
+    simulation.run();
+    simulation.check_at_rest();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+    reconstructed += counts(simulation).pages_reconstructed;
+  }
+  EXPECT_GT(reconstructed, 1000u) << "the test did nothing";
+}
+
+TEST_F(ParitySimulationTest, HostsThatComeInThePlaceOfDeadOnesGetWhatTheseHad) {
+  unsigned replaced = 0;
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    Simulation simulation = simulate({.seed = seed, .deaths = 3, .changes = 40}, {.hosts = 3 + seed % 2, .restored = seed % 3 == 0});
+    simulation.run();
+    simulation.check_at_rest();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+    replaced += static_cast<ParityHosts&>(simulation.hosts()).replaced;
+  }
+  EXPECT_GT(replaced, 20u);
 }
 
 TEST_F(ParitySimulationTest, MoreDeathsLoseNeverAWrongWord) {

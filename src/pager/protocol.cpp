@@ -165,7 +165,8 @@ Result<Header> parse_header(std::span<const std::byte, header_bytes> bytes) {
   if (read_at<std::uint32_t>(bytes, 20) != 0) return wrong("reserved bits are set");
   const bool has_flag = header.operation == Operation::save || header.operation == Operation::finish ||
                         header.operation == Operation::load || header.operation == Operation::put;
-  if (header.flags > (has_flag ? 1 : 0)) return wrong("unknown flags are set");
+  const bool limited_save = header.operation == Operation::save && header.flags == (flag_first | flag_limited);
+  if (header.flags > (has_flag ? 1 : 0) && !limited_save) return wrong("unknown flags are set");
   return header;
 }
 
@@ -342,20 +343,23 @@ Result<std::string> parse_name(Bytes body) {
 
 std::vector<std::byte> make_save(const SaveRequest& save) {
   Writer out;
+  if (save.bytes_per_second != 0) out.add(save.bytes_per_second);
   out.add_text(save.name).add(save.cut.bytes).add(save.base.bytes);
   if (!save.base_name.empty()) out.add_text(save.base_name);
   return out.take();
 }
 
-Result<SaveRequest> parse_save(Bytes body) {
+Result<SaveRequest> parse_save(Bytes body, bool limited) {
   Reader in(body);
   SaveRequest save;
+  if (limited) save.bytes_per_second = in.take<std::uint64_t>();
   save.name = in.take_text(most_name_bytes);
   save.cut.bytes = in.take<decltype(save.cut.bytes)>();
   save.base.bytes = in.take<decltype(save.base.bytes)>();
   const bool named_base = !in.done();
   if (named_base) save.base_name = in.take_text(most_name_bytes);
   if (!in.done() || save.name.empty() || save.cut.none() || save.cut == save.base) return wrong("SAVE is malformed");
+  if (limited && save.bytes_per_second == 0) return wrong("SAVE names a rate of 0");
   if (named_base && (save.base_name.empty() || save.base.none())) return wrong("SAVE names a base that is none");
   return save;
 }

@@ -28,6 +28,7 @@ std::string_view name_of(Operation operation);
 bool takes_long(Operation operation);
 
 constexpr std::uint16_t flag_first = 1;  ///< of SAVE: a new draft
+constexpr std::uint16_t flag_limited = 2;  ///< of SAVE with a new draft: a rate is named
 constexpr std::uint16_t flag_more = 1;   ///< of FINISH and LOAD: more pages follow
 constexpr std::uint16_t flag_unchanged = 1;  ///< of PUT: as these pages were at the last cut that was kept
 constexpr std::size_t header_bytes = 32;
@@ -123,9 +124,11 @@ struct SaveRequest {
   image::CutId cut;
   image::CutId base;  ///< none: all pages
   std::string base_name;  ///< the image of that cut; may be empty
+  std::uint64_t bytes_per_second = 0;  ///< that are written at most; 0: no limit
 };
 std::vector<std::byte> make_save(const SaveRequest& save);
-Result<SaveRequest> parse_save(Bytes body);
+Result<SaveRequest> parse_save(Bytes body, bool limited = false);
+constexpr std::uint16_t flags_of(const SaveRequest& save) { return save.bytes_per_second != 0 ? flag_first | flag_limited : flag_first; }
 
 /// What SAVE and FINISH did.
 struct Saved {

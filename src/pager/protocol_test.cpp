@@ -102,6 +102,20 @@ TEST(PageProtocolTest, RequestsOfACheckpointSurviveTheirWay) {
   EXPECT_EQ(parse_save(make_save(save))->base, save.base);
   EXPECT_EQ(parse_save(make_save(save))->base_name, "");
   EXPECT_EQ(parse_save(make_save({"image-1", save.cut, save.base, "image-0"}))->base_name, "image-0");
+  const SaveRequest limited{"image-1", save.cut, save.base, "image-0", 50'000'000};
+  EXPECT_EQ(flags_of(limited), 3);
+  EXPECT_EQ(parse_save(make_save(limited), true)->bytes_per_second, 50'000'000u);
+  const auto read_header = [](Operation operation, std::uint16_t flags) {
+    const auto frame = make_frame(operation, 1, {}, flags);
+    return parse_header(std::span<const std::byte, header_bytes>(frame.data(), header_bytes)).has_value();
+  };
+  EXPECT_TRUE(read_header(Operation::save, flags_of(limited)));
+  EXPECT_FALSE(read_header(Operation::save, flag_limited)) << "a further round keeps to the rate of the first";
+  EXPECT_FALSE(read_header(Operation::put, 3));
+  EXPECT_EQ(parse_save(make_save(limited), true)->base_name, "image-0");
+  auto zero = make_save(limited);
+  std::fill_n(zero.begin(), 8, std::byte{0});
+  EXPECT_FALSE(parse_save(zero, true)) << "a rate of nothing";
   auto unnamed = make_save(save);
   unnamed.resize(unnamed.size() + sizeof(std::uint32_t));
   EXPECT_FALSE(parse_save(unnamed)) << "a base's name of no letters: absent is said by leaving it out";

@@ -2,8 +2,8 @@
 // The pages that are not here: on which servers, in how many copies, and what happens when one of those dies. One thread;
 // no sockets (page_server.hpp).
 //
-// RemoteMemory is the interface that a pager sees; what redundancy there is stays behind it. Copies is the policies `none`
-// (one copy) and `replica` (two): a page is stored when all its servers have acknowledged it; a server that dies is replaced
+// RemoteMemory is the interface that a pager sees; what redundancy there is stays behind it (Parity: parity.hpp). Copies is the policies
+// `none` (one copy) and `replica` (two): a page is stored when all its servers have acknowledged it; a server that dies is replaced
 // by the others, and what it held is copied again in the background.
 //
 // A page that was fetched keeps its copies, so that evicting it unchanged costs nothing. They are the first to go when a
@@ -21,6 +21,7 @@
 
 #include "base/error.hpp"
 #include "pager/page_server.hpp"
+#include "pager/page_set.hpp"
 
 namespace yado::pager {
 
@@ -60,6 +61,37 @@ class RemoteMemory {
   virtual bool lost(PageNumber page) const = 0;
   /// Pages whose only content would be remote, but which have too few copies.
   virtual std::uint64_t pages_without_redundancy() const = 0;
+
+  // ---- its servers, by their numbers ----
+  /// At the start: this server has these pages (as it said in LIST).
+  virtual void adopt(std::span<const KindRun> runs, std::size_t server) = 0;
+  /// A server died: called before its requests under way are answered.
+  virtual void server_died(std::size_t server) = 0;
+  /// A further one, while the others serve, in the place of one that is dead, if there is any: its number. It must outlive this. `parity`: its
+  /// second session, where that is wanted (parity.hpp). Errors: no_space (too many live).
+  virtual Result<std::size_t> add_server(PageServer* server, PageServer* parity = nullptr) = 0;
+  /// Pages with data that this server keeps for us, duplicates included.
+  virtual std::uint64_t pages_at(std::size_t server) const = 0;
+  /// Called once when no restoring of redundancy in the background is left to do, perhaps at once; what finds no room is not waited for.
+  virtual void when_rebuilt(std::function<void()> then) = 0;
+
+  // ---- a checkpoint ----
+  /// It begins: remote copies of pages that are in the memory file would be saved, too.
+  virtual void drop_duplicates() = 0;
+  /// Its cut, as the servers see it: a page that was in the memory file then (`here`), and becomes again what a server had before, has changed
+  /// there. One that has come since is its server's at the cut.
+  virtual void at_cut(const PageBits& here) = 0;
+  /// The server that answers for a page in an image; none: is_zero(), or nobody has it as it is.
+  virtual std::optional<std::size_t> owner(PageNumber page) const = 0;
+  virtual bool is_zero(PageNumber page) const = 0;
+
+  struct Traffic {
+    std::uint64_t pages_sent = 0;     ///< in all copies, parity included
+    std::uint64_t pages_clean = 0;    ///< evicted without being sent
+    std::uint64_t pages_zero = 0;     ///< evicted as zero
+    std::uint64_t pages_rebuilt = 0;
+  };
+  virtual Traffic traffic() const = 0;
 };
 
 class Copies : public RemoteMemory {
@@ -73,14 +105,9 @@ class Copies : public RemoteMemory {
   /// At first every page is zero, and nobody has it. At most most_servers; they must outlive this.
   Copies(const Options& options, std::vector<PageServer*> servers);
 
-  /// At the start: this server has these pages (as it said in LIST).
-  void adopt(std::span<const KindRun> runs, std::size_t server);
-  /// A server died: called before its requests under way are answered.
-  void server_died(std::size_t server);
-
-  /// A further one, while the others serve, in the place of one that is dead, if there is any: its number. It must outlive this. Errors:
-  /// no_space (most_servers live).
-  Result<std::size_t> add_server(PageServer* server);
+  void adopt(std::span<const KindRun> runs, std::size_t server) override;
+  void server_died(std::size_t server) override;
+  Result<std::size_t> add_server(PageServer* server, PageServer* parity = nullptr) override;
   std::uint64_t pages() const { return entries_.size(); }
   PageServer& server(std::size_t number) const { return *servers_[number]; }
   /// What it may hold from now on, below its quota: nothing is sent there that would exceed it. 0: it is to be emptied (drain.hpp).
@@ -112,18 +139,17 @@ class Copies : public RemoteMemory {
 
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
-  /// The server that answers for a page in an image; none: it is zero, or nobody has it.
-  std::optional<std::size_t> owner(PageNumber page) const;
+  std::optional<std::size_t> owner(PageNumber page) const override;
+  bool is_zero(PageNumber page) const override { return entries_[page].zero; }
   void kept(std::span<const PageNumber> pages) override;
   /// Copies in an image on this host's disk count no more (`false`: again), because this memory is to be had from elsewhere: what is
   /// nowhere else is copied to servers in the background.
   void leave_images(bool leave);
-  /// Called once when no copying in the background is left to do, perhaps at once; what finds no room is not waited for.
-  void when_rebuilt(std::function<void()> then);
+  void when_rebuilt(std::function<void()> then) override;
   /// Nobody but an image on this host's disk has it, or nobody.
   bool in_image_only(PageNumber page) const { return !entries_[page].zero && entries_[page].storing == 0 && (entries_[page].holders & writable()) == 0; }
-  /// Remote copies of pages that are in the memory file go: before a checkpoint, which would save them twice.
-  void drop_duplicates();
+  void drop_duplicates() override { drop_duplicates_of(nullptr); }
+  void at_cut(const PageBits& here) override { drop_duplicates_of(&here); }
   bool lost(PageNumber page) const override {
     const Entry& entry = entries_[page];
     return !entry.zero && entry.holders == 0 && entry.storing == 0;
@@ -140,9 +166,9 @@ class Copies : public RemoteMemory {
   };
   const Counts& counts() const { return counts_; }
   std::uint64_t seed() const { return options_.seed; }
+  Traffic traffic() const override { return {counts_.pages_sent, counts_.pages_clean, counts_.pages_zero, counts_.pages_rebuilt}; }
   bool rebuilding() const { return !to_rebuild_.empty() || rebuilds_under_way_ > 0; }
-  /// Pages with data that this server keeps for us, duplicates included.
-  std::uint64_t pages_at(std::size_t server) const { return room_[server].used; }
+  std::uint64_t pages_at(std::size_t server) const override { return room_[server].used; }
 
  private:
   struct Entry {
@@ -191,6 +217,7 @@ class Copies : public RemoteMemory {
   void set_occupied(Entry& entry, Servers servers);
   void set_resident(Entry& entry, bool resident);
   void make_room(std::size_t server);
+  void drop_duplicates_of(const PageBits* pages);
   void forget_copies(PageNumber page, std::map<Servers, std::vector<PageNumber>>& drops);
   void drop(Servers from, std::vector<PageNumber> pages);
 

@@ -194,6 +194,8 @@ class TestedHosts {
   virtual bool step(unsigned /*random*/) { return false; }
   /// Other servers, now and then.
   virtual void change(unsigned /*random*/) {}
+  /// What every page contains at the start; what is not named is zero.
+  virtual Contents loaded() { return {}; }
   /// The simulated pager's: as Drain::Ways::bring.
   std::function<std::size_t(const std::vector<PageNumber>&)> bring;
 
@@ -216,6 +218,8 @@ class Simulation {
 
   Simulation(const Plan& plan, std::unique_ptr<TestedHosts> hosts)
       : plan_(plan), random_(plan.seed), hosts_(std::move(hosts)), servers_(hosts_->servers), remote_(&hosts_->remote()) {
+    contents_ = hosts_->loaded();
+    for (const auto& [page, number] : contents_) last_number_ = std::max(last_number_, number);
     hosts_->bring = [this](const std::vector<PageNumber>& wanted) { return bring(wanted); };
   }
 

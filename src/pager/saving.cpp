@@ -2,7 +2,13 @@
 
 namespace yado::pager {
 namespace {
-constexpr std::uint64_t pages_between_looks = 256;  // an appender's buffer
+constexpr std::uint64_t pages_between_looks = SavePace::piece_bytes / page_bytes;  // an appender's buffer
+
+/// The archive's, or what was asked for, if that is less.
+std::uint64_t rate_of(const PageArchive& archive, const SaveRequest& request) {
+  const std::uint64_t most = archive.bytes_per_second();
+  return most == 0 || (request.bytes_per_second != 0 && request.bytes_per_second < most) ? request.bytes_per_second : most;
+}
 }  // namespace
 
 Result<std::unique_ptr<Saving>> Saving::begin(PageStore& store, PageArchive& archive, const std::string& session,
@@ -19,7 +25,8 @@ Result<std::unique_ptr<Saving>> Saving::begin(PageStore& store, PageArchive& arc
 }
 
 Saving::Saving(PageStore& store, PageArchive& archive, std::string session, SaveRequest request, image::PageWriter writer)
-    : store_(store), archive_(archive), session_(std::move(session)), request_(std::move(request)), writer_(std::move(writer)) {}
+    : store_(store), archive_(archive), session_(std::move(session)), request_(std::move(request)), writer_(std::move(writer)),
+      pace_(rate_of(archive, request_)) {}
 
 Saving::~Saving() {
   if (kept_) return;
@@ -34,7 +41,7 @@ Result<Saved> Saving::write(bool only_owned) {
     owned = image::normalised(owned_);
   }
   const auto before = writer_.figures();
-  const auto begun = std::chrono::steady_clock::now();
+  std::uint64_t counted = 0;
   image::PageAppender appender = writer_.appender();
   const image::Round round{++rounds_};
   std::array<std::byte, page_bytes> content;
@@ -53,10 +60,14 @@ Result<Saved> Saving::write(bool only_owned) {
     if (only_owned && !image::contains(owned, page)) continue;
     YADO_TRY(pending->kind == PageKind::zero ? appender.put_zeros(page, round) : appender.put(page, content, round), "save");
     ++saved.pages;
-    if (saved.pages % pages_between_looks == 0) wait_for_turn(begun, writer_.figures().bytes_written - before.bytes_written);
+    if (saved.pages % pages_between_looks == 0) {
+      const std::uint64_t written = writer_.figures().bytes_written - before.bytes_written;
+      wait_for_turn(written - std::exchange(counted, written));
+    }
   }
   YADO_TRY(appender.flush(), "save");
   saved.bytes = writer_.figures().bytes_written - before.bytes_written;
+  wait_for_turn(saved.bytes - counted);
   return saved;
 }
 
@@ -66,13 +77,12 @@ void Saving::stop() {
   stop_.notify_all();
 }
 
-/// Until a save that keeps to the archive's rate has come as far.
-void Saving::wait_for_turn(std::chrono::steady_clock::time_point begun, std::uint64_t bytes) {
-  const std::uint64_t rate = archive_.bytes_per_second();
-  if (rate == 0) return;
-  const std::chrono::duration<double> wanted(static_cast<double>(bytes) / static_cast<double>(rate));
+/// So much was written since the last time: until a save that keeps to its rate has come as far.
+void Saving::wait_for_turn(std::uint64_t written) {
+  if (!pace_.limited()) return;
+  const auto turn = pace_.after(written, std::chrono::steady_clock::now());
   std::unique_lock lock(mutex_);
-  stop_.wait_until(lock, begun + std::chrono::duration_cast<std::chrono::nanoseconds>(wanted), [&] { return stopped_.load(); });
+  stop_.wait_until(lock, turn, [&] { return stopped_.load(); });
 }
 
 Result<Saved> Saving::round() {

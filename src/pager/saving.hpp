@@ -12,6 +12,7 @@
 #include "image/page_writer.hpp"
 #include "pager/image_archive.hpp"
 #include "pager/page_store.hpp"
+#include "pager/save_pace.hpp"
 
 namespace yado::pager {
 
@@ -45,7 +46,7 @@ class Saving {
  private:
   Saving(PageStore& store, PageArchive& archive, std::string session, SaveRequest request, image::PageWriter writer);
   Result<Saved> write(bool only_owned);
-  void wait_for_turn(std::chrono::steady_clock::time_point begun, std::uint64_t bytes);
+  void wait_for_turn(std::uint64_t written);
 
   PageStore& store_;
   PageArchive& archive_;
@@ -53,6 +54,7 @@ class Saving {
   const SaveRequest request_;
   image::PageWriter writer_;
   std::uint32_t rounds_ = 0;
+  SavePace pace_;
   Saved first_round_;
   std::atomic<bool> stopped_ = false;
   std::mutex mutex_;

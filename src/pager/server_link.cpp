@@ -335,7 +335,7 @@ void ServerLink::list(PageNumber from, Told<std::vector<KindRun>> told) {
 }
 
 void ServerLink::save(const SaveRequest& save, Told<Saved> told) {
-  request_told<Saved>(Operation::save, make_save(save), Operation::done, parse_saved, std::move(told), flag_first);
+  request_told<Saved>(Operation::save, make_save(save), Operation::done, parse_saved, std::move(told), flags_of(save));
 }
 
 void ServerLink::save_again(const std::string& name, Told<Saved> told) {

@@ -6,6 +6,7 @@
 
 #include "base/check.hpp"
 #include "base/log.hpp"
+#include "pager/parity.hpp"
 
 namespace yado::pager {
 namespace asio = boost::asio;
@@ -19,22 +20,25 @@ auto ServerSet::on_network(Body body) {
   return result.get();
 }
 
-ServerSet::ServerSet(asio::any_io_executor network, Copies& memory, std::vector<Member> members, Connect connect)
-    : network_(std::move(network)), memory_(memory), connect_(std::move(connect)), members_(std::move(members)) {
+ServerSet::ServerSet(asio::any_io_executor network, RemoteMemory& memory, Copies* copies, std::vector<Member> members, Connect connect)
+    : network_(std::move(network)), memory_(memory), copies_(copies), connect_(std::move(connect)), members_(std::move(members)) {
   on_network([&] {
     for (std::size_t i = 0; i < members_.size(); ++i)
       if (members_[i].link) watch(i);
-    memory_.on_settled([this] {
-      for (std::size_t i = 0; i < drains_.size(); ++i) drains_[i].second->go_on();
-    });
+    if (copies_)
+      copies_->on_settled([this] {
+        for (std::size_t i = 0; i < drains_.size(); ++i) drains_[i].second->go_on();
+      });
   });
 }
 
 void ServerSet::watch(std::size_t number) {
-  members_[number].link->on_dead([this, number](const Error& why) {
-    log::error("pager: {}", why.text());
-    memory_.server_died(number);
-  });
+  for (const auto& link : {members_[number].link, members_[number].parity})
+    if (link)
+      link->on_dead([this, number](const Error& why) {
+        log::error("pager: {}", why.text());
+        memory_.server_died(number);
+      });
 }
 
 void ServerSet::start(Pager& pager) {
@@ -68,10 +72,14 @@ Result<ServerSet::Plan> ServerSet::plan(const std::vector<ServiceConfig::Server>
     } else {
       plan.missing.push_back(server);
     }
+  static_assert(Copies::most_servers == Parity::most_hosts);
   const auto in_use = static_cast<std::size_t>(std::ranges::count_if(members_, [](const Member& member) { return !member.link || member.link->alive(); }));
   if (in_use + plan.missing.size() > Copies::most_servers)
     return fail(Errc::no_space, "{} servers hold this memory (an image on this host counts, and those that are being emptied), {} more are too many: at most {} can",
                 in_use, plan.missing.size(), Copies::most_servers);
+  for (std::size_t i = 0; i < members_.size() && !copies_; ++i)
+    if (members_[i].link && members_[i].link->alive() && std::ranges::find(plan.stay, i) == plan.stay.end())
+      return fail(Errc::unsupported, "with parity a memory host is replaced when it is lost; {} keeps its part", members_[i].told.host);
   changing_ = true;
   for (const std::size_t number : plan.stay)
     if (keep(number)) plan.were_leaving.push_back(number);
@@ -79,25 +87,27 @@ Result<ServerSet::Plan> ServerSet::plan(const std::vector<ServiceConfig::Server>
 }
 
 /// All of them or none.
-Result<std::vector<std::shared_ptr<ServerLink>>> ServerSet::connect_all(const std::vector<ServiceConfig::Server>& missing) {
-  std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
+Result<std::vector<ServerSet::Member>> ServerSet::connect_all(const std::vector<ServiceConfig::Server>& missing) {
+  std::vector<std::future<Result<Member>>> opening;
   for (const ServiceConfig::Server& one : missing)
     opening.push_back(std::async(std::launch::async, [this, &one] { return connect_(one); }));
-  std::vector<std::shared_ptr<ServerLink>> links;
+  std::vector<Member> members;
   std::optional<Error> failed;
   for (std::size_t i = 0; i < opening.size(); ++i) {
-    auto link = opening[i].get();
-    if (link) links.push_back(std::move(*link));
-    else failed = Error{link.error().code, fmt::format("memory on {}: {}", missing[i].host, link.error().message)};
+    auto member = opening[i].get();
+    if (member) members.push_back(std::move(*member));
+    else failed = Error{member.error().code, fmt::format("memory on {}: {}", missing[i].host, member.error().message)};
   }
-  if (!failed) return links;
-  end_all(std::move(links));
+  if (!failed) return members;
+  end_all(std::move(members));
   return std::unexpected(*failed);
 }
 
-void ServerSet::end_all(std::vector<std::shared_ptr<ServerLink>> links) {
-  asio::post(network_, [links = std::move(links)] {
-    for (const auto& link : links) link->end([link](const Status&) { link->close(); });
+void ServerSet::end_all(std::vector<Member> members) {
+  asio::post(network_, [members = std::move(members)] {
+    for (const Member& member : members)
+      for (const auto& link : {member.link, member.parity})
+        if (link) link->end([link](const Status&) { link->close(); });
   });
 }
 
@@ -108,22 +118,22 @@ Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConf
     something_ended_.wait(lock, [&] { return closing_ == 0; });
   }
   YADO_ASSIGN(const Plan plan, on_network([&] { return this->plan(wanted); }), "servers");
-  auto links = connect_all(plan.missing);
+  auto connected = connect_all(plan.missing);
   for (const auto& [number, server] : plan.want_more)
-    if (const Status more = links ? set_quota(number, server.quota_bytes) : Status{}; !more) {
-      end_all(*links);
-      links = context(more.error(), "memory on " + server.host);
+    if (const Status more = connected ? set_quota(number, server.quota_bytes) : Status{}; !more) {
+      end_all(*connected);
+      connected = context(more.error(), "memory on " + server.host);
     }
   std::vector<std::string> notes;
   for (const auto& [number, server] : plan.want_less)
-    if (const Status less = links ? set_quota(number, server.quota_bytes) : Status{}; !less)
+    if (const Status less = connected ? set_quota(number, server.quota_bytes) : Status{}; !less)
       notes.push_back(fmt::format("{} keeps its larger quota: {}", server.host, less.error().message));
   return on_network([&]() -> Result<std::vector<std::string>> {
     changing_ = false;
     std::erase_if(drains_, [](const auto& drain) { return drain.second->at_rest(); });
-    if (!links) {
+    if (!connected) {
       for (const std::size_t number : plan.were_leaving) drain(number, false);
-      return std::unexpected(links.error());
+      return std::unexpected(connected.error());
     }
     note([&] { could_not_leave_.clear(); });
     just_before();
@@ -132,7 +142,7 @@ Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConf
       const Member& member = members_[i];
       if (member.link && member.link->alive() && !member.leaving && !member.gone && std::ranges::count(plan.stay, i) == 0) leave.push_back(i);
     }
-    for (std::size_t i = 0; i < plan.missing.size(); ++i) add(plan.missing[i], (*links)[i]);
+    for (Member& member : *connected) add(std::move(member));
     for (const std::size_t number : leave) drain(number, false);
     return notes;
   });
@@ -151,14 +161,15 @@ Status ServerSet::set_quota(std::size_t number, std::uint64_t bytes) {
   return answered.get();
 }
 
-void ServerSet::add(const ServiceConfig::Server& server, std::shared_ptr<ServerLink> link) {
-  const auto number = memory_.add_server(link.get());
+void ServerSet::add(Member added) {
+  const auto number = memory_.add_server(added.link.get(), added.parity.get());
   YADO_CHECK(number.has_value(), "plan() counted them");
   if (*number == members_.size()) members_.emplace_back();
   Member& member = members_[*number];
-  if (member.link) member.link->close();
-  member = {.link = std::move(link), .told = server};
-  if (!member.link->alive()) return memory_.server_died(*number);  // died before anybody watched
+  for (const auto& link : {member.link, member.parity})
+    if (link) link->close();
+  member = std::move(added);
+  if (!member.link->alive() || (member.parity && !member.parity->alive())) return memory_.server_died(*number);  // died before anybody watched
   watch(*number);
 }
 
@@ -173,7 +184,7 @@ void ServerSet::drain(std::size_t number, bool bring_first) {
   };
   const auto ask_move = [this](const Copies::Moving& moving, PageServer::Done done) { move(moving, std::move(done)); };
   const auto done = [this, number](const Status& status) { drained(number, status); };
-  drains_.emplace_back(number, std::make_unique<Drain>(memory_, number, Drain::Ways{ask_move, bring, bring_first}, done));
+  drains_.emplace_back(number, std::make_unique<Drain>(*copies_, number, Drain::Ways{ask_move, bring, bring_first}, done));
   asio::post(network_, [drain = drains_.back().second.get()] { drain->go_on(); });
 }
 
@@ -250,12 +261,13 @@ void ServerSet::end_checkpoint() {
 void ServerSet::end_sessions() {
   std::vector<std::future<void>> answers;
   const auto members = on_network([&] { return members_; });
-  for (const Member& member : members) {
-    if (!member.link) continue;
-    const auto answered = std::make_shared<std::promise<void>>();
-    answers.push_back(answered->get_future());
-    asio::post(network_, [link = member.link, answered] { link->end([answered](const Status&) { answered->set_value(); }); });
-  }
+  for (const Member& member : members)
+    for (const auto& link : {member.link, member.parity}) {
+      if (!link) continue;
+      const auto answered = std::make_shared<std::promise<void>>();
+      answers.push_back(answered->get_future());
+      asio::post(network_, [link, answered] { link->end([answered](const Status&) { answered->set_value(); }); });
+    }
   for (auto& answer : answers) answer.wait();
 }
 

@@ -23,14 +23,15 @@ class ServerSet {
   /// By its number in Copies.
   struct Member {
     std::shared_ptr<ServerLink> link;  ///< null: the image on this host
+    std::shared_ptr<ServerLink> parity;  ///< its session for parity, where there is one
     ServiceConfig::Server told;
     bool leaving = false;              ///< is being emptied
     bool gone = false;                 ///< was emptied, its session has ended
   };
-  /// Connects to one, on any thread but the network's.
-  using Connect = std::function<Result<std::shared_ptr<ServerLink>>(const ServiceConfig::Server&)>;
-  /// `memory` was made of these, in their order, and on `network`; both outlive this.
-  ServerSet(boost::asio::any_io_executor network, Copies& memory, std::vector<Member> members, Connect connect);
+  /// Connects to one, on any thread but the network's: a member that uses it alone.
+  using Connect = std::function<Result<Member>(const ServiceConfig::Server&)>;
+  /// `memory` was made of these, in their order, and on `network`; both outlive this. `copies`: the same, if servers can leave it.
+  ServerSet(boost::asio::any_io_executor network, RemoteMemory& memory, Copies* copies, std::vector<Member> members, Connect connect);
   ServerSet(const ServerSet&) = delete;
   ServerSet& operator=(const ServerSet&) = delete;
 
@@ -41,7 +42,8 @@ class ServerSet {
   void start(Pager& pager);
   /// These are to hold the memory from now on: the missing ones are connected, all others are emptied. `just_before` is called when nothing can
   /// fail any more, in front of the first page that goes (it may come here). Returns what is not as asked
-  /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), those of connecting.
+  /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), unsupported (nobody can leave it), those
+  /// of connecting.
   Result<std::vector<std::string>> change(const std::vector<ServiceConfig::Server>& wanted, const std::function<void()>& just_before);
   /// Waits until nobody is being emptied. Error no_space: since the last change somebody could not be, and stays.
   Status drained();
@@ -61,10 +63,10 @@ class ServerSet {
     std::vector<std::pair<std::size_t, ServiceConfig::Server>> want_more, want_less;  ///< quota, of those that stay
   };
   Result<Plan> plan(const std::vector<ServiceConfig::Server>& wanted);
-  Result<std::vector<std::shared_ptr<ServerLink>>> connect_all(const std::vector<ServiceConfig::Server>& missing);
-  void end_all(std::vector<std::shared_ptr<ServerLink>> links);
+  Result<std::vector<Member>> connect_all(const std::vector<ServiceConfig::Server>& missing);
+  void end_all(std::vector<Member> members);
   Status set_quota(std::size_t number, std::uint64_t bytes);
-  void add(const ServiceConfig::Server& server, std::shared_ptr<ServerLink> link);
+  void add(Member member);
   void watch(std::size_t number);
   void drain(std::size_t number, bool bring_first);
   bool keep(std::size_t number);
@@ -73,7 +75,8 @@ class ServerSet {
   void note(const std::function<void()>& change);
 
   boost::asio::any_io_executor network_;
-  Copies& memory_;
+  RemoteMemory& memory_;
+  Copies* copies_;
   Connect connect_;
   Pager* pager_ = nullptr;                       // the network's thread
   std::vector<Member> members_;                  // the network's thread

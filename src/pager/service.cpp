@@ -24,7 +24,9 @@
 #include "image/working_set.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
+#include "os/pidfd.hpp"
 #include "pager/image_server.hpp"
+#include "pager/parity.hpp"
 #include "pager/server_set.hpp"
 #include "pager/split_save.hpp"
 #include "pager/write_back.hpp"
@@ -38,6 +40,8 @@ using nlohmann::json;
 namespace {
 
 constexpr int hook_descriptor = 3, ready_descriptor = 4;
+constexpr const char* parity_suffix = ".parity";
+constexpr std::uint64_t most_stripes_of_group = 512;
 constexpr std::uint64_t most_pages_of_run = std::numeric_limits<std::uint32_t>::max();
 
 json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
@@ -58,27 +62,26 @@ class Network {
       YADO_ASSIGN(identity_, wire::Identity::load(config_.identity), "pager");
     }
     thread_ = std::thread([this] { io_.run(); });
-    std::vector<PageServer*> servers;
     std::vector<ServerSet::Member> members;
     YADO_TRY(connect_all(members), "memory");
-    for (const ServerSet::Member& one : members) servers.push_back(one.link.get());
     if (!config_.image.empty()) {
       YADO_ASSIGN(chain_, open_chain(), "image");
       image_ = std::make_unique<ImageServer>(io_.get_executor(), chain_, "the image on this host");
-      image_number_ = servers.size();
-      servers.push_back(image_.get());
+      image_number_ = members.size();
       members.emplace_back();
     }
-    memory_ = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, servers);
-    servers_ = std::make_unique<ServerSet>(executor(), *memory_, std::move(members), [this](const ServiceConfig::Server& one) { return connect(one, Role::owner); });
+    make_memory(members, seed);
+    servers_ = std::make_unique<ServerSet>(executor(), *memory_, copies_, std::move(members), [this](const ServiceConfig::Server& one) { return connect_member(one, Role::owner); });
     if (chain_) YADO_TRY(adopt(), "image");
     PageBits had(pages());
     for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet
       if (const auto& told = servers_->members()[i].told; told.instance != 0) YADO_TRY(list_of(i, had), fmt::format("memory on {}", told.host));
+    if (parity_) asio::post(io_, [this] { parity_->take_in_loaded(); });
     return {};
   }
 
-  Copies& memory() { return *memory_; }
+  RemoteMemory& memory() { return *memory_; }
+  Copies* copies() { return copies_; }  ///< null with parity
   asio::any_io_executor executor() { return io_.get_executor(); }
   ServerSet& servers() { return *servers_; }
   const std::shared_ptr<const image::PageChain>& chain() const { return chain_; }
@@ -88,8 +91,9 @@ class Network {
   Result<SplitSave::Holder> holder(PageNumber page) const {
     const auto owner = memory_->owner(page);
     if (owner) return owner != image_number_ ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
+    if (memory_->is_zero(page)) return SplitSave::Holder::nobody;
     if (memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
-    return SplitSave::Holder::nobody;
+    return fail(Errc::unavailable, "page {} is only in the parity, since a memory host was lost: a checkpoint can begin when another has taken its place", page);
   }
 
   /// Runs it on the network's thread and waits.
@@ -116,6 +120,25 @@ class Network {
   }
 
  private:
+  void make_memory(const std::vector<ServerSet::Member>& members, std::uint64_t seed) {
+    if (with_parity()) {
+      std::vector<Parity::Host> hosts;
+      for (const ServerSet::Member& one : members) hosts.push_back({one.link ? static_cast<PageServer*>(one.link.get()) : image_.get(), one.parity.get()});
+      auto made = std::make_unique<Parity>(Parity::Options{pages(), columns(), seed}, std::move(hosts));
+      parity_ = made.get();
+      memory_ = std::move(made);
+      return;
+    }
+    std::vector<PageServer*> servers;
+    for (const ServerSet::Member& one : members) servers.push_back(one.link ? static_cast<PageServer*>(one.link.get()) : image_.get());
+    auto made = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, std::move(servers));
+    copies_ = made.get();
+    memory_ = std::move(made);
+  }
+
+  bool with_parity() const { return config_.parity && !config_.servers.empty(); }
+  unsigned columns() const { return Parity::columns_for(config_.servers.size()); }
+
   /// Whoever inherits one session fences the host before: so all of them must be there to be had.
   Status look_at_heritage() {
     std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> looking;
@@ -133,31 +156,57 @@ class Network {
   /// One that cannot be had is done without, unless it has a share of the image or a heritage, or nobody else is left.
   Status connect_all(std::vector<ServerSet::Member>& members) {
     YADO_TRY(look_at_heritage(), "inherit");
-    std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> opening;
+    std::vector<std::future<Result<ServerSet::Member>>> opening;
     for (const ServiceConfig::Server& one : config_.servers)
-      opening.push_back(std::async(std::launch::async, [this, &one] { return connect(one, one.instance != 0 ? Role::heir : Role::owner); }));
+      opening.push_back(std::async(std::launch::async, [this, &one] { return connect_member(one, one.instance != 0 ? Role::heir : Role::owner); }));
     std::optional<Error> missing;
     for (std::size_t i = 0; i < opening.size(); ++i) {
       const ServiceConfig::Server& server = config_.servers[i];
-      auto link = opening[i].get();
-      if (link) {
-        members.push_back({.link = std::move(*link), .told = server});
+      auto member = opening[i].get();
+      if (member) {
+        members.push_back(std::move(*member));
         continue;
       }
-      const Error why{link.error().code, fmt::format("memory on {}: {}", server.host, link.error().message)};
+      const Error why{member.error().code, fmt::format("memory on {}: {}", server.host, member.error().message)};
       if (!server.load.empty() || server.instance != 0) return std::unexpected(why);
       log::warn("pager: {}: done without", why.text());
       missing = why;
     }
     if (members.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
+    if (with_parity() && members.size() <= columns())
+      return fail(missing ? missing->code : Errc::invalid_argument, "parity over {} hosts wants {} memory servers, {} are there{}", config_.servers.size(), columns() + 1,
+                  members.size(), missing ? ": " + missing->message : std::string());
     return {};
   }
 
-  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role) {
+  Result<ServerSet::Member> connect_member(const ServiceConfig::Server& server, Role role) {
+    ServerSet::Member member{.told = server};
+    YADO_ASSIGN(member.link, connect(server, role), "pages");
+    if (with_parity()) {
+      YADO_ASSIGN(member.parity, connect_parity(server), "parity");
+    }
+    return member;
+  }
+
+  /// A session of its own: no image contains it. A host keeps the parity of every so many groups, and of those that a lost one kept.
+  Result<std::shared_ptr<ServerLink>> connect_parity(const ServiceConfig::Server& server) {
+    const std::uint64_t stripes = Parity::stripes(pages(), columns());
+    ServiceConfig::Server told = server;
+    told.instance = 0;
+    told.quota_bytes = std::min(stripes, stripes * 2 / config_.servers.size() + most_stripes_of_group) * page_bytes;
+    return connect(told, Role::owner, {config_.session + parity_suffix, stripes});
+  }
+
+  struct Session {
+    std::string name;
+    std::uint64_t pages;
+  };
+  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role) { return connect(server, role, {config_.session, pages()}); }
+  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role, const Session& session) {
     LinkOptions options;
     // Of two pagers under one epoch, on one host, the later one is another life.
     const auto life = static_cast<std::uint64_t>(os::now().time_since_epoch() / 125ms) & 0xffffffff;
-    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = pages(), .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = config_.session};
+    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = session.pages, .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = session.name};
     if (server.instance != 0) options.instance = server.instance;
     if (!config_.identity.empty()) options.identity = &identity_;
     YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
@@ -266,7 +315,9 @@ class Network {
   std::shared_ptr<const image::PageChain> chain_;
   std::unique_ptr<ImageServer> image_;
   std::optional<std::size_t> image_number_;  ///< in Copies
-  std::unique_ptr<Copies> memory_;
+  std::unique_ptr<RemoteMemory> memory_;
+  Copies* copies_ = nullptr;   ///< of these two the one that memory_ is
+  Parity* parity_ = nullptr;
   std::unique_ptr<ServerSet> servers_;
 };
 
@@ -298,7 +349,7 @@ struct KeptCut {
 class Leaving {
  public:
   Leaving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, WriteBack::Options options)
-      : set_(set), back_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), options) {}
+      : set_(set), back_(std::in_place, pager, *network.copies(), network.executor(), std::move(servers), options) {}
   ~Leaving() {
     back_.reset();
     set_.end_checkpoint();
@@ -388,9 +439,11 @@ class Client {
 
   Status begin(const json& call) {
     if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
+    wait_for_redundancy();
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
     const std::lock_guard lock(kept_.mutex);
-    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), network_.chain()};
+    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), config_.save_bytes_per_second,
+                               [this](SavePace::Time then) { return wait_until(then); }, network_.chain()};
     // Of any other base nobody knows what changed since.
     if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
     part_ = options.part;
@@ -402,10 +455,26 @@ class Client {
     return begun;
   }
 
+  /// The client may end meanwhile.
+  Status wait_until(SavePace::Time then) const {
+    const auto left = std::max(then - std::chrono::steady_clock::now(), SavePace::Time::duration(0));
+    YADO_ASSIGN(const bool hung_up, os::readable_within(socket_.get(), left, POLLRDHUP), "checkpoint");
+    return hung_up ? fail(Errc::canceled, "whoever asked for the checkpoint has ended") : Status();
+  }
+
+  /// With parity a page that is being computed or taken in lies nowhere as it is.
+  void wait_for_redundancy() {
+    if (network_.copies() != nullptr) return;
+    std::promise<void> rebuilt;
+    network_.run([&] { return network_.memory().when_rebuilt([&] { rebuilt.set_value(); }), true; });
+    rebuilt.get_future().wait();
+  }
+
   Result<json> leave(const json& call) {
     if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
+    if (network_.copies() == nullptr) return fail(Errc::unsupported, "a memory with parity does not move to another main host: use redundancy = \"replica\", or a checkpoint");
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "move");
-    WriteBack::Options options{.landing = std::nullopt, .local_limit = pager_.local_limit(), .seed = network_.memory().seed()};
+    WriteBack::Options options{.landing = std::nullopt, .local_limit = pager_.local_limit(), .seed = network_.copies()->seed()};
     to_ = call.value("to", "");
     for (std::size_t i = 0; i < servers.size(); ++i)
       if (servers[i].link && servers[i].host == to_) options.landing = i;
@@ -477,7 +546,7 @@ class Client {
     json all = json::array();
     for (const SplitSave::Share& share : shares)
       all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
-    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}};
+    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}, {"bytes_per_second", config_.save_bytes_per_second}};
   }
 
   Result<json> figures() const {
@@ -492,7 +561,7 @@ class Client {
         servers.push_back({{"host", one.told.host}, {"alive", one.link->alive()}, {"leaving", one.leaving}, {"bytes_sent", traffic.bytes_sent},
                            {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().pages_at(i)}});
       }
-      return std::pair(network_.memory().counts(), network_.memory().pages_without_redundancy());
+      return std::pair(network_.memory().traffic(), network_.memory().pages_without_redundancy());
     });
     return json{{"memory_bytes", config_.memory_bytes},
                 {"local_bytes", now.table.in_file * page_bytes},

@@ -17,7 +17,8 @@
 //   round                                               pages, left   (again)
 //   copy                                                left          (again, into memory: when little is left, or less than a disk could keep up with)
 //   fix                                                 —             (the workload stands still before, until the answer)
-//   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved
+//   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved,
+//                                                       bytes_per_second: the limit of each host, 0: none
 //   keep                                                shares, now with the sum of each server's manifest
 //   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
 //   inherit   config: another configuration             —             (of one that waits: the first call, and the only one until it is answered)
@@ -27,7 +28,7 @@
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
 // then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
 // error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint, and a checkpoint
-// during a change, is a conflict.
+// during a change, is a conflict. With parity only dead servers are replaced: `leave`, and a change that leaves a living one out, are unsupported.
 //
 // Errors are numbered as everywhere (base/error.hpp).
 
@@ -62,6 +63,8 @@ struct ServiceConfig {
   std::uint64_t local_bytes = 0;
   std::uint32_t prefetch_pages = 64;
   unsigned copies = 1;
+  bool parity = false;             ///< one XOR over pages of several servers instead of a second copy: at least three servers, or none at all
+  std::uint64_t save_bytes_per_second = 0;  ///< that each host writes at most for a checkpoint; 0: no limit
   std::string session;
   std::uint64_t epoch = 0;
   std::vector<Server> servers;

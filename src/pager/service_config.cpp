@@ -45,7 +45,7 @@ std::string to_text(const ServiceConfig& config) {
   json images = json::array();
   for (const auto& parts : config.image) images.push_back(texts(parts));
   return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
-              {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"session", config.session}, {"epoch", config.epoch},
+              {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"parity", config.parity}, {"save_bytes_per_second", config.save_bytes_per_second}, {"session", config.session}, {"epoch", config.epoch},
               {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)},
               {"working_set", config.working_set.native()}, {"waits", config.waits}}
       .dump(2);
@@ -61,6 +61,8 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
     all.at("local_bytes").get_to(config.local_bytes);
     all.at("prefetch_pages").get_to(config.prefetch_pages);
     all.at("copies").get_to(config.copies);
+    config.parity = all.value("parity", false);
+    config.save_bytes_per_second = all.value("save_bytes_per_second", std::uint64_t{0});
     all.at("session").get_to(config.session);
     all.at("epoch").get_to(config.epoch);
     for (const json& one : all.at("servers")) config.servers.push_back(server_from_json(one));

@@ -12,8 +12,9 @@ namespace {
 
 }  // namespace
 
-SplitSave::SplitSave(Pager& pager, Copies& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
-    : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)) {}
+SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
+    : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)),
+      pace_(options_.bytes_per_second) {}
 
 SplitSave::~SplitSave() {
   if (!begun_ || kept_) return;
@@ -54,8 +55,15 @@ Pager::SaveSink SplitSave::sink() {
     const image::PageNumber number{page};
     const image::Round round{rounds_};
     if (content == nullptr) return appender_->put_zeros(number, round);
-    return appender_->put(number, image::PageContents(content, page_bytes), round);
+    YADO_TRY(appender_->put(number, image::PageContents(content, page_bytes), round), "save");
+    return keep_to_rate(page_bytes);
   };
+}
+
+Status SplitSave::keep_to_rate(std::uint64_t bytes) {
+  unpaced_ += bytes;
+  if (!pace_.limited() || unpaced_ < SavePace::piece_bytes) return {};
+  return options_.wait_until(pace_.after(std::exchange(unpaced_, 0), std::chrono::steady_clock::now()));
 }
 
 Status SplitSave::begin() {
@@ -81,8 +89,10 @@ Result<SplitSave::Round> SplitSave::round() {
   // Servers save what they hold once. What comes to them later is mostly on its way back, and FINISH writes only what they own in the end.
   Answers answers;
   for (const std::size_t number : taking_part_)
-    if (const Server& server = servers_[number]; rounds_ == 0)
-      answers.push_back(ask(server, Operation::save, make_save({name_on(server), options_.cut, options_.base_cut, options_.base}), flag_first));
+    if (const Server& server = servers_[number]; rounds_ == 0) {
+      const SaveRequest request{name_on(server), options_.cut, options_.base_cut, options_.base, options_.bytes_per_second};
+      answers.push_back(ask(server, Operation::save, make_save(request), flags_of(request)));
+    }
   const auto here = pager_.save_round(sink());
   Round sum;
   Status all;
@@ -112,7 +122,7 @@ Status SplitSave::fix() {
   asio::post(network_, [&] {
     // A copy of what is here may differ from it; evicting the page later "unchanged" would leave the server with a content that it had
     // not at the cut, and does not know as changed since.
-    remote_.drop_duplicates();
+    remote_.at_cut(cut_->here);
     owners_.assign(cut_->here.size(), Holder::nobody);
     for (PageNumber page = 0; page < cut_->here.size(); ++page) {
       if (cut_->here.test(page)) continue;
@@ -144,6 +154,7 @@ Status SplitSave::put_rest_of_here(image::PageSet& owned) {
     }
     YADO_TRY(options_.image->read(image::PageNumber{page}, image::PageBuffer(content.data(), page_bytes)), "checkpoint");
     YADO_TRY(appender_->put(image::PageNumber{page}, image::PageContents(content.data(), page_bytes), image::Round{rounds_}), "checkpoint");
+    YADO_TRY(keep_to_rate(page_bytes), "checkpoint");
   }
   return {};
 }

@@ -16,6 +16,7 @@
 #include "image/page_chain.hpp"
 #include "image/page_writer.hpp"
 #include "pager/pager.hpp"
+#include "pager/save_pace.hpp"
 #include "pager/server_link.hpp"
 
 namespace yado::pager {
@@ -28,6 +29,9 @@ class SplitSave {
     image::CutId cut;
     image::CutId base_cut;       ///< none: self-contained
     std::string base;            ///< the name of the image of that cut; may be empty
+    std::uint64_t bytes_per_second = 0;  ///< that each host writes at most; 0: no limit
+    /// Waits until then, because of that limit. An error: nobody wants this checkpoint any more.
+    std::function<Status(SavePace::Time)> wait_until;
     std::shared_ptr<const image::PageChain> image;  ///< what the memory was restored from, as far as it lies on this host's disk
   };
   struct Server {
@@ -50,7 +54,7 @@ class SplitSave {
   /// Asked on the network's thread. An error: the page is lost.
   using Owner = std::function<Result<Holder>(PageNumber)>;
   /// `remote` and what `owner` looks at live on `network`.
-  SplitSave(Pager& pager, Copies& remote, boost::asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options);
+  SplitSave(Pager& pager, RemoteMemory& remote, boost::asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options);
   ~SplitSave();
   SplitSave(const SplitSave&) = delete;
   SplitSave& operator=(const SplitSave&) = delete;
@@ -69,11 +73,12 @@ class SplitSave {
   Answers ask_all(Operation operation);
   Status all_done(Answers& answers);
   Pager::SaveSink sink();
+  Status keep_to_rate(std::uint64_t bytes);
   std::string name_on(const Server& server) const { return options_.name + "." + server.host; }
   Status put_rest_of_here(image::PageSet& owned);
 
   Pager& pager_;
-  Copies& remote_;
+  RemoteMemory& remote_;
   boost::asio::any_io_executor network_;
   std::vector<Server> servers_;
   Owner owner_;
@@ -82,6 +87,8 @@ class SplitSave {
   std::optional<image::PageAppender> appender_;
   std::vector<std::size_t> taking_part_;  ///< numbers of servers, ascending
   std::uint32_t rounds_ = 0;
+  SavePace pace_;
+  std::uint64_t unpaced_ = 0;   ///< bytes written since the last look at the pace
   std::optional<Pager::Cut> cut_;
   std::vector<Holder> owners_;  ///< by page, of those that are not here
   std::vector<Share> shares_;

@@ -119,6 +119,12 @@ void check_split(Problems& problems, const VmSpec& vm) {
   if (split.over.size() > 15) problems.add("vm.split.over", "{} hosts are more than 15", split.over.size());
   if (split.redundancy == Redundancy::replica && split.over.size() == 1)
     problems.add("vm.split.redundancy", "\"replica\" needs two hosts in vm.split.over");
+  if (split.redundancy == Redundancy::parity && !split.over.empty() && split.over.size() < 3)
+    problems.add("vm.split.redundancy", "\"parity\" needs three hosts in vm.split.over: two for pages and one for their XOR; with two use \"replica\"");
+  if (split.redundancy == Redundancy::parity && std::ranges::any_of(split.over, [](const MemoryHost& host) { return host.bytes != 0; }))
+    problems.add("vm.split.over", "with \"parity\" all hosts keep as much: leave the sizes out");
+  if (split.checkpoint_bytes_per_second != 0 && split.checkpoint_bytes_per_second < 1_MiB)
+    problems.add("vm.split.checkpoint_rate", "must be at least 1MiB/s: a checkpoint that never ends keeps its changes in memory; leave it out for no limit");
   if (split.prefetch_pages < 1 || split.prefetch_pages > 512)
     problems.add("vm.split.prefetch", "must be between 4KiB and 2MiB");
 }

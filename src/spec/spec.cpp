@@ -45,7 +45,7 @@ const std::vector<Keys>& all_keys() {
       {"container", "[container]", {"root", "command", "env", "cwd", "uid", "gid", "memory", "cpus", "pids", "mounts"}},
       {"container.mounts", "[[container.mounts]]", {"source", "target", "read_only"}},
       {"vm", "[vm]", {"kernel", "initramfs", "command_line", "disks", "memory", "vcpus", "cpus", "split"}},
-      {"vm.split", "split", {"local", "over", "redundancy", "prefetch"}},
+      {"vm.split", "split", {"local", "over", "redundancy", "prefetch", "checkpoint_rate"}},
       {"service", "[service]", {"hosts", "port", "ready", "idempotency_header"}},
       {"service.ready", "[service.ready]", {"path", "status", "contains", "start_limit"}},
       {"policy",
@@ -356,7 +356,10 @@ class Reader {
         parsed(e, place, parse_memory_host, [&](MemoryHost host) { value.over.push_back(std::move(host)); });
       });
     });
-    optional(*table, path, "redundancy", [&](auto& n, auto& f) { word(n, f, value.redundancy, {Redundancy::none, Redundancy::replica}); });
+    optional(*table, path, "redundancy", [&](auto& n, auto& f) { word(n, f, value.redundancy, {Redundancy::none, Redundancy::replica, Redundancy::parity}); });
+    optional(*table, path, "checkpoint_rate", [&](auto& n, auto& f) {
+      parsed(n, f, parse_bytes_per_second, [&](std::uint64_t bytes) { value.checkpoint_bytes_per_second = bytes; });
+    });
     optional(*table, path, "prefetch", [&](auto& n, auto& f) {
       parsed(n, f, parse_size, [&](std::uint64_t bytes) { value.prefetch_pages = static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes, 1u << 30) / 4096); });
     });

@@ -175,6 +175,26 @@ TEST(SpecTest, AVirtualMachineHasNoContainerAndIsNotFrozen) {
   EXPECT_THAT(parse(odd, "big.toml", {}).error().message, HasSubstr("big.toml:6:10: vm.memory: 3145728 bytes"));
 }
 
+TEST(SpecTest, ASplitSaysHowItsPagesAreHeldAndSaved) {
+  const auto split = [](const std::string& more) {
+    std::string text(machine);
+    return parse(text.insert(text.find("[service]"), "split = { local = \"64MiB\", " + more + " }\n"), "big.toml", {});
+  };
+  const auto spec = split("over = [\"h2\", \"h3\", \"h4\"], redundancy = \"parity\", checkpoint_rate = \"50MiB/s\"");
+  ASSERT_TRUE(spec) << spec.error().text();
+  EXPECT_EQ(spec->vm.split->redundancy, Redundancy::parity);
+  EXPECT_EQ(spec->vm.split->checkpoint_bytes_per_second, 50_MiB);
+  const auto refusal = [&](const std::string& more) {
+    const auto parsed = split(more);
+    return parsed ? std::string("nothing is wrong") : parsed.error().message;
+  };
+  EXPECT_THAT(refusal("over = [\"h2\", \"h3\"], redundancy = \"parity\""), HasSubstr("\"parity\" needs three hosts"));
+  EXPECT_THAT(refusal("over = [\"h2:1GiB\", \"h3\", \"h4\"], redundancy = \"parity\""), HasSubstr("leave the sizes out"));
+  EXPECT_THAT(refusal("over = [\"h2\"], redundancy = \"raid\""), HasSubstr("none, replica, parity"));
+  EXPECT_THAT(refusal("over = [\"h2\"], checkpoint_rate = \"50MiB\""), HasSubstr("50MiB/s"));
+  EXPECT_THAT(refusal("over = [\"h2\"], checkpoint_rate = \"64KiB/s\""), HasSubstr("at least 1MiB/s"));
+}
+
 TEST(SpecTest, AMemoryHostMayHaveASizeAndTogetherTheyHaveRoom) {
   const auto with_over = [](const std::string& over, const std::string& more = "") {
     std::string text(machine);

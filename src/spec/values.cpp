@@ -83,6 +83,13 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   return *bytes;
 }
 
+Result<std::uint64_t> parse_bytes_per_second(std::string_view text) {
+  constexpr std::string_view per_second = "/s";
+  const auto bytes = text.ends_with(per_second) ? scaled(text.substr(0, text.size() - per_second.size()), size_units, largest_bytes) : std::nullopt;
+  if (!bytes || *bytes == 0) return fail(Errc::invalid_argument, "{} is not a rate: a size and \"/s\", such as \"50MiB/s\"", quote(text));
+  return *bytes;
+}
+
 Result<MemoryHost> parse_memory_host(std::string_view text) {
   const auto colon = text.find(':');
   MemoryHost host{.host = HostId(std::string(text.substr(0, colon))), .address = {}};

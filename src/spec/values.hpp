@@ -29,6 +29,8 @@ struct Rate {
 Result<milliseconds> parse_duration(std::string_view text);
 /// "4096B", "64KiB", "512MiB", "1.5GiB", "1TiB" in bytes.
 Result<std::uint64_t> parse_size(std::string_view text);
+/// "50MiB/s" in bytes per second, more than nothing.
+Result<std::uint64_t> parse_bytes_per_second(std::string_view text);
 /// "h2", or with the most that it keeps "h2:512MiB".
 Result<MemoryHost> parse_memory_host(std::string_view text);
 /// "10/min", "1/5s": a count of at least 1 and a duration, whose number may be left out.

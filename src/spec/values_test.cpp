@@ -28,6 +28,11 @@ TEST(SpecValuesTest, SizesAreBinaryUnits) {
     EXPECT_FALSE(parse_size(wrong)) << wrong;
 }
 
+TEST(SpecValuesTest, BytesPerSecondAreASizeAndASecond) {
+  EXPECT_EQ(parse_bytes_per_second("50MiB/s"), std::uint64_t{50} << 20);
+  for (const char* wrong : {"", "/s", "50MiB", "50MiB/", "50MiB/min", "0MiB/s", "50 MiB/s", "MiB/s"}) EXPECT_FALSE(parse_bytes_per_second(wrong)) << wrong;
+}
+
 TEST(SpecValuesTest, AMemoryHostMayHaveASize) {
   EXPECT_EQ(parse_memory_host("h2"), (MemoryHost{.host = HostId("h2"), .address = {}}));
   EXPECT_EQ(parse_memory_host("h2:1.5GiB"), (MemoryHost{.host = HostId("h2"), .address = {}, .bytes = std::uint64_t{1536} << 20}));

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.hpp"
@@ -59,6 +60,10 @@ class Instance {
   virtual int output_fd() const = 0;
   /// What has come since, at most some MiB; empty: nothing yet. None: it will write no more.
   virtual std::optional<std::string> read_output() = 0;
+
+  /// Types it at its console: how much of it was taken; 0 of nothing where there is a console. What is left may be tried again when output_fd()
+  /// can be written to.
+  virtual Result<std::size_t> type(std::string_view) { return fail(Errc::unsupported, "only a VM has a console; into a container leads exec"); }
 
   virtual Status freeze() = 0;
   /// `running` is called as soon as the instance can answer; the call itself may return a little later.

@@ -63,6 +63,20 @@ TEST_F(SplitChainTest, AChainOfIncrementalCheckpointsIsRaisedFromAndEndsWithTheN
   for (const std::string& each : chain) EXPECT_NE(shown.output.find(each), std::string::npos) << each << ": " << shown.output;
   EXPECT_NE(shown.output.find("h2 (indices)"), std::string::npos) << shown.output;
 
+  // The same through control, from anywhere: every host that has some of it looks at its own, and compares its checksums.
+  const Ended everywhere = cluster().yado({"images", "show", "bigvm", "--verify", "--json"});
+  ASSERT_EQ(everywhere.status, 0) << everywhere.output;
+  const json seen = json::parse(everywhere.output, nullptr, false);
+  EXPECT_EQ(seen.value("id", ""), chain.back());
+  EXPECT_EQ(seen["chain"].size(), chain.size()) << everywhere.output;
+  std::set<std::string> copies;
+  for (const json& copy : seen["copies"]) {
+    EXPECT_TRUE(copy.contains("verified")) << copy.dump();
+    copies.insert(copy.value("id", ""));
+  }
+  EXPECT_EQ(copies, (std::set<std::string>{chain.back(), chain.back() + ".h2", chain.back() + ".h3"})) << everywhere.output;
+  for (const json& member : seen["members"]) EXPECT_EQ(member.value("here", ""), "image") << member.dump();
+
   for (const std::string& each : chain)
     for (const char* host : {"h2", "h3"}) {
       EXPECT_TRUE(stored(host).contains(each + "." + host));

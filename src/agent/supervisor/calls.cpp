@@ -43,6 +43,7 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
   if (what == "hand_over") return hand_over(message, asked);
   if (what == "resplit") return resplit(message, asked);
   if (what == "exec") return exec(message, asked);
+  if (what == "console") return console(message, asked);
   if (what == "wait_startup") return wait_startup(message, asked);
   if (what == "promote") return promote(message, asked);
   if (what == "freeze") {

@@ -1,7 +1,7 @@
 #pragma once
 // The parts of the supervisor process, for its own files.
 //
-//   supervisor.cpp   set-up, the loop, the lease, what the machine tells     calls.cpp   what clients ask for
+//   supervisor.cpp   set-up, the loop, the lease, what the machine tells     calls.cpp   what clients ask for     console.cpp   its console
 
 #include <functional>
 #include <list>
@@ -12,6 +12,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "agent/supervisor/console_tail.hpp"
 #include "agent/supervisor/janitor.hpp"
 #include "agent/supervisor/log_file.hpp"
 #include "agent/supervisor/operation.hpp"
@@ -33,6 +34,16 @@ struct Connection {
 struct Asked {
   std::uint64_t client = 0;
   std::int64_t id = 0;
+};
+
+/// Who waits for output of the console, or for it to take what was typed.
+struct AtConsole {
+  Asked asked;
+  std::optional<std::uint64_t> from;  ///< of a reader
+  std::string input;                  ///< not taken yet
+  std::size_t taken = 0;
+  bool types = false;
+  Instant until{};
 };
 
 struct Running {
@@ -68,6 +79,10 @@ class Supervisor {
   Result<std::optional<json>> promote(const json& message, Asked asked);
   Status set_lease(milliseconds ttl);
   Result<json> stop(nanoseconds grace);
+  Result<std::optional<json>> console(const json& message, Asked asked);
+  /// Answers who waits at the console and has waited for it, or long enough.
+  void look_at_console();
+  std::optional<Result<json>> serve_console(AtConsole& one);
 
   // The lease.
   void decide(const lease::Holder::Decision& decision);
@@ -95,6 +110,8 @@ class Supervisor {
   os::Process janitor_;
   os::Fd listener_, signals_, timer_;
   std::optional<LogFile> log_;
+  ConsoleTail console_;
+  std::list<AtConsole> at_console_;
   std::list<Connection> clients_;
   std::uint64_t last_client_ = 0;
   std::list<Running> operations_;

@@ -24,6 +24,8 @@
 //   hand_over     parts, to                                   properties   (it stands frozen afterwards, until thaw or promote)
 //   resplit       split                                       detail       (when the memory lies so; pager/service.hpp, servers and drained)
 //   exec          command                                     code, signal, output (its first 32 KiB), truncated
+//   console       from, wait_ms                               output (base64), next, lost: what it wrote since position `from`, as soon as there is some
+//   console       input (base64), wait_ms                     taken: how many bytes, as soon as it has taken all; both at the latest after wait_ms (at most 5 s)
 //   signal        number                                      —
 //   memory                                                    where the pages of a VM with split memory are (pager/service.hpp, figures)
 //   stats                                                     cpu_us, memory_bytes, memory_limit_kills

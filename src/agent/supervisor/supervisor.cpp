@@ -74,6 +74,7 @@ void Supervisor::loop() {
     watch(signals_.get());
     watch(timer_.get());
     watch(instance_ && !log_ended_ ? instance_->output_fd() : -1);
+    if (std::ranges::any_of(at_console_, &AtConsole::types)) wanted.back().events |= POLLOUT;
     watch(instance_ && !exit_ ? instance_->process().fd() : -1);
     const std::size_t first_client = wanted.size();
     std::vector<std::uint64_t> client_numbers;
@@ -101,6 +102,7 @@ void Supervisor::loop() {
     const auto ready = [&](std::size_t i) { return wanted[i].revents != 0; };
     if (ready(3)) read_log();
     if (ready(4)) instance_ended();
+    look_at_console();
     for (std::size_t i = 0; i < running.size(); ++i) {
       if (ready(first_operation + 2 * i + 1)) running[i]->operation.read_output();
       if (!ready(first_operation + 2 * i) || !running[i]->operation.read_result()) continue;
@@ -143,12 +145,13 @@ void Supervisor::loop() {
 }
 
 void Supervisor::arm_timer() {
+  Instant next = lease_ ? lease_->next_deadline() : Instant::max();
+  for (const AtConsole& one : at_console_) next = std::min(next, one.until);
   itimerspec at{};
-  if (lease_)
-    if (const Instant next = lease_->next_deadline(); next != Instant::max()) {
-      const auto since = std::max<nanoseconds>(next.time_since_epoch(), 1ns);
-      at.it_value = {static_cast<time_t>(since / 1s), static_cast<long>((since % 1s).count())};
-    }
+  if (next != Instant::max()) {
+    const auto since = std::max<nanoseconds>(next.time_since_epoch(), 1ns);
+    at.it_value = {static_cast<time_t>(since / 1s), static_cast<long>((since % 1s).count())};
+  }
   ::timerfd_settime(timer_.get(), TFD_TIMER_ABSTIME, &at, nullptr);
 }
 
@@ -171,7 +174,10 @@ void Supervisor::reap_orphans() {
 void Supervisor::read_log() {
   const auto text = instance_->read_output();
   if (!text) log_ended_ = true;
-  else if (!text->empty()) log_->append(*text);
+  else if (!text->empty()) {
+    log_->append(*text);
+    console_.append(*text);
+  }
 }
 
 void Supervisor::instance_ended() {

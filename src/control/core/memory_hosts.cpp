@@ -22,20 +22,37 @@ std::string names_of(const std::vector<MemoryHost>& hosts) {
   return names;
 }
 
+/// Whoever keeps some of it already goes on, as far as it is there: to replace a lost one moves nothing else.
+WorkloadSpec in_use(const Record& record) {
+  WorkloadSpec spec = record.spec;
+  if (!record.memory_hosts) return spec;
+  std::vector<MemoryHost> over = *record.memory_hosts;
+  for (const MemoryHost& one : spec.vm.split->over)
+    if (over.size() < spec.vm.split->over.size() && std::ranges::find(over, one.host, &MemoryHost::host) == over.end()) over.push_back(one);
+  spec.vm.split->over = std::move(over);
+  return spec;
+}
+
 }  // namespace
 
-/// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another.
+/// The hosts that are to keep some of its memory, as they can be reached now. One that cannot is replaced by another: the one with the most free memory.
 WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
   if (!spec.vm.split) return spec;
   std::vector<MemoryHost>& over = spec.vm.split->over;
   const auto usable = [&](const HostId& id) {
     return id != main && id != suspect && hosts_.contains(id) && alive(id) && hosts_.at(id).report.memory.port != 0;
   };
-  const auto free = [&](const HostId& id) { return usable(id) && std::ranges::find(over, id, &MemoryHost::host) == over.end(); };
+  const auto best_spare = [&] {
+    const HostId* best = nullptr;
+    for (const auto& [id, host] : hosts_) {
+      if (!usable(id) || std::ranges::find(over, id, &MemoryHost::host) != over.end()) continue;
+      if (!best || host.report.memory_free_bytes > hosts_.at(*best).report.memory_free_bytes) best = &id;
+    }
+    return best;
+  };
   for (MemoryHost& one : over) {
     if (usable(one.host)) continue;
-    const auto spare = std::ranges::find_if(hosts_, free, [](const auto& host) { return host.first; });
-    if (spare != hosts_.end()) one.host = spare->first;  // it keeps as much
+    if (const HostId* spare = best_spare()) one.host = *spare;  // it keeps as much
   }
   std::erase_if(over, [&](const MemoryHost& one) { return !usable(one.host); });
   for (MemoryHost& one : over) {
@@ -99,13 +116,13 @@ void ControlCore::reconcile_memory(Workload& workload, Instant now) {
   if (!checkpoints_owner(record.spec) || record.phase != OwnerPhase::up || !alive(record.host)) return;
   // A checkpoint needs hosts that stay the same.
   if (operation.call != 0 || workload.image.call != 0 || now < operation.not_before) return;
-  WorkloadSpec spec = with_memory_hosts(record.spec, record.host, {});
+  WorkloadSpec spec = with_memory_hosts(in_use(record), record.host, {});
   const std::vector<MemoryHost>& over = spec.vm.split->over;
   const bool all_there = over.size() == record.spec.vm.split->over.size();
   if (record.memory_hosts) {
     const auto lost = [&](const MemoryHost& one) { return !alive(one.host) || !reached_alike(one, {one.host, hosts_.at(one.host).report.memory.address, hosts_.at(one.host).report.memory.port}); };
     const bool replaced = std::ranges::any_of(*record.memory_hosts, lost);
-    if (spec.vm.split->redundancy != Redundancy::replica || !replaced) return;
+    if (spec.vm.split->redundancy == Redundancy::none || !replaced) return;
   }
   if (!all_there) return end_resplit(workload, fail(Errc::unavailable, "not all of its hosts answer any more: {} do", names_of(over)));
   operation.call = call(ResplitCall{std::move(spec), record.instance, record.epoch}, resplit_limit(record.spec),

@@ -120,6 +120,29 @@ TEST_F(MemoryHostsTest, AnotherTakesThePlaceOfALostOneWithRedundancy) {
   EXPECT_THAT(calls<ResplitCall>(pass(5000ms, everybody)), IsEmpty()) << "nor does it go back when h3 does";
 }
 
+TEST_F(MemoryHostsTest, TheSpareWithTheMostFreeMemoryTakesThePlace) {
+  offer_memory();
+  const HostId h5{"h5"};
+  agent(h5).memory = {agent(h5).agent.address, 7100};
+  agent(h5).memory_free_bytes = agent(h4).memory_free_bytes + 1;
+  up(vm({h2, h3}, Redundancy::replica), {h1, h2, h3, h4, h5});
+  EXPECT_EQ(hosts_of(*only_call<ResplitCall>(silence({h1, h2, h4, h5})).what.spec.vm.split), (Hosts{h2, h5}));
+}
+
+TEST_F(MemoryHostsTest, TheSecondThatIsLostIsReplacedAndTheFirstSpareStays) {
+  offer_memory();
+  const HostId h5{"h5"};
+  agent(h5).memory = {agent(h5).agent.address, 7100};
+  agent(h4).memory_free_bytes = agent(h5).memory_free_bytes + 1;
+  up(vm({h2, h3}, Redundancy::parity), {h1, h2, h3, h4, h5});
+  const auto first = only_call<ResplitCall>(silence({h1, h2, h4, h5}));
+  EXPECT_EQ(hosts_of(*first.what.spec.vm.split), (Hosts{h2, h4}));
+  done(first.id, CallReply{});
+  pass(3000ms, {h1, h2, h3, h4, h5});
+  // Its spec names h3, which is back: but h4 has pages of it, and h3 has none.
+  EXPECT_EQ(hosts_of(*only_call<ResplitCall>(silence({h1, h3, h4, h5})).what.spec.vm.split), (Hosts{h3, h4}));
+}
+
 TEST_F(MemoryHostsTest, WhoTakesAPlaceKeepsAsMuchAsTheOneBefore) {
   offer_memory();
   WorkloadSpec sized = vm({h2, h3}, Redundancy::replica);

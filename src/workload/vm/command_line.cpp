@@ -14,7 +14,7 @@ using json = nlohmann::json;
 
 // Devices have fixed places on the bus: the guest of an image finds them where they were.
 constexpr int first_disk_slot = 0x10;
-constexpr int network_slot = 0x08, random_slot = 0x09, panic_slot = 0x0a;
+constexpr int network_slot = 0x08, random_slot = 0x09, panic_slot = 0x0a, agent_slot = 0x0b;
 constexpr std::size_t most_disks = 8;
 
 /// In QEMU's option lists a comma is written twice.
@@ -83,6 +83,10 @@ std::vector<std::string> build(const CommandLine& call) {
   add_object("-object", {{"qom-type", "rng-random"}, {"id", "random"}, {"filename", "/dev/urandom"}});
   add("-device", fmt::format("virtio-rng-pci,rng=random,addr={:#x}", random_slot));
   add("-device", fmt::format("pvpanic-pci,addr={:#x}", panic_slot));
+
+  add("-chardev", fmt::format("socket,id={},fd={},server=on,wait=off", agent_device, agent_descriptor));
+  add("-device", fmt::format("virtio-serial-pci,id=ports,max_ports=2,addr={:#x}", agent_slot));
+  add("-device", fmt::format("virtserialport,bus=ports.0,nr=1,chardev={},name=org.qemu.guest_agent.0,id=agent-port", agent_device));
 
   for (std::size_t i = 0; i < spec.disks.size(); ++i) {
     // Who lies on what is said here, whatever paths the layers' headers hold: on another host they may be others.

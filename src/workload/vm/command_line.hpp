@@ -19,6 +19,10 @@ inline constexpr int memory_descriptor = 6;   ///< the guest's memory: a shared 
 inline constexpr int tap_descriptor = 7;
 inline constexpr int pager_descriptor = 8;    ///< of the hook: to the pager
 inline constexpr int hook_descriptor = 9;     ///< the hook's library, preloaded
+inline constexpr int agent_descriptor = 10;   ///< to the guest's agent: a listening socket, one client at a time
+
+/// Of the character device behind which the guest's agent is.
+inline constexpr const char* agent_device = "agent";
 
 struct CommandLine {
   const VmSpec& spec;

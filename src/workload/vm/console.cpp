@@ -38,14 +38,21 @@ bool Console::hold() {
   return true;
 }
 
-Status Console::send(std::string_view text) const {
-  while (!text.empty()) {
-    const ssize_t n = ::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n >= 0) text.remove_prefix(static_cast<std::size_t>(n));
-    else if (errno == EAGAIN) return fail(Errc::unavailable, "console: the guest reads nothing; {} bytes are left", text.size());
-    else if (errno == EPIPE) return fail(Errc::application, "console: QEMU has ended");
+Result<std::size_t> Console::offer(std::string_view text) const {
+  std::size_t taken = 0;
+  while (taken < text.size()) {
+    const ssize_t n = ::send(socket_.get(), text.data() + taken, text.size() - taken, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n >= 0) taken += static_cast<std::size_t>(n);
+    else if (errno == EAGAIN) break;
+    else if (errno == EPIPE || errno == ECONNRESET) return fail(Errc::application, "console: QEMU has ended");
     else if (errno != EINTR) return fail_errno("console");
   }
+  return taken;
+}
+
+Status Console::send(std::string_view text) const {
+  YADO_ASSIGN(const std::size_t taken, offer(text), "send");
+  if (taken < text.size()) return fail(Errc::unavailable, "console: the guest reads nothing; {} bytes are left", text.size() - taken);
   return {};
 }
 

@@ -25,7 +25,9 @@ class Console {
   /// Takes from the socket what is there, for a later `read`, so that the guest need not wait; of more than 1 MiB the
   /// newest. False: QEMU has ended.
   bool hold();
-  /// Error `unavailable` when the guest does not take it.
+  /// As much as fits now: how much that was. `application`: QEMU has ended.
+  Result<std::size_t> offer(std::string_view text) const;
+  /// All of it. Error `unavailable` when the guest does not take it.
   Status send(std::string_view text) const;
   /// The next whole line that contains `text`, without its end; lines before it are passed over. `log` gets
   /// everything that was read, as it comes. Errors: `timed_out` with the last line seen, `application`.

@@ -4,14 +4,19 @@
 #include <iterator>
 #include <sstream>
 
+#include <csignal>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/log.hpp"
 #include "net/guest_network.hpp"
 #include "net/host_network.hpp"
 #include "os/clock.hpp"
+#include "os/file.hpp"
+#include "os/process.hpp"
 #include "workload/vm/disk.hpp"
 #include "workload/vm/pages_memory.hpp"
 #include "workload/vm/vm.hpp"
@@ -20,6 +25,9 @@ namespace yado::vm {
 namespace {
 
 constexpr nanoseconds freeze_limit = 10s;
+constexpr int first_descriptor = 3;            // after standard input, output and error
+constexpr nanoseconds agent_limit = 10s;       // for one answer of the guest's agent
+constexpr nanoseconds frozen_agent_limit = 1h; // while all that the guest writes waits for it
 
 /// Below this share of one processor a guest counts as idle: its timers tick on.
 constexpr double idle_share = 0.2;
@@ -47,7 +55,9 @@ Result<bool> listens(std::uint16_t port, nanoseconds limit) {
   return ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
 }
 
-unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::replica ? 2 : 1; }
+/// One XOR needs three hosts. With fewer left the guest is rather recovered, its pages kept twice, than not at all.
+bool has_parity(const Split& split) { return split.redundancy == Redundancy::parity && split.over.size() >= 3; }
+unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::none || has_parity(split) ? 1 : 2; }
 
 /// Those without a size share evenly what the others leave, each page as often as is wanted; room for half as much again, because regions
 /// are not equally full.
@@ -67,7 +77,35 @@ std::vector<pager::ServiceConfig::Server> servers_of(const Split& split, std::ui
 
 class VmInstance final : public workload::Instance {
  public:
-  VmInstance(Vm vm, std::uint16_t port) : vm_(std::move(vm)), port_(port) {}
+  /// `disks_frozen`: the guest's file systems are, until its agent thaws them.
+  VmInstance(Vm vm, std::uint16_t port, bool disks_frozen = false) : vm_(std::move(vm)), port_(port), disks_frozen_(disks_frozen) {}
+
+  ~VmInstance() override { end_attendant(); }
+
+  /// It has stood still and runs again: its agent, if there is one, sets its clock, and thaws its disks, whoever has left them frozen.
+  /// In a child: a guest may take its time.
+  void attend_guest() {
+    end_attendant();
+    if (!vm_.has_agent().value_or(false)) return;
+    auto socket = vm_.connect_agent();
+    if (!socket) return log::warn("guest's clock: {}", socket.error().text());
+    const auto attend = [&]() -> int {
+      // What else the parent has open it may close, and then it must be closed for the others.
+      os::Fd kept(::dup2(socket->get(), first_descriptor));
+      ::close_range(first_descriptor + 1, ~0U, 0);
+      const nanoseconds limit = disks_frozen_ ? frozen_agent_limit : agent_limit;
+      auto agent = GuestAgent::open(std::move(kept), limit);
+      Status done = agent ? Status() : std::unexpected(agent.error());
+      if (done)
+        if (const auto thawed = agent->thaw_disks(limit); !thawed) log::error("the guest's file systems may be frozen: {}", thawed.error().text());
+      if (done) done = agent->set_time(os::wall_ms() * 1'000'000, limit);
+      if (!done) log::warn("guest's clock is late: {}", done.error().text());
+      return 0;
+    };
+    // By its descriptor only: a supervisor reaps any child that it does not know.
+    if (auto child = os::fork_child(attend, SIGKILL)) attendant_ = child->release();
+    disks_frozen_ = false;
+  }
 
   const os::Pidfd& process() const override { return vm_.process(); }
   Result<std::optional<os::ExitStatus>> reap() override {
@@ -83,12 +121,15 @@ class VmInstance final : public workload::Instance {
     return text ? std::optional(std::move(*text)) : std::nullopt;
   }
 
+  Result<std::size_t> type(std::string_view text) override { return vm_.console().offer(text); }
+
   // By the group and not by QMP: it must hold when QEMU answers nobody.
   Status freeze() override { return vm_.cgroup().freeze(freeze_limit); }
   Status thaw(const std::function<void()>& running) override {
     YADO_TRY(vm_.cgroup().thaw(), "thaw");
     YADO_TRY(vm_.resume(), "thaw");
     if (running) running();
+    attend_guest();
     return {};
   }
   Status signal(int) override { return fail(Errc::unsupported, "a VM takes no signals: stop it, or ask its guest"); }
@@ -111,6 +152,7 @@ class VmInstance final : public workload::Instance {
     if (!vm_.pager().empty()) return checkpoint_paged(state, disk, pages, image);
     PagesMemory memory(pages);
     YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
+    saved.properties[disks_property] = saved.disks_frozen ? "frozen" : "";
     return std::move(saved.properties);
   }
   bool runs_during_checkpoint() const override { return true; }
@@ -134,8 +176,15 @@ class VmInstance final : public workload::Instance {
     YADO_TRY(wait_until_drained(vm_.pager()), "memory");
     return fmt::format("{}", fmt::join(notes, "; "));
   }
-  Result<os::ExitStatus> exec(const std::vector<std::string>&, const workload::ExecIo&) const override {
-    return fail(Errc::unsupported, "exec does not reach into a VM: ask its service, or see `yado logs` for its console");
+  Result<os::ExitStatus> exec(const std::vector<std::string>& command, const workload::ExecIo& io) const override {
+    const auto wait = [&](nanoseconds time) -> Status {
+      YADO_ASSIGN(const bool ended, vm_.process().ended_within(time), "wait");
+      if (ended) return fail(Errc::application, "the VM has ended meanwhile");
+      return {};
+    };
+    YADO_ASSIGN(const GuestRun run, run_in_guest([&] { return vm_.agent(agent_limit); }, wait, command, agent_limit), "exec");
+    if (const os::Fd output(io.output < 0 ? -1 : ::fcntl(io.output, F_DUPFD_CLOEXEC, 3)); output.valid()) YADO_TRY(os::write_all(output, run.output), "exec");
+    return run.status;
   }
   Result<workload::StartupTimes> wait_startup(nanoseconds already, nanoseconds limit) const override {
     const Instant begun = os::now();
@@ -166,6 +215,13 @@ class VmInstance final : public workload::Instance {
   }
 
  private:
+  void end_attendant() {
+    if (!attendant_.valid()) return;
+    (void)attendant_.send(SIGKILL);
+    (void)attendant_.ended_within(std::nullopt);
+    (void)attendant_.reap();
+    attendant_ = {};
+  }
   Result<workload::Properties> checkpoint_paged(const std::filesystem::path& state, const std::filesystem::path& disk,
                                                 const std::filesystem::path& pages, const workload::NewImage& image) const {
     const auto cut = image::CutId::of(fmt::format("{} {}", image.name, os::now().time_since_epoch().count()));
@@ -180,6 +236,8 @@ class VmInstance final : public workload::Instance {
     saved.properties["cut"] = cut.hex();
     if (!memory.base_cut().none()) saved.properties["base_cut"] = memory.base_cut().hex();
     saved.properties["shares"] = shares;
+    if (memory.bytes_per_second() != 0) saved.properties["bytes_per_second"] = fmt::format("{}", memory.bytes_per_second());
+    saved.properties[disks_property] = saved.disks_frozen ? "frozen" : "";
     saved.properties["pause_us"] = fmt::format("{}", saved.pause.count());
     saved.properties["took_ms"] = fmt::format("{:.0f}", to_ms(os::now() - begun));
     return std::move(saved.properties);
@@ -187,6 +245,8 @@ class VmInstance final : public workload::Instance {
 
   Vm vm_;
   std::uint16_t port_;
+  bool disks_frozen_;
+  os::Pidfd attendant_;
 };
 
 class VmDriver final : public workload::Driver {
@@ -204,25 +264,28 @@ class VmDriver final : public workload::Driver {
     ImageParts parts{.properties = image.properties};
     YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
     YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
+    const Begin begin = frozen ? Begin::paused : Begin::running;
     Place place = place_;
-    if (expected_ && place.paging && image.properties.contains(servers_property)) {
-      YADO_TRY(inherit(*place.paging, image), "VM");
-      YADO_ASSIGN(auto gone_on, go_on_in_expected(parts, place.paging->config, frozen), "VM");
-      if (gone_on) return gone_on;
+    const bool inherits = place.paging && image.properties.contains(servers_property);
+    if (inherits) YADO_TRY(inherit(*place.paging, image), "VM");
+    if (inherits && expected_suits(parts)) {
+      Vm vm = *std::exchange(expected_, std::nullopt);
+      YADO_TRY(vm.go_on(parts, place.paging->config, begin), "VM");
+      return restored(std::move(vm), image, frozen);
     }
     forget_expected();
     std::unique_ptr<MemoryPart> memory;
     if (place.paging) {
       // The pager does it, while the guest runs.
       memory = std::make_unique<PagedMemory>(PagedMemory::Options{});
-      YADO_TRY(image.properties.contains(servers_property) ? inherit(*place.paging, image) : use_image(*place.paging, image), "VM");
+      if (!inherits) YADO_TRY(use_image(*place.paging, image), "VM");
     } else {
       YADO_ASSIGN(const std::filesystem::path pages, part(image.directories, "memory"), "VM");
       memory = std::make_unique<PagesMemory>(pages);
     }
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
-    YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, frozen ? Begin::paused : Begin::running), "VM");
-    return restored(std::move(vm), frozen);
+    YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, begin), "VM");
+    return restored(std::move(vm), image, frozen);
   }
   Status expect() override {
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
@@ -236,22 +299,19 @@ class VmDriver final : public workload::Driver {
   Status can_checkpoint() const override { return {}; }
 
  private:
-  Result<std::unique_ptr<workload::Instance>> restored(Vm vm, bool frozen) const {
-    auto instance = std::make_unique<VmInstance>(std::move(vm), port_);
-    if (frozen) YADO_TRY(instance->freeze(), "VM");
-    return instance;
+  Result<std::unique_ptr<workload::Instance>> restored(Vm vm, const workload::ImageParts& image, bool frozen) const {
+    const auto disks = image.properties.find(disks_property);
+    auto restored = std::make_unique<VmInstance>(std::move(vm), port_, disks != image.properties.end() && disks->second == "frozen");
+    if (frozen) YADO_TRY(restored->freeze(), "VM");
+    else restored->attend_guest();
+    return restored;
   }
-  /// Null: it is not the one that was expected, and nothing has happened.
-  Result<std::unique_ptr<workload::Instance>> go_on_in_expected(const ImageParts& parts, const pager::ServiceConfig& heritage, bool frozen) {
-    YADO_ASSIGN(const auto ended, expected_->reap(), "expected");
-    if (const Status suits = ended ? fail(Errc::application, "QEMU has ended: {}", ended->reason) : expected_->suits(parts); !suits) {
-      log::warn("{} is restored from the beginning: {}", spec_.name, suits.error().text());
-      return std::unique_ptr<workload::Instance>();
-    }
-    Vm vm = std::move(*expected_);
-    expected_.reset();
-    YADO_TRY(vm.go_on(parts, heritage, frozen ? Begin::paused : Begin::running), "expected");
-    return restored(std::move(vm), frozen);
+  /// Whether what is ready, if anything is, can go on with this.
+  bool expected_suits(const ImageParts& parts) {
+    if (!expected_) return false;
+    const Status suits = expected_->suits(parts);
+    if (!suits) log::warn("{} is restored from the beginning: {}", spec_.name, suits.error().text());
+    return suits.has_value();
   }
   void forget_expected() {
     if (!std::exchange(expected_, std::nullopt)) return;
@@ -308,6 +368,8 @@ Paging paging_of(const yado::VmSpec& spec, const PagerIdentity& pager) {
   config.local_bytes = spec.split->local_bytes;
   config.prefetch_pages = spec.split->prefetch_pages;
   config.copies = copies_of(*spec.split);
+  config.parity = has_parity(*spec.split);
+  config.save_bytes_per_second = spec.split->checkpoint_bytes_per_second;
   config.session = pager.session;
   config.epoch = pager.epoch;
   config.identity = pager.identity;

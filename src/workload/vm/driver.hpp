@@ -35,5 +35,7 @@ inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@
 inline constexpr const char* servers_property = "servers";
 /// The same: how it was left, for people.
 inline constexpr const char* rounds_property = "rounds";
+// Property "disk_state", "frozen": the guest's agent had its file systems at rest at the cut.
+inline constexpr const char* disks_property = "disk_state";
 
 }  // namespace yado::vm

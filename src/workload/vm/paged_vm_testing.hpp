@@ -117,6 +117,18 @@ class PagedVmTest : public ::testing::Test {
     ASSERT_OK(verdict);
     EXPECT_TRUE(flawless(*verdict)) << ::testing::PrintToString(*verdict);
   }
+  /// A number of the pager's figures; none: it has ended.
+  std::optional<std::uint64_t> figure(const std::string& name) {
+    const auto answer = ask_pager(vm_->pager(), R"({"do":"figures"})");
+    const std::string key = "\"" + name + "\":";
+    const std::size_t at = answer ? answer->find(key) : std::string::npos;
+    if (at == std::string::npos) return std::nullopt;
+    return std::strtoull(answer->c_str() + at + key.size(), nullptr, 10);
+  }
+  void wait_until_redundant() {
+    for (auto missing = figure("pages_without_redundancy"); missing != 0; missing = figure("pages_without_redundancy"))
+      ASSERT_TRUE(missing) << "the pager has ended";
+  }
   void kill_pager() {
     const auto file = os::read_text(vm_->pager().parent_path() / "pager.pid");
     ASSERT_OK(file);

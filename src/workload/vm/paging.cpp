@@ -200,6 +200,7 @@ Status PagedMemory::learn_shares(const std::string& call) {
   YADO_ASSIGN(const json answer, exchange(socket_, heard_, call), "memory");
   shares_.clear();
   base_cut_ = image::CutId::from_hex(answer.value("base_cut", ""));
+  bytes_per_second_ = answer.value("bytes_per_second", std::uint64_t{0});
   for (const json& share : answer.at("shares"))
     shares_.push_back({share.value("host", ""), share.value("pages", std::uint64_t{0}), share.value("bytes", std::uint64_t{0}), share.value("sum", "")});
   return {};

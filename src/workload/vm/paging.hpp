@@ -78,6 +78,8 @@ class PagedMemory final : public MemoryPart {
   const std::vector<MemoryShare>& shares() const { return shares_; }
   /// After after_pause(): the base that was wished for, or none: the pager counts its changes from another cut, so all was saved.
   const image::CutId& base_cut() const { return base_cut_; }
+  /// What each host wrote at most; 0: no limit.
+  std::uint64_t bytes_per_second() const { return bytes_per_second_; }
 
  private:
   Result<std::string> ask(const std::string& call);
@@ -87,6 +89,7 @@ class PagedMemory final : public MemoryPart {
   std::string heard_;
   std::vector<MemoryShare> shares_;
   image::CutId base_cut_;
+  std::uint64_t bytes_per_second_ = 0;
 };
 
 /// The memory's part when another main host goes on with the guest: no file, but the servers' sessions, which that host inherits.

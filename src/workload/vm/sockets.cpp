@@ -37,13 +37,13 @@ Result<SocketPair> make_socket_pair() {
   return pair;
 }
 
-Result<os::Fd> listen_in(const os::Fd& directory, const std::string& name) {
+Result<os::Fd> listen_in(const os::Fd& directory, const std::string& name, int queue) {
   YADO_ASSIGN(const sockaddr_un address, address_of(directory, name), "listen");
   YADO_ASSIGN(os::Fd socket, make_socket(0), "listen");
   (void)::unlinkat(directory.get(), name.c_str(), 0);
   if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return fail_errno("bind " + name);
   if (::fchmodat(directory.get(), name.c_str(), 0600, 0) != 0) return fail_errno("chmod " + name);
-  if (::listen(socket.get(), 1) != 0) return fail_errno("listen at " + name);
+  if (::listen(socket.get(), queue) != 0) return fail_errno("listen at " + name);
   return socket;
 }
 

@@ -14,8 +14,8 @@ struct SocketPair {
 Result<SocketPair> make_socket_pair();
 
 /// A listening socket `name` in an open directory, in place of one that may be there. By way of the descriptor, because
-/// a socket's whole path may have 107 characters only (unix(7)).
-Result<os::Fd> listen_in(const os::Fd& directory, const std::string& name);
+/// a socket's whole path may have 107 characters only (unix(7)). `queue`: how many may wait beside the one that is served.
+Result<os::Fd> listen_in(const os::Fd& directory, const std::string& name, int queue = 1);
 /// Errors: `not_found`, `refused` when nobody listens any more, `unavailable` when the listener's queue is full.
 Result<os::Fd> connect_in(const os::Fd& directory, const std::string& name);
 

@@ -23,6 +23,7 @@
 #include "workload/vm/device_state.hpp"
 #include "workload/vm/disk.hpp"
 #include "workload/vm/disk_seal.hpp"
+#include "workload/vm/frozen_disks.hpp"
 #include "workload/vm/sockets.hpp"
 #include "workload/vm/tap.hpp"
 
@@ -34,7 +35,9 @@ using json = nlohmann::json;
 
 constexpr const char* control_socket = "control";
 constexpr const char* state_file = "device-state";
-constexpr const char* driver = "vm-1";
+constexpr const char* agent_socket = "agent";
+constexpr const char* driver = "vm-2";  // 2: with a port for the guest's agent
+constexpr int agent_queue = 16;
 constexpr QemuVersion oldest{7, 2, 0};
 constexpr const char* newest_machine = "q35";
 constexpr int console_room_bytes = 4 << 20;
@@ -101,7 +104,8 @@ struct Vm::State {
     (void)cgroup.kill_all();
     process.kill();
     if (pager) pager->wait_for_end();
-    if (directory.valid()) (void)::unlinkat(directory.get(), control_socket, 0);
+    if (directory.valid())
+      for (const char* name : {control_socket, agent_socket}) (void)::unlinkat(directory.get(), name, 0);
   }
 
   static Result<std::unique_ptr<State>> make(const VmSpec& spec, const Place& place, const Qemu& qemu) {
@@ -130,6 +134,7 @@ struct Vm::State {
     // For an owner who is busy for a moment (console.hpp); without the right to it the guest waits earlier.
     (void)::setsockopt(console_ends.theirs.get(), SOL_SOCKET, SO_SNDBUFFORCE, &console_room_bytes, sizeof console_room_bytes);
     YADO_ASSIGN(const os::Fd control, listen_in(directory, control_socket), "VM");
+    YADO_ASSIGN(const os::Fd agent, listen_in(directory, agent_socket, agent_queue), "VM");
     YADO_ASSIGN(os::Pipe error, os::make_pipe(), "VM");
     // Never to be waited for by QEMU: what nobody reads beyond 64 KiB is lost.
     YADO_TRY(os::set_nonblocking(error.write), "VM");
@@ -147,7 +152,8 @@ struct Vm::State {
     spawn.descriptors = {{monitor_ends.theirs.get(), monitor_descriptor},
                          {control.get(), control_descriptor},
                          {console_ends.theirs.get(), console_descriptor},
-                         {memory.get(), memory_descriptor}};
+                         {memory.get(), memory_descriptor},
+                         {agent.get(), agent_descriptor}};
     if (place.paging) {
       YADO_ASSIGN(pager, PagerProcess::begin(*place.paging, place.directory, spec.memory_bytes), "VM");
       spawn.environment = {fmt::format("LD_PRELOAD=/proc/self/fd/{}", hook_descriptor), fmt::format("YADO_PAGES_MEMORY=/proc/self/fd/{}", memory_descriptor),
@@ -231,6 +237,18 @@ struct Vm::State {
       if (wanted[1].revents != 0) console_open = console.hold();
       if (wanted[0].revents != 0) return true;
       if (left == 0ns) return false;
+    }
+  }
+
+  /// Again and again: no guest says that it has heard, and one that is still booting, with nobody at its button yet, hears nothing.
+  Result<bool> press_power_button(nanoseconds grace) {
+    const Instant deadline = os::now() + grace;
+    for (nanoseconds pause = 1s;; pause *= 2) {
+      const auto pressed = monitor->execute("system_powerdown", "{}", qemu.limit);
+      if (!pressed) return pressed.error().code == Errc::application ? ended_within(qemu.limit) : false;  // it is about to end
+      const nanoseconds left = deadline - os::now();
+      YADO_ASSIGN(const bool gone, ended_within(std::min(pause, left)), "power button");
+      if (gone || left <= pause) return gone;
     }
   }
 
@@ -331,6 +349,8 @@ Result<Vm> Vm::expect(const VmSpec& spec, const Place& place, const Qemu& qemu) 
 }
 
 Status Vm::suits(const ImageParts& image) const {
+  YADO_ASSIGN(const auto ended, state_->reap(), "expected");
+  if (ended) return fail(Errc::application, "QEMU has ended: {}", ended->reason);
   YADO_TRY(state_->suits(image), "expected");
   if (image.properties.at("machine") != state_->machine)
     return fail(Errc::conflict, "expected was a machine {}, and {} came", state_->machine, image.properties.at("machine"));
@@ -369,6 +389,8 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   if (before == "postmigrate") return fail(Errc::conflict, "save: the guest has stood still since it was last saved; resume it first");
 
   YADO_ASSIGN(DeviceStateSaving devices, DeviceStateSaving::prepare(qmp, device_state / state_file, limit), "save");
+  const bool rest = runs && after == After::as_before && disks > 0;
+  FrozenDisks disks_at_rest = rest ? FrozenDisks::prepare(qmp, [this] { return connect_agent(); }, limit) : FrozenDisks();
   {
     Brake brake(state_->cgroup, state_->spec.cpus);
     YADO_TRY(memory.before_pause(brake), "save");
@@ -398,12 +420,15 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     saved.pause = resumed_at - stopped_at;
     return {};
   };
+  saved.disks_frozen = disks_at_rest.freeze();
   Status done = cut();
   if (done && after == After::paused) {
     if (done = memory.after_pause(); done) done = copy_sealed(directory, disks, disk);
     if (done) return saved;
   }
-  if (Status goes_on = go_on(); !goes_on)
+  const Status goes_on = go_on();
+  disks_at_rest.thaw();
+  if (!goes_on)
     return fail(goes_on.error().code, "save: {}{}", done ? "" : done.error().message + "; and ", goes_on.error().message);
   if (done) done = memory.after_pause();
   if (done) done = copy_sealed(directory, disks, disk);
@@ -413,6 +438,22 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
   YADO_TRY(done, "save");
   return saved;
+}
+
+Result<bool> Vm::has_agent() { return agent_port_is_open(*state_->monitor, state_->qemu.limit); }
+
+Result<os::Fd> Vm::connect_agent() const { return connect_in(state_->directory, agent_socket); }
+
+Result<GuestAgent> Vm::agent(nanoseconds limit) const {
+  {
+    // Whether there is any, QEMU knows at once.
+    YADO_ASSIGN(os::Fd socket, connect_in(state_->directory, control_socket), "guest agent");
+    YADO_ASSIGN(Qmp qmp, Qmp::open(std::move(socket), limit), "guest agent");
+    YADO_ASSIGN(const bool there, agent_port_is_open(qmp, limit), "guest agent");
+    if (!there) return fail(Errc::unavailable, "no agent runs in the guest: install and start qemu-guest-agent there");
+  }
+  YADO_ASSIGN(os::Fd socket, connect_agent(), "guest agent");
+  return GuestAgent::open(std::move(socket), limit);
 }
 
 Status Vm::pause() {
@@ -440,8 +481,8 @@ Result<End> Vm::stop(nanoseconds grace) {
   const nanoseconds limit = state_->qemu.limit;
   const auto runs = run_state();
   bool gone = false;
-  if (runs && *runs == "running" && state_->monitor->execute("system_powerdown", "{}", limit)) {
-    YADO_ASSIGN(gone, state_->ended_within(grace), "stop");
+  if (runs && *runs == "running") {
+    YADO_ASSIGN(gone, state_->press_power_button(grace), "stop");
   }
   // A QEMU that does not answer is not asked a second time.
   if (!gone && runs && state_->monitor->execute("quit", "{}", limit)) {

@@ -7,6 +7,7 @@
 //     memory()    ─── shared file without a name ──  -object memory-backend-file
 //     process()   ◀── pidfd
 //   <directory>/control  ◀── QMP, one client at a time: whoever saves (perhaps a forked child)
+//   <directory>/agent    ─── the agent in the guest, if there is one: whoever asks it (guest_agent.hpp)
 //   <directory>/disk-N.qcow2, disk-N.K.qcow2    what the instance wrote to its N-th disk (disk.hpp)
 //
 // All calls block, each answer of QEMU at most Qemu::limit. The object belongs to one thread, the one that started or
@@ -26,6 +27,7 @@
 #include "os/cgroup.hpp"
 #include "os/pidfd.hpp"
 #include "workload/vm/console.hpp"
+#include "workload/vm/guest_agent.hpp"
 #include "workload/vm/memory_part.hpp"
 #include "workload/vm/qmp.hpp"
 #include "workload/vm/spec.hpp"
@@ -43,6 +45,7 @@ struct Saved {
   std::map<std::string, std::string> properties;
   std::chrono::microseconds pause{0};  ///< from STOP to RESUME by QEMU's clock; 0: it stood still already
   std::uint64_t device_state_bytes = 0;
+  bool disks_frozen = false;  ///< by the guest's agent, at the cut: so they are in the image, and the guest that is restored waits for a thaw
 };
 
 /// How it ended.
@@ -84,12 +87,21 @@ class Vm {
   Status go_on(const ImageParts& image, const pager::ServiceConfig& heritage, Begin begin = Begin::running);
 
   /// Writes devices, memory and disks of one instant into the two directories and `memory`. The guest stands still for
-  /// devices and memory; disks are copied when it goes on. Also after an error it is as it was before, running or paused. May run in a forked child of
+  /// devices and memory; disks are copied when it goes on. An agent in the guest has its file systems written out and at rest for the
+  /// moment of the cut (not with After::paused); when it cannot, the image is as without one. Also after an error it is as it was before, running or paused. May run in a forked child of
   /// the owner; if that is killed half-way, `resume` brings the guest back. Errors: `no_space`, `timed_out`
   /// (also when somebody else saves for so long), `conflict` for a paused guest that was saved since it last ran (QEMU
   /// migrates it once only), `application` when QEMU has ended.
   /// `after`: paused, it stands still after a success, until resume(); somebody else may go on with it.
   Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory, After after = After::as_before) const;
+
+  /// Whether an agent in the guest has its port open. Asks QEMU, not the guest.
+  Result<bool> has_agent();
+  /// A connection to it. Not for `save`'s time, which has one of its own. `unavailable`: there is none, or it hangs.
+  /// May run in a forked child of the owner.
+  Result<GuestAgent> agent(nanoseconds limit) const;
+  /// The same without a question to the guest.
+  Result<os::Fd> connect_agent() const;
 
   Status pause();
   Status resume();
@@ -97,7 +109,7 @@ class Vm {
   Result<std::string> run_state();
   /// What QEMU has said since the last call; never waits. Error `application`: QEMU has ended (see reap).
   Result<std::vector<QmpEvent>> take_events();
-  /// Asks by the power button and waits for `grace`, then has QEMU quit, then kills it. A paused guest cannot hear.
+  /// Asks by the power button, more than once, and waits for `grace`, then has QEMU quit, then kills it. A paused guest cannot hear.
   Result<End> stop(nanoseconds grace);
   /// The end, when there is one.
   Result<std::optional<End>> reap();

@@ -158,6 +158,14 @@ TEST_F(VmProcessTest, ThePowerButtonIsHeard) {
   EXPECT_EQ(again->reason, end->reason);
 }
 
+TEST_F(VmProcessTest, ThePowerButtonIsPressedUntilSomebodyHearsIt) {
+  auto started = Vm::start(verifier(), place("a"), qemu());  // its kernel is not there yet
+  ASSERT_OK(started);
+  const auto end = started->stop(hang);
+  ASSERT_OK(end);
+  EXPECT_EQ(end->reason, "the guest powered off");
+}
+
 TEST_F(VmProcessTest, APausedGuestQuitsWithoutGrace) {
   ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_OK(vm_->pause());
@@ -576,6 +584,11 @@ TEST_F(VmProcessTest, AClientsConnectionLivesThroughSaveAndRestore) {
   auto restored = restore(spec, at("b"), image, *saved);
   ASSERT_OK(restored);
   EXPECT_EQ(ask("GET shell"), "$4\r\nblue\r\n");
+  if (saved->disks_frozen) {  // its agent had started by then
+    auto agent = restored->agent(hang);
+    ASSERT_OK(agent);
+    ASSERT_OK(agent->thaw_disks(hang));
+  }
   const auto end = restored->stop(hang);
   ASSERT_OK(end);
   EXPECT_EQ(end->reason, "the guest powered off");

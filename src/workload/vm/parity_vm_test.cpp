@@ -1,0 +1,126 @@
+// A guest whose memory is held with parity, and the limit of a checkpoint: real QEMU, pager and memory servers.
+#include "workload/vm/paged_vm_testing.hpp"
+
+namespace yado::vm {
+namespace {
+
+using namespace testing;
+
+class ParityVmProcessTest : public PagedVmTest {
+ protected:
+  Place parity_place(const std::string& name, const std::vector<std::string>& over) {
+    Place made = place(name, memory_bytes / 4, over);
+    made.paging->config.parity = true;
+    return made;
+  }
+  std::vector<pager::ServiceConfig::Server> servers(const std::vector<std::string>& over) {
+    return parity_place("names", over).paging->config.servers;
+  }
+  void lose(const std::string& host) { hosts_.erase(host); }
+  void replace_by(const std::string& host, const std::vector<std::string>& over) {
+    add_host(host);
+    ASSERT_OK(change_memory_servers(vm_->pager(), memory_bytes / 4, servers(over)));
+    ASSERT_NO_FATAL_FAILURE(wait_until_redundant());
+  }
+  std::uint64_t parity_pages() const {
+    std::uint64_t pages = 0;
+    for (const auto& [name, host] : hosts_)
+      for (const auto& session : host.server->sessions())
+        if (session.name.ends_with(".parity")) pages += session.stats.data_pages;
+    return pages;
+  }
+};
+
+TEST_F(ParityVmProcessTest, AnyHostMayDieAndItIsSavedAndRestored) {
+  add_host("h4");
+  boot(parity_place("a", {"h2", "h3", "h4"}));
+  write_a_while('w', 5);
+  EXPECT_GT(parity_pages(), 0u);
+  lose("h3");
+  write_a_while('w', 5);
+  expect_flawless();
+
+  // What is only in the parity is on no host as it is: no image of that, and the guest runs on.
+  PagedMemory nobody({.control = vm_->pager(), .part = directory_.path() / "none", .name = "a-img.0", .cut = image::CutId::of("a-img.0"), .base_cut = {}, .base = {}, .progress = {}});
+  for (const char* part : {"none", "none/device-state", "none/disk"}) fs::create_directories(directory_.path() / part);
+  const auto refused = vm_->save(directory_.path() / "none/device-state", directory_.path() / "none/disk", nobody);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("only in the parity"), std::string::npos) << refused.error().text();
+
+  ASSERT_NO_FATAL_FAILURE(replace_by("h5", {"h2", "h4", "h5"}));
+  lose("h2");
+  write_a_while('w', 5);
+  expect_flawless();
+  ASSERT_NO_FATAL_FAILURE(replace_by("h2", {"h2", "h4", "h5"}));
+  const auto without_h4 = change_memory_servers(vm_->pager(), memory_bytes / 4, servers({"h2", "h5"}));
+  ASSERT_FALSE(without_h4);
+  EXPECT_EQ(without_h4.error().code, Errc::unsupported) << without_h4.error().text();
+
+  Image first{.name = "a-img.1"}, second{.name = "a-img.2"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(first));
+  write_a_while('h', 5);
+  ASSERT_NO_FATAL_FAILURE(checkpoint(second, &first));
+  EXPECT_EQ(second.base_cut, first.cut);
+  expect_flawless();
+  vm_.reset();
+  EXPECT_EQ(parity_pages(), 0u) << "their sessions end, too";
+
+  // Each host loads its share; the parity is computed anew, and then one may be lost again.
+  Place same = parity_place("a", {"h2", "h4", "h5"});
+  fs::remove_all(same.directory);
+  fs::create_directories(same.directory);
+  same.paging->config.image = {{first.directory / "memory"}};
+  for (auto& server : same.paging->config.servers) server.load = {first.name + "." + server.host};
+  ASSERT_NO_FATAL_FAILURE(restore(first, same));
+  ASSERT_NO_FATAL_FAILURE(wait_until_redundant());
+  EXPECT_GT(parity_pages(), 0u);
+  lose("h4");
+  expect_flawless();
+  vm_.reset();
+
+  // The chain, on one host alone: no parity is needed.
+  Place alone = parity_place("alone", {});
+  alone.paging->config.local_bytes = memory_bytes;
+  alone.paging->config.image = second.chain;
+  ASSERT_NO_FATAL_FAILURE(restore(second, alone));
+  expect_flawless();
+}
+
+TEST_F(ParityVmProcessTest, TwoHostsAreTooFew) {
+  const auto started = Vm::start(spec(), parity_place("a", {"h2", "h3"}), qemu());
+  ASSERT_FALSE(started);
+  EXPECT_NE(started.error().message.find("wants 3 memory servers, 2 are there"), std::string::npos) << started.error().text();
+}
+
+TEST_F(ParityVmProcessTest, ACheckpointKeepsToItsRateOnEveryHost) {
+  struct Took {
+    double seconds = 0, bytes = 0;  ///< of the host that wrote most
+    double rate() const { return bytes / seconds; }
+  };
+  const auto save = [&](const std::string& name, Image& image) {
+    image.name = name;
+    const Instant begun = os::now();
+    checkpoint(image);
+    Took took{.seconds = to_ms(os::now() - begun) / 1000};
+    for (const MemoryShare& share : image.shares) took.bytes = std::max(took.bytes, static_cast<double>(share.bytes));
+    return took;
+  };
+  Image whole, limited;
+  boot(place("a", memory_bytes / 2, {"h2"}));
+  const Took fast = save("a-img.1", whole);
+  ASSERT_FALSE(HasFatalFailure());
+  vm_.reset();
+  Place slower = place("b", memory_bytes / 2, {"h2"});
+  slower.paging->config.image = whole.chain;
+  slower.paging->config.save_bytes_per_second = static_cast<std::uint64_t>(fast.rate() / 4);
+  ASSERT_NO_FATAL_FAILURE(restore(whole, slower));
+  const Took slow = save("b-img.1", limited);
+  ASSERT_FALSE(HasFatalFailure());
+  EXPECT_GT(slow.bytes, 8.0 * (1 << 20)) << "too little to tell";
+  // The first and the last piece of 1 MiB are not waited for.
+  EXPECT_LT((slow.bytes - 2 * (1 << 20)) / slow.seconds, fast.rate() / 4) << "of " << fast.rate() << " B/s without a limit";
+  expect_flawless();
+}
+
+}  // namespace
+}  // namespace yado::vm
