@@ -41,6 +41,7 @@ constexpr int agent_queue = 16;
 constexpr QemuVersion oldest{7, 2, 0};
 constexpr const char* newest_machine = "q35";
 constexpr int console_room_bytes = 4 << 20;
+constexpr std::size_t expected_layers = 2;  ///< of a disk: as many as there are after a save (disk_seal.hpp)
 
 /// Guest memory as a file without a name: nothing is left of it when the last descriptor is closed.
 Result<os::Fd> make_memory(std::uint64_t bytes) {
@@ -343,7 +344,8 @@ Result<Vm> Vm::expect(const VmSpec& spec, const Place& place, const Qemu& qemu) 
   where.paging->config.waits = true;
   YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, where, qemu), "expect");
   for (std::size_t i = 0; i < spec.disks.size(); ++i)
-    YADO_TRY(make_overlay(qemu, spec.disks[i], first_layer(place.directory, i)), "expect");
+    for (std::size_t layer = 0; layer < expected_layers; ++layer)
+      YADO_TRY(make_overlay(qemu, spec.disks[i], next_layer(place.directory, i)), "expect");
   YADO_TRY(state->launch(newest_machine, true), "expect");
   return Vm(std::move(state));
 }
@@ -354,19 +356,20 @@ Status Vm::suits(const ImageParts& image) const {
   YADO_TRY(state_->suits(image), "expected");
   if (image.properties.at("machine") != state_->machine)
     return fail(Errc::conflict, "expected was a machine {}, and {} came", state_->machine, image.properties.at("machine"));
-  for (std::size_t i = 0; i < state_->spec.disks.size(); ++i) {
-    const auto came = layers_of(image.disk, i);
-    if (came.size() != 1 || came.front().filename() != first_layer(state_->place.directory, i).filename())
-      return fail(Errc::conflict, "expected was one layer of disk {}, and {} came", i, came.size());
-  }
+  for (std::size_t i = 0; i < state_->spec.disks.size(); ++i)
+    if (const auto came = layers_of(image.disk, i); came.empty() || came.size() > expected_layers)
+      return fail(Errc::conflict, "expected were up to {} layers of disk {}, and {} came", expected_layers, i, came.size());
   return {};
 }
 
 Status Vm::go_on(const ImageParts& image, const pager::ServiceConfig& heritage, Begin begin) {
   YADO_TRY(suits(image), "restore");
   // QEMU reads a disk's tables again before it uses it after a migration: its content may come until then, as on a disk that hosts share.
-  for (std::size_t i = 0; i < state_->spec.disks.size(); ++i)
-    YADO_TRY(replace_content(layers_of(image.disk, i).front(), first_layer(state_->place.directory, i)), "restore");
+  // Who lies on what QEMU was told; a layer for which none came stays empty, on top.
+  for (std::size_t i = 0; i < state_->spec.disks.size(); ++i) {
+    const auto came = layers_of(image.disk, i), here = layers_of(state_->place.directory, i);
+    for (std::size_t layer = 0; layer < came.size(); ++layer) YADO_TRY(replace_content(came[layer], here.at(layer)), "restore");
+  }
   pager::ServiceConfig config = heritage;
   config.memory_bytes = state_->spec.memory_bytes;
   YADO_TRY(state_->pager->inherit(config), "restore");

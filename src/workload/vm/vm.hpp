@@ -81,7 +81,7 @@ class Vm {
   /// A guest of this spec is to come from another main host: QEMU stands ready beside a pager that waits (pager::ServiceConfig::waits), which is
   /// most of what a restore takes. Errors: those of `start`; `unsupported` without a pager.
   static Result<Vm> expect(const VmSpec& spec, const Place& place, const Qemu& qemu);
-  /// Whether what came can go on in this one, which was expected: the same machine, accelerator and layers of disks. Nothing is changed.
+  /// Whether what came can go on in this one, which was expected: the same machine and accelerator, up to two layers of each disk. Nothing is changed.
   Status suits(const ImageParts& image) const;
   /// It goes on where it stood: as `restore`, in what was expected. `heritage`: what the pager is to inherit. Errors: those of suits() and of restore.
   Status go_on(const ImageParts& image, const pager::ServiceConfig& heritage, Begin begin = Begin::running);
