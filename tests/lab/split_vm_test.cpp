@@ -204,6 +204,26 @@ TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
   for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
 }
 
+/// Where it was started an image must answer within two cold starts. Who came from another host may take longer: nobody else has its memory.
+TEST_F(SplitVmTest, AGuestThatIsSlowAfterAMoveIsWaitedFor) {
+  if (!has_guest()) GTEST_SKIP() << no_guest;
+  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
+  spec["policy"]["placement"] = {"h1", "h2", "h3"};
+  LAB_OK(cluster().deploy(spec));
+  const std::string home = cluster().owner_host("bigvm");
+  const Ended away = cluster().yado({"move", "bigvm", home == "h2" ? "h3" : "h2"});
+  EXPECT_EQ(away.status, 0) << away.output;
+  const std::uint64_t since = cluster().newest_event();
+  auto moving = std::async(std::launch::async, [&] { return cluster().yado({"move", "bigvm", home}); });
+  const auto expected = cluster().event(since, "expected", "bigvm");
+  ASSERT_TRUE(expected);
+  LAB_MUST(const os::Cgroup ready, os::Cgroup::open(cluster().cgroup(home, (*expected)["fields"].value("as", ""))));
+  LAB_OK(ready.limit({.cpus = 0.02}));
+  const Ended moved = moving.get();
+  EXPECT_EQ(moved.status, 0) << moved.output;
+  EXPECT_EQ(cluster().owner_host("bigvm"), home);
+}
+
 /// However far the move had come: the guest runs once, and what was ready for it elsewhere is gone, unless it is the one that runs.
 TEST_F(SplitVmTest, WhenControlDiesDuringAMoveNothingIsLeftReady) {
   if (!has_guest()) GTEST_SKIP() << no_guest;
