@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
+#include "os/clock.hpp"
 
 namespace yado::agent {
 
@@ -80,6 +81,7 @@ asio::awaitable<void> Heartbeat::run() {
   const std::shared_ptr<State> state = state_;
   while (!state->stopped) {
     state->changed = false;
+    const Instant asked = os::now();
     wire::Request request;
     request.method = "POST";
     request.target = fmt::format("/v1/agents/{}/heartbeat", state->host);
@@ -98,6 +100,7 @@ asio::awaitable<void> Heartbeat::run() {
       if (answer->pace > milliseconds(0)) state->pace = answer->pace;
       if (state->pause > milliseconds(0)) log::info("control answers again");
       state->pause = milliseconds(0);
+      answer->asked = asked;
       state->answered(*answer);
     }
     if (!said) {

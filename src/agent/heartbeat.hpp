@@ -17,6 +17,7 @@ struct HeartbeatAnswer {
   std::vector<DropImageCall> drop;
   std::optional<std::vector<InstanceId>> expected;  ///< none: it cannot say
   milliseconds pace{0};
+  Instant asked{};  ///< what this host did later control may not have known
 };
 Result<HeartbeatAnswer> heartbeat_answer_from_json(std::string_view text);
 

@@ -138,7 +138,7 @@ asio::awaitable<Status> Instances::expect(ExpectCall call) {
   if (!number) co_return fail(Errc::no_space, "no bridge address is left on this host for {}", call.instance);
   const InstanceRecord record{.id = call.instance, .workload = call.spec.name, .epoch = call.epoch, .image = {}, .address = net::Ipv4{*number}};
   const supervisor::Config config = config_of(record, call.spec);
-  expected_[record.id] = {record, nullptr};
+  expected_[record.id] = {record, nullptr, os::now()};
   std::function<Result<std::shared_ptr<Shell>>()> work = [this, record, config, shell = std::move(made)]() mutable -> Result<std::shared_ptr<Shell>> {
     // So that whoever comes after this process clears it away.
     YADO_TRY(around_.directory.save_instance(record), "instance");
@@ -156,9 +156,9 @@ asio::awaitable<Status> Instances::expect(ExpectCall call) {
   co_return Status{};
 }
 
-void Instances::keep_expected(const std::vector<InstanceId>& ids) {
+void Instances::keep_expected(const std::vector<InstanceId>& ids, Instant as_of) {
   for (const auto& [id, expected] : expected_)
-    if (expected.shell && std::ranges::find(ids, id) == ids.end()) spawn(forget(id));
+    if (expected.shell && expected.since < as_of && std::ranges::find(ids, id) == ids.end()) spawn(forget(id));
 }
 
 /// Its supervisor ends when nobody can tell it anything any more, and takes with it what it had ready.

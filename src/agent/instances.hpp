@@ -68,8 +68,8 @@ class Instances {
   /// A network and a supervisor with everything ready for an instance that will come from another host: the next launch of that name begins
   /// there. One per workload.
   boost::asio::awaitable<Status> expect(ExpectCall call);
-  /// All others that are expected are not any more.
-  void keep_expected(const std::vector<InstanceId>& ids);
+  /// All others that were expected at that time are not any more.
+  void keep_expected(const std::vector<InstanceId>& ids, Instant as_of);
 
   /// An archive is unpacked before it is needed: that takes seconds.
   boost::asio::awaitable<Status> prepare_root(WorkloadSpec spec);
@@ -123,6 +123,7 @@ class Instances {
   struct Expected {
     InstanceRecord record;
     std::shared_ptr<Shell> shell;  ///< null: it is being made, or cleared away
+    Instant since{};               ///< when the call came
   };
   boost::asio::awaitable<void> forget(InstanceId id);
   supervisor::Config config_of(const InstanceRecord& record, const WorkloadSpec& spec) const;
