@@ -1,4 +1,4 @@
-// A guest writes all of its memory, of which a quarter is here, and one of its three memory servers dies: how long the guest stands still,
+// A guest writes all of its memory, of which a quarter is here, and one of its four memory servers dies: how long the guest stands still,
 // and what the redundancy costs that keeps it alive.
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::uint32_t hosts = 4;        // a main host and three servers: redundancy can be had again without the dead one
+constexpr std::uint32_t hosts = 5;        // a main host and four servers: redundancy, parity too, can be had again without the dead one
 constexpr std::size_t victim = 2;         // of the servers: h4
 constexpr std::uint64_t guest_bytes = 256_MiB;
 constexpr int seconds_of_writing = 3;     // for the rate before and after
@@ -38,6 +38,7 @@ struct Policy {
 constexpr Policy policies[] = {
     {"none", false, [](pager::ServiceConfig& config) { config.copies = 1; }},
     {"replica", true, [](pager::ServiceConfig& config) { config.copies = 2; }},
+    {"parity", true, [](pager::ServiceConfig& config) { config.parity = true; }},
 };
 
 enum class Death { process, host };
@@ -176,8 +177,11 @@ Status measure_one(PagingBench& bench, const Policy& policy, Death death, const 
 Status measure_deaths(PagingBench& bench) {
   if (!fs::exists(bench.options.guests / "writer/kernel"))
     return fail(Errc::not_found, "no guest at \"{}\": tools/make-guest writer $YADO_GUESTS/writer makes it, ./run bench paging does too", (bench.options.guests / "writer").native());
-  for (const char* metric : {"servers_mib", "wire_mib_per_mib_written"}) bench.report.comparisons.push_back({metric, true, "replica", {}});
-  bench.report.comparisons.push_back({"write_before_mib_per_s", false, "replica", {}});
+  for (const Policy& policy : policies) {
+    if (!policy.survives) continue;
+    for (const char* metric : {"servers_mib", "wire_mib_per_mib_written"}) bench.report.comparisons.push_back({metric, true, policy.name, policies[0].name});
+    bench.report.comparisons.push_back({"write_before_mib_per_s", false, policy.name, policies[0].name});
+  }
   for (int round = 1; round <= bench.options.repeat; ++round)
     for (const auto& [death, name] : deaths)
       for (const Policy& policy : policies) YADO_TRY(measure_one(bench, policy, death, name, round), "death");

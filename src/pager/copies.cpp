@@ -29,11 +29,13 @@ Result<std::size_t> Copies::add_server(PageServer* server, PageServer*) {
     if (servers_[i]->alive()) continue;
     server_died(i);  // also what a drained one may still seem to have
     servers_[i] = server;
+    rebuild_waiting();
     return i;
   }
   if (servers_.size() == most_servers) return fail(Errc::no_space, "a memory lies on at most {} servers at a time, an image on this host included", most_servers);
   servers_.push_back(server);
   room_.emplace_back();
+  rebuild_waiting();
   return servers_.size() - 1;
 }
 

@@ -14,6 +14,14 @@ constexpr unsigned most_rebuilds_under_way = 4;
 constexpr std::size_t rebuilt_at_once = 64;
 }  // namespace
 
+/// A page whose store is under way is still here, as is a resident one.
+bool Copies::can_do_without(std::size_t server) const {
+  const auto others = static_cast<Servers>(alive() & ~bit(server));
+  return std::ranges::none_of(entries_, [&](const Entry& entry) {
+    return (entry.holders & bit(server)) != 0 && (entry.holders & others) == 0 && !entry.zero && !entry.resident && entry.storing == 0;
+  });
+}
+
 void Copies::server_died(std::size_t server) {
   room_[server] = {};
   for (PageNumber page = 0; page < entries_.size(); ++page) {
@@ -46,6 +54,12 @@ void Copies::when_rebuilt(std::function<void()> then) {
 }
 
 void Copies::rebuild_later(PageNumber page) { to_rebuild_.insert(page / region_pages * region_pages); }
+
+/// There is room now.
+void Copies::rebuild_waiting() {
+  to_rebuild_.merge(waiting_for_room_);
+  rebuild_some();
+}
 
 void Copies::rebuild_some() {
   while (!to_rebuild_.empty() && rebuilds_under_way_ < most_rebuilds_under_way) {

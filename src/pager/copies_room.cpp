@@ -16,9 +16,7 @@ constexpr unsigned dropped_at_once = 128;
 std::uint64_t Copies::quota(std::size_t server) const { return std::min(room_[server].limit, servers_[server]->quota_pages()); }
 
 void Copies::set_limit(std::size_t server, std::uint64_t pages) {
-  if (std::exchange(room_[server].limit, pages) >= pages) return;
-  to_rebuild_.merge(waiting_for_room_);
-  rebuild_some();
+  if (std::exchange(room_[server].limit, pages) < pages) rebuild_waiting();
 }
 
 /// `count` of those that have room for the page, or can make it; fewer when there are no more.
@@ -83,7 +81,7 @@ void Copies::drop_duplicates_of(const PageBits* pages) {
   std::map<Servers, std::vector<PageNumber>> drops;
   for (PageNumber page = 0; page < entries_.size(); ++page)
     if (entries_[page].resident && entries_[page].occupied != 0 && (pages == nullptr || pages->test(page))) forget_copies(page, drops);
-  for (auto& [from, pages] : drops) drop(from, std::move(pages));
+  for (auto& [from, dropped] : drops) drop(from, std::move(dropped));
 }
 
 /// Of a page that is in the memory file. An image keeps its copy: it costs nothing.

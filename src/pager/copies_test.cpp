@@ -139,6 +139,21 @@ TEST_F(CopiesTest, ADeadServersPagesComeFromTheOtherAndAreCopiedAgain) {
   for (const auto& [page, number] : all) ASSERT_EQ(fetch({page}).value(), (Contents{{page, number}}));
 }
 
+TEST_F(CopiesTest, ANewServerGetsAtOnceWhatIsMissing) {
+  make(2, 2);
+  ASSERT_TRUE(store({{1, 1}, {2, 2}, {600, 3}}));
+  EXPECT_TRUE(remote->can_do_without(0));
+  kill(0);
+  EXPECT_EQ(remote->pages_without_redundancy(), 3u);
+  EXPECT_FALSE(remote->can_do_without(1));
+  FakeServer another("another", 1000);
+  EXPECT_EQ(remote->add_server(&another).value(), 0u);
+  while (another.step(true) || servers[1]->step(true)) {}
+  EXPECT_EQ(remote->pages_without_redundancy(), 0u) << "nobody touched the memory meanwhile";
+  EXPECT_EQ(another.held, (Contents{{1, 1}, {2, 2}, {600, 3}}));
+  EXPECT_TRUE(remote->can_do_without(1));
+}
+
 TEST_F(CopiesTest, WhatAllItsServersLostIsLostAndSaysSo) {
   make(2, 1);
   ASSERT_TRUE(store({{1, 1}, {600, 6}}));
@@ -344,6 +359,19 @@ TEST_F(CopiesSimulationTest, OneDeathNeverLosesAReplicatedPage) {
     simulation.check_at_rest();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
   }
+}
+
+TEST_F(CopiesSimulationTest, WhoeverCanBeDoneWithoutIsNotMissed) {
+  unsigned given_up = 0;
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    const unsigned servers = 2 + seed % 3;
+    Simulation simulation = simulate({.seed = seed, .give_ups = servers - 1}, {.servers = servers, .copies = seed % 4 == 0 ? 1U : 2U});
+    ASSERT_TRUE(simulation.run()) << "seed " << seed;
+    simulation.check_at_rest();
+    ASSERT_FALSE(HasFailure()) << "seed " << seed;
+    given_up += servers - 1 - simulation.give_ups_left();
+  }
+  EXPECT_GT(given_up, 40u) << "the test did nothing";
 }
 
 TEST_F(CopiesSimulationTest, WithoutReplicasOnlyWhatTheDeadHeldIsLost) {

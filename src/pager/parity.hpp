@@ -52,6 +52,7 @@ class Parity : public RemoteMemory {
   /// More hosts than columns. At first every page is zero. The servers must outlive this.
   Parity(const Options& options, std::vector<Host> hosts);
 
+  bool can_do_without(std::size_t host) const override;
   /// One of its two sessions is dead, or both. Again: nothing.
   void server_died(std::size_t host) override;
   Result<std::size_t> add_server(PageServer* pages, PageServer* parity) override;
@@ -81,7 +82,8 @@ class Parity : public RemoteMemory {
   const Counts& counts() const { return counts_; }
   Traffic traffic() const override { return {counts_.pages_sent, counts_.pages_clean, counts_.pages_zero, counts_.pages_reconstructed}; }
   bool repairing() const { return repairs_ > 0 || taking_in_; }
-  std::uint64_t pages_at(std::size_t host) const override { return used_[host]; }
+  /// With its XORs. Looks at every stripe.
+  std::uint64_t pages_at(std::size_t host) const override;
 
  private:
   static constexpr std::uint8_t nowhere = 255;
@@ -210,7 +212,7 @@ class Parity : public RemoteMemory {
   Options options_;
   std::vector<Host> hosts_;
   std::vector<bool> dead_;
-  std::vector<std::uint64_t> used_;      ///< pages with data, by host
+  std::vector<std::uint64_t> used_;      ///< pages with data, by host, without XORs
   std::vector<Page> pages_;
   std::vector<Stripe> stripes_;
   std::vector<Group> groups_;

@@ -12,6 +12,25 @@ constexpr std::uint32_t repaired_at_once = 64;
 constexpr unsigned dropped_at_once = 128;
 }  // namespace
 
+bool Parity::can_do_without(std::size_t host) const {
+  for (PageNumber page = 0; page < pages_.size(); ++page) {
+    const Page& it = pages_[page];
+    if (it.zero || it.resident || it.storing > 0 || (it.outside != nowhere && it.outside != host)) continue;
+    if (it.outside == host) return false;
+    const std::size_t group = group_of(page);
+    const auto without = [&](Cell cell) {
+      const bool costs_nothing = cell.column == options_.data && stripe(group, cell.offset).zero;
+      return readable(group, cell) && (costs_nothing || groups_[group].hosts[cell.column] != host);
+    };
+    Cell cell = cell_of(page);
+    if (!it.in_stripe || without(cell)) continue;  // one that is lost already does not count
+    const unsigned own = cell.column;
+    for (cell.column = 0; cell.column <= options_.data; ++cell.column)
+      if (cell.column != own && (cell.column == options_.data || in_stripe(group, cell)) && !without(cell)) return false;
+  }
+  return true;
+}
+
 void Parity::server_died(std::size_t host) {
   if (dead_[host]) return;
   dead_[host] = true;
@@ -38,6 +57,13 @@ std::uint64_t Parity::pages_without_redundancy() const {
   for (PageNumber page = 0; page < pages_.size(); ++page)
     if (const Page& it = pages_[page]; it.storing == 0 && !it.resident)
       count += it.outside != nowhere ? !is_image(it.outside) : it.in_stripe && !redundant(group_of(page), cell_of(page).offset);
+  return count;
+}
+
+std::uint64_t Parity::pages_at(std::size_t host) const {
+  std::uint64_t count = used_[host];
+  for (std::size_t i = 0; i < stripes_.size(); ++i)
+    count += stripes_[i].valid && !stripes_[i].zero && groups_[i / region_pages].hosts.back() == host;
   return count;
 }
 

@@ -65,12 +65,14 @@ class RemoteMemory {
   // ---- its servers, by their numbers ----
   /// At the start: this server has these pages (as it said in LIST).
   virtual void adopt(std::span<const KindRun> runs, std::size_t server) = 0;
+  /// Nothing is lost if this server dies now. Looks at every page.
+  virtual bool can_do_without(std::size_t server) const = 0;
   /// A server died: called before its requests under way are answered.
   virtual void server_died(std::size_t server) = 0;
   /// A further one, while the others serve, in the place of one that is dead, if there is any: its number. It must outlive this. `parity`: its
   /// second session, where that is wanted (parity.hpp). Errors: no_space (too many live).
   virtual Result<std::size_t> add_server(PageServer* server, PageServer* parity = nullptr) = 0;
-  /// Pages with data that this server keeps for us, duplicates included.
+  /// Pages with data that this server keeps for us, duplicates and parity included.
   virtual std::uint64_t pages_at(std::size_t server) const = 0;
   /// Called once when no restoring of redundancy in the background is left to do, perhaps at once; what finds no room is not waited for.
   virtual void when_rebuilt(std::function<void()> then) = 0;
@@ -106,6 +108,7 @@ class Copies : public RemoteMemory {
   Copies(const Options& options, std::vector<PageServer*> servers);
 
   void adopt(std::span<const KindRun> runs, std::size_t server) override;
+  bool can_do_without(std::size_t server) const override;
   void server_died(std::size_t server) override;
   Result<std::size_t> add_server(PageServer* server, PageServer* parity = nullptr) override;
   std::uint64_t pages() const { return entries_.size(); }
@@ -225,6 +228,7 @@ class Copies : public RemoteMemory {
   bool short_of_copies(const Entry& entry) const;
   void rebuild_later(PageNumber page);
   void rebuild_some();
+  void rebuild_waiting();
   void rebuild_region(PageNumber region);
   void rebuild(std::vector<PageNumber> pages, std::size_t from);
   void copy_on(const std::vector<std::uint32_t>& versions, const Batch& batch, const Frame& frame, std::size_t from);

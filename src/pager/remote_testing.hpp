@@ -209,6 +209,7 @@ class Simulation {
     unsigned seed = 0, deaths = 0;
     unsigned used_pages = 260;  ///< of `pages`, spread evenly
     unsigned zeros_of_100 = 12; ///< of what is written
+    unsigned give_ups = 0;      ///< deaths of hosts that it said it can do without
     unsigned changes = 0;       ///< of the servers
     unsigned harm_of_1000 = 0;  ///< how often a held page is changed under its server
   };
@@ -237,6 +238,8 @@ class Simulation {
         harm();
       else if (plan_.deaths > 0 && random_() % 150 == 0)
         kill();
+      else if (plan_.give_ups > 0 && random_() % 4 == 0)
+        give_up();
       else if (plan_.changes > 0 && random_() % 15 == 0)
         --plan_.changes, hosts_->change(static_cast<unsigned>(random_()));
       for (auto& server : servers_) {
@@ -261,6 +264,7 @@ class Simulation {
     EXPECT_TRUE(lost_ || fetching_.empty());
   }
   std::uint64_t failed_stores() const { return failed_stores_; }
+  unsigned give_ups_left() const { return plan_.give_ups; }
   TestedHosts& hosts() { return *hosts_; }
 
  private:
@@ -358,6 +362,13 @@ class Simulation {
   void kill() {
     --plan_.deaths;
     hosts_->kill(hosts_->any_alive(random_()));
+  }
+
+  void give_up() {
+    const std::size_t host = hosts_->any_alive(random_());
+    if (!remote_->can_do_without(host)) return;
+    --plan_.give_ups;
+    hosts_->kill(host);
   }
 
   Plan plan_;

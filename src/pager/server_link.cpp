@@ -112,7 +112,7 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
     co_return refuse({Errc::corrupt, fmt::format("{} instead of WELCOME", name_of(frame->header.operation))});
   auto welcome = parse_welcome(frame->body);
   if (!welcome) co_return refuse(welcome.error());
-  if (self->closed_) co_return refuse({Errc::canceled, "closed"});
+  if (self->dead_) co_return refuse({Errc::canceled, "closed"});  // meanwhile
   if (self->instance_ && *self->instance_ != welcome->instance)
     co_return refuse({Errc::not_owner, "it was started anew, its pages are gone"});
   self->instance_ = welcome->instance;
@@ -130,23 +130,25 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
 asio::awaitable<void> ServerLink::live(std::shared_ptr<ServerLink> self) {
   for (;;) {
     Error why = co_await read_answers(self);
+    if (self->dead_) co_return;
     self->disconnect();
     if (!self->silent_since_) self->silent_since_ = os::now();
     const Instant give_up = *self->silent_since_ + self->patience_;
     auto pause = first_pause;
-    while (!self->closed_) {
+    for (;;) {
       const nanoseconds left = give_up - os::now();
       const bool silence = why.code == Errc::unavailable || why.code == Errc::timed_out;
       if ((++self->failures_in_a_row_ > most_failures_in_a_row && !silence) || left <= nanoseconds(0)) co_return self->die(why);
       auto again = co_await connect(self, left);
+      if (self->dead_) co_return;
       if (again) break;
       why = again.error();
       if (!may_become_better(why.code)) co_return self->die(why);
       asio::steady_timer timer(self->executor_, pause);
       co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
+      if (self->dead_) co_return;
       pause = std::min<decltype(pause)>(pause * 2, std::chrono::milliseconds(500));
     }
-    if (self->closed_) co_return;
     ++self->traffic_.reconnections;
     // A server that welcomes and then breaks off, again and again, must not keep a guest waiting for ever.
     if (self->under_way_.empty()) self->silent_since_.reset();
@@ -174,7 +176,10 @@ Status ServerLink::take(const Frame& frame) {
   if (const auto first = oldest_in_order(); !takes_long(found->second.operation) && first != found)
     return fail(Errc::corrupt, "request {} is answered before request {}", id, first->first);
   const int failures = std::exchange(failures_in_a_row_, 0);
+  const bool was_silent = silent();
   heard_at_ = os::now();
+  if (was_silent) silent_until_ = heard_at_;
+  if (!takes_long(found->second.operation)) answer_times_.add(heard_at_ - found->second.sent_at);
   silent_since_.reset();
   const Answer answer = std::move(found->second.answer);
   under_way_.erase(found);
@@ -190,18 +195,29 @@ std::map<std::uint64_t, ServerLink::Request>::const_iterator ServerLink::oldest_
   return std::ranges::find_if(under_way_, [](const auto& entry) { return !takes_long(entry.second.operation); });
 }
 
-/// Breaks the connection when nothing was heard for `patience` although something is waited for.
+Instant ServerLink::silent_since() const {
+  const auto oldest = oldest_in_order();
+  return oldest == under_way_.end() ? os::now() : std::max(oldest->second.sent_at, heard_at_);
+}
+
+bool ServerLink::silent() const { return os::now() - silent_since() >= suspicious(); }
+
+/// Says when a silence means something, and breaks the connection after one of `patience`.
 asio::awaitable<void> ServerLink::watch(std::shared_ptr<ServerLink> self) {
   while (!self->under_way_.empty() && !self->dead_) {
-    nanoseconds left = self->patience_ / 2;
-    if (const auto oldest = self->oldest_in_order(); oldest != self->under_way_.end()) {
-      left = std::max(oldest->second.sent_at, self->heard_at_) + self->patience_ - os::now();
-      if (left <= nanoseconds(0)) {
-        self->distrust({Errc::timed_out, "it does not answer"});
-        self->heard_at_ = os::now();
-        continue;
-      }
+    const nanoseconds silence = os::now() - self->silent_since();
+    if (silence >= self->patience_) {
+      self->distrust({Errc::timed_out, "it does not answer"});
+      self->heard_at_ = os::now();
+      continue;
     }
+    if (self->silent() && self->on_silent_) self->on_silent_();
+    if (self->dead_) break;
+    nanoseconds left = self->patience_ - silence;
+    if (self->oldest_in_order() == self->under_way_.end())
+      left = self->patience_ / 2;
+    else if (const nanoseconds suspicious = self->suspicious(); self->on_silent_)
+      left = std::min(left, silence < suspicious ? suspicious - silence : suspicious);
     self->watch_timer_.expires_after(left);
     co_await self->watch_timer_.async_wait(asio::as_tuple(asio::use_awaitable));
     // Long work says nothing meanwhile: whether its server lives, a small question tells.
@@ -232,8 +248,12 @@ void ServerLink::die(const Error& why) {
   for (auto& [id, request] : std::exchange(under_way_, {})) request.answer(std::unexpected(error));
 }
 
+void ServerLink::give_up() {
+  if (!dead_) die({Errc::timed_out, "it does not answer, and is done without"});
+}
+
 void ServerLink::close() {
-  closed_ = dead_ = true;
+  dead_ = true;
   disconnect();
   watch_timer_.cancel();
   for (auto& [id, request] : std::exchange(under_way_, {})) request.answer(fail(Errc::canceled, "closed"));

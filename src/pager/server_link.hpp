@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/time.hpp"
+#include "pager/answer_times.hpp"
 #include "pager/channel.hpp"
 #include "pager/page_server.hpp"
 #include "wire/link.hpp"
@@ -35,6 +36,19 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   /// The first connection: its failure is not repaired.
   static boost::asio::awaitable<Result<Welcome>> open(std::shared_ptr<ServerLink> self);
   void on_dead(std::function<void(const Error&)> action) { on_dead_ = std::move(action); }
+  /// Something is waited for, and nothing was heard for longer than this server's answers take; again and again until it answers or is dead.
+  void on_silent(std::function<void()> action) { on_silent_ = std::move(action); }
+  /// It is so now.
+  bool silent() const;
+  /// When nothing was heard any more; now, if nothing is waited for.
+  Instant silent_since() const;
+  /// When it last answered after having been silent.
+  Instant silent_until() const { return silent_until_; }
+  /// How long a silence must be for that.
+  nanoseconds suspicious() const { return answer_times_.suspicious(); }
+  /// Dead from now on: whoever can do without it need not wait for its patience to end. It may be alive and come to itself: what it then has
+  /// is old. Of a dead one: nothing happens.
+  void give_up();
   /// Ends the connection; requests under way get `canceled`, on_dead is not called.
   void close();
 
@@ -119,10 +133,13 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   boost::asio::steady_timer watch_timer_;
   int failures_in_a_row_ = 0;
   Instant heard_at_{};                    ///< the last answer, or connection
+  Instant silent_until_{};
   std::optional<Instant> silent_since_;   ///< when it first broke after its last answer
-  bool dead_ = false, closed_ = false, watching_ = false;
+  AnswerTimes answer_times_;
+  bool dead_ = false, watching_ = false;
   std::optional<Error> distrusted_;
   std::function<void(const Error&)> on_dead_;
+  std::function<void()> on_silent_;
   Traffic traffic_;
 };
 

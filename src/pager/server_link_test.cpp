@@ -257,6 +257,50 @@ TEST_F(ServerLinkTest, ASilentServerIsDeadAfterPatience) {
   EXPECT_EQ(deaths.size(), 1u);
 }
 
+TEST(AnswerTimesTest, SilenceMeansSomethingAfterMoreThanAnAnswerTakes) {
+  AnswerTimes times;
+  EXPECT_EQ(times.suspicious(), 1s);
+  for (int i = 0; i < 20; ++i) times.add(2s);
+  EXPECT_GE(times.suspicious(), 2s);
+  EXPECT_LT(times.suspicious(), 3s);
+  times.add(6s);
+  EXPECT_GT(times.suspicious(), 6s) << "it may happen again";
+  for (int i = 0; i < 50; ++i) times.add(1ms);
+  EXPECT_EQ(times.suspicious(), 1s);
+}
+
+TEST_F(ServerLinkTest, ASilentServerMayBeGivenUpBeforeThePatienceEnds) {
+  RawServer raw(path("raw"), [](RawPeer& peer, int) {
+    if (peer.read()) peer.send(Operation::welcome, 1, make_welcome({77, 0}));
+    while (peer.read()) {}
+  });
+  const auto link = open("raw", 1h);
+  int told = 0;
+  link->on_silent([&] {
+    EXPECT_TRUE(link->silent());
+    if (++told == 2) link->give_up();
+  });
+  EXPECT_FALSE(link->silent()) << "nothing is waited for";
+  const Status answer = put(*link, {{1, 1}});
+  EXPECT_EQ(answer.error().code, Errc::timed_out);
+  EXPECT_EQ(told, 2);
+  EXPECT_EQ(deaths.size(), 1u);
+  link->give_up();
+  EXPECT_EQ(deaths.size(), 1u);
+}
+
+TEST_F(ServerLinkTest, OneThatIsBeingConnectedAgainMayBeGivenUpToo) {
+  RawServer raw(path("raw"), [&](RawPeer& peer, int number) {
+    if (peer.read() && number == 1) peer.send(Operation::welcome, 1, make_welcome({77, 0}));
+    peer.read();  // the second time nobody is welcome
+  });
+  const auto link = open("raw", 1h);
+  link->on_silent([&] { link->give_up(); });
+  EXPECT_FALSE(put(*link, {{1, 1}}));
+  EXPECT_FALSE(link->alive());
+  EXPECT_EQ(deaths.size(), 1u);
+}
+
 TEST_F(ServerLinkTest, ASlowServerIsNotTakenForDead) {
   RawServer raw(path("raw"), [](RawPeer& peer, int) {
     if (peer.read()) peer.send(Operation::welcome, 1, make_welcome({77, 0}));

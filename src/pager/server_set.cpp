@@ -11,15 +11,6 @@
 namespace yado::pager {
 namespace asio = boost::asio;
 
-/// Runs it there and waits.
-template <class Body>
-auto ServerSet::on_network(Body body) {
-  const auto task = std::make_shared<std::packaged_task<decltype(body())()>>(std::move(body));
-  auto result = task->get_future();
-  asio::post(network_, [task] { (*task)(); });
-  return result.get();
-}
-
 ServerSet::ServerSet(asio::any_io_executor network, RemoteMemory& memory, Copies* copies, std::vector<Member> members, Connect connect)
     : network_(std::move(network)), memory_(memory), copies_(copies), connect_(std::move(connect)), members_(std::move(members)) {
   on_network([&] {
@@ -32,15 +23,6 @@ ServerSet::ServerSet(asio::any_io_executor network, RemoteMemory& memory, Copies
   });
 }
 
-void ServerSet::watch(std::size_t number) {
-  for (const auto& link : {members_[number].link, members_[number].parity})
-    if (link)
-      link->on_dead([this, number](const Error& why) {
-        log::error("pager: {}", why.text());
-        memory_.server_died(number);
-      });
-}
-
 void ServerSet::start(Pager& pager) {
   on_network([&] {
     pager_ = &pager;
@@ -51,11 +33,15 @@ void ServerSet::start(Pager& pager) {
 
 // ---- a change --------------------------------------------------------------------------------------------------------
 
+bool ServerSet::same_place(const ServiceConfig::Server& one, const ServiceConfig::Server& other) {
+  const auto where = [](const ServiceConfig::Server& server) { return std::tie(server.host, server.unix_path, server.address, server.port); };
+  return where(one) == where(other);
+}
+
 std::optional<std::size_t> ServerSet::member_for(const ServiceConfig::Server& server) const {
   for (std::size_t i = 0; i < members_.size(); ++i) {
     const Member& member = members_[i];
-    const auto where = [](const ServiceConfig::Server& one) { return std::tie(one.host, one.unix_path, one.address, one.port); };
-    if (member.link && member.link->alive() && !member.gone && where(member.told) == where(server)) return i;
+    if (member.link && member.link->alive() && !member.gone && same_place(member.told, server)) return i;
   }
   return std::nullopt;
 }
@@ -113,11 +99,26 @@ void ServerSet::end_all(std::vector<Member> members) {
 
 Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConfig::Server>& wanted, const std::function<void()>& just_before) {
   const std::lock_guard one_at_a_time(change_mutex_);
+  const auto wants = [&](const ServiceConfig::Server& one) { return std::ranges::any_of(wanted, [&](const auto& other) { return same_place(one, other); }); };
+  std::vector<ServiceConfig::Server> lost;
   {
-    std::unique_lock lock(mutex_);  // a session that is about to end is not taken up again
-    something_ended_.wait(lock, [&] { return closing_ == 0; });
+    std::unique_lock lock(mutex_);  // a session that is about to end, or to begin, is not taken up again
+    something_ended_.wait(lock, [&] { return closing_ == 0 && !(taking_up_ && wants(*taking_up_)); });
+    lost = std::exchange(lost_, {});
   }
-  YADO_ASSIGN(const Plan plan, on_network([&] { return this->plan(wanted); }), "servers");
+  const auto as_before = [&] {
+    note([&] {
+      for (ServiceConfig::Server& one : lost)
+        if (!is_lost(one)) lost_.push_back(std::move(one));
+    });
+    something_lost_.notify_all();
+  };
+  const auto planned = on_network([&] { return this->plan(wanted); });
+  if (!planned) {
+    as_before();
+    return context(planned.error(), "servers");
+  }
+  const Plan& plan = *planned;
   auto connected = connect_all(plan.missing);
   for (const auto& [number, server] : plan.want_more)
     if (const Status more = connected ? set_quota(number, server.quota_bytes) : Status{}; !more) {
@@ -132,10 +133,14 @@ Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConf
     changing_ = false;
     std::erase_if(drains_, [](const auto& drain) { return drain.second->at_rest(); });
     if (!connected) {
+      as_before();
       for (const std::size_t number : plan.were_leaving) drain(number, false);
       return std::unexpected(connected.error());
     }
-    note([&] { could_not_leave_.clear(); });
+    note([&] {
+      could_not_leave_.clear();
+      std::erase_if(lost_, [&](const auto& one) { return !wants(one); });  // lost meanwhile
+    });
     just_before();
     std::vector<std::size_t> leave;
     for (std::size_t i = 0; i < members_.size(); ++i) {
@@ -259,6 +264,7 @@ void ServerSet::end_checkpoint() {
 }
 
 void ServerSet::end_sessions() {
+  stop_taking_up();
   std::vector<std::future<void>> answers;
   const auto members = on_network([&] { return members_; });
   for (const Member& member : members)

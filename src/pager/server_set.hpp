@@ -1,13 +1,21 @@
 #pragma once
 // The memory servers of one memory, which come and go while it is in use. What they are told lives on the network's thread;
 // marked calls come from any other one and wait.
+//
+// One that falls silent while the others answer, and have all that it has, is given up long before its link's patience ends: the guest
+// waits for it meanwhile. Whoever is lost and still wanted is taken up again as soon as it answers, with nothing on it: until then, or until
+// somebody names others, the memory does with less redundancy.
 
 #include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/post.hpp>
 #include <condition_variable>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "pager/drain.hpp"
@@ -32,6 +40,7 @@ class ServerSet {
   using Connect = std::function<Result<Member>(const ServiceConfig::Server&)>;
   /// `memory` was made of these, in their order, and on `network`; both outlive this. `copies`: the same, if servers can leave it.
   ServerSet(boost::asio::any_io_executor network, RemoteMemory& memory, Copies* copies, std::vector<Member> members, Connect connect);
+  ~ServerSet() { stop_taking_up(); }
   ServerSet(const ServerSet&) = delete;
   ServerSet& operator=(const ServerSet&) = delete;
 
@@ -54,8 +63,14 @@ class ServerSet {
   void end_sessions();
 
  private:
+  /// Runs it there and waits.
   template <class Body>
-  auto on_network(Body body);
+  auto on_network(Body body) {
+    const auto task = std::make_shared<std::packaged_task<decltype(body())()>>(std::move(body));
+    auto result = task->get_future();
+    boost::asio::post(network_, [task] { (*task)(); });
+    return result.get();
+  }
   std::optional<std::size_t> member_for(const ServiceConfig::Server& server) const;
   struct Plan {
     std::vector<ServiceConfig::Server> missing;
@@ -67,7 +82,16 @@ class ServerSet {
   void end_all(std::vector<Member> members);
   Status set_quota(std::size_t number, std::uint64_t bytes);
   void add(Member member);
+  // server_set_lost.cpp
   void watch(std::size_t number);
+  void silent(std::size_t number);
+  void lost(std::size_t number);
+  void take_up_lost(const std::stop_token& stop);
+  bool take_up(const ServiceConfig::Server& server);
+  void stop_taking_up();
+  bool is_lost(const ServiceConfig::Server& server) const;  // mutex_ is held
+  static bool same_place(const ServiceConfig::Server& one, const ServiceConfig::Server& other);
+
   void drain(std::size_t number, bool bring_first);
   bool keep(std::size_t number);
   void drained(std::size_t number, const Status& status);
@@ -88,6 +112,10 @@ class ServerSet {
   std::condition_variable something_ended_;
   unsigned leaving_ = 0, closing_ = 0;           // guarded by mutex_
   std::vector<std::string> could_not_leave_;     // guarded by mutex_
+  std::vector<ServiceConfig::Server> lost_;      // guarded by mutex_: wanted, and without a session
+  std::optional<ServiceConfig::Server> taking_up_;  // guarded by mutex_: of the lost the one that is being connected
+  std::condition_variable_any something_lost_;
+  std::jthread taking_up_thread_;                // guarded by mutex_
 };
 
 }  // namespace yado::pager
