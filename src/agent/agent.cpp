@@ -428,6 +428,7 @@ void Agent::Impl::heartbeat_answered(const HeartbeatAnswer& answer) {
   for (const StopCall& stop : answer.retire) core.call(++last_call, stop, os::now());
   for (const DropImageCall& drop : answer.drop) core.call(++last_call, drop, os::now());
   if (!answer.retire.empty() || !answer.drop.empty()) pump();
+  if (answer.expected) instances->keep_expected(*answer.expected, answer.asked);
 }
 
 asio::awaitable<void> Agent::Impl::tell_exited(InstanceId id, WorkloadId workload, std::string how) {

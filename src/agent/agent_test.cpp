@@ -375,6 +375,19 @@ TEST_F(AgentTest, AnInstanceThatEndsByItselfIsToldToControl) {
   });
 }
 
+TEST_F(AgentTest, WhatCannotBeMadeReadyLeavesNothingBehind) {
+  on_a_host([](Host& host) {
+    ASSERT_OK(host.start());
+    const WorkloadSpec spec = spec_of(host.directory / "root");
+    const auto expected = host.call(ExpectCall{spec, InstanceId("site.1"), Epoch::make(1, 0)});
+    ASSERT_FALSE(expected);
+    EXPECT_EQ(expected.error().code, Errc::unsupported) << expected.error().text();
+    EXPECT_FALSE(host.directory_has("site.1"));
+    // And what comes under that name begins as if nothing had been.
+    ASSERT_OK(host.raise(spec, "site.1", 2));
+  });
+}
+
 TEST_F(AgentTest, AStandbyIsStartedThenFrozenAndARaiseThawsIt) {
   on_a_host([](Host& host) {
     ASSERT_OK(host.start());

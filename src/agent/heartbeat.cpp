@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
+#include "os/clock.hpp"
 
 namespace yado::agent {
 
@@ -45,6 +46,11 @@ Result<HeartbeatAnswer> heartbeat_answer_from_json(std::string_view text) {
   HeartbeatAnswer answer;
   YADO_TRY(read_calls(json, "retire", answer.retire), "heart-beat answer");
   YADO_TRY(read_calls(json, "drop", answer.drop), "heart-beat answer");
+  if (const auto expected = json.find("expected"); expected != json.end() && expected->is_array()) {
+    answer.expected.emplace();
+    for (const nlohmann::json& one : *expected)
+      if (one.is_string()) answer.expected->emplace_back(one.get<std::string>());
+  }
   // Bounds: a wrong number must neither flood control nor silence this host.
   if (const auto pace = json.find("heartbeat_ms"); pace != json.end() && pace->is_number_unsigned())
     answer.pace = milliseconds(std::clamp<std::uint64_t>(pace->get<std::uint64_t>(), 10, 60'000));
@@ -75,6 +81,7 @@ asio::awaitable<void> Heartbeat::run() {
   const std::shared_ptr<State> state = state_;
   while (!state->stopped) {
     state->changed = false;
+    const Instant asked = os::now();
     wire::Request request;
     request.method = "POST";
     request.target = fmt::format("/v1/agents/{}/heartbeat", state->host);
@@ -93,6 +100,7 @@ asio::awaitable<void> Heartbeat::run() {
       if (answer->pace > milliseconds(0)) state->pace = answer->pace;
       if (state->pause > milliseconds(0)) log::info("control answers again");
       state->pause = milliseconds(0);
+      answer->asked = asked;
       state->answered(*answer);
     }
     if (!said) {

@@ -5,6 +5,7 @@
 #include <boost/asio/io_context.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "api/calls.hpp"
 #include "wire/client.hpp"
@@ -14,7 +15,9 @@ namespace yado::agent {
 struct HeartbeatAnswer {
   std::vector<StopCall> retire;
   std::vector<DropImageCall> drop;
+  std::optional<std::vector<InstanceId>> expected;  ///< none: it cannot say
   milliseconds pace{0};
+  Instant asked{};  ///< what this host did later control may not have known
 };
 Result<HeartbeatAnswer> heartbeat_answer_from_json(std::string_view text);
 

@@ -77,7 +77,13 @@ asio::awaitable<Status> Instances::prepare_root(WorkloadSpec spec) {
 
 Result<Instances::LivePtr> Instances::enter(InstanceRecord record, WorkloadSpec spec) {
   if (live_.contains(record.id)) return fail(Errc::already_exists, "{} stands here already", record.id);
-  std::shared_ptr<Shell> shell = std::exchange(spare_, nullptr);
+  std::shared_ptr<Shell> shell;
+  if (const auto found = expected_.find(record.id); found != expected_.end()) {
+    if (!found->second.shell) return fail(Errc::unavailable, "what is ready for {} is being made or cleared away", record.id);
+    shell = std::move(found->second.shell);
+    expected_.erase(found);
+  }
+  if (!shell) shell = std::exchange(spare_, nullptr);
   const auto address = shell ? std::optional(shell->address.value) : addresses_.take();
   const auto port = ports_.take();
   if (!address || !port) {
@@ -118,6 +124,54 @@ Result<std::shared_ptr<Instances::Shell>> Instances::make_shell(net::Ipv4 addres
   return std::make_shared<Shell>(address, std::move(network), std::move(waiting));
 }
 
+asio::awaitable<Status> Instances::expect(ExpectCall call) {
+  std::vector<InstanceId> earlier;
+  for (const auto& [id, expected] : expected_) {
+    if (expected.record.workload != call.spec.name) continue;
+    if (!expected.shell) co_return fail(Errc::conflict, "what was ready for {} is being made or cleared away", id);
+    earlier.push_back(id);
+  }
+  for (const InstanceId& id : earlier) co_await forget(id);
+  if (live_.contains(call.instance)) co_return fail(Errc::already_exists, "{} stands here already", call.instance);
+  std::shared_ptr<Shell> made = std::exchange(spare_, nullptr);
+  const auto number = made ? std::optional(made->address.value) : addresses_.take();
+  if (!number) co_return fail(Errc::no_space, "no bridge address is left on this host for {}", call.instance);
+  const InstanceRecord record{.id = call.instance, .workload = call.spec.name, .epoch = call.epoch, .image = {}, .address = net::Ipv4{*number}};
+  const supervisor::Config config = config_of(record, call.spec);
+  expected_[record.id] = {record, nullptr, os::now()};
+  std::function<Result<std::shared_ptr<Shell>>()> work = [this, record, config, shell = std::move(made)]() mutable -> Result<std::shared_ptr<Shell>> {
+    // So that whoever comes after this process clears it away.
+    YADO_TRY(around_.directory.save_instance(record), "instance");
+    if (!shell) {
+      YADO_ASSIGN(shell, make_shell(record.address), "instance");
+    }
+    YADO_TRY(shell->supervisor.expect(config), "expect");
+    return shell;
+  };
+  auto ready = co_await around_.workers.run(std::move(work));
+  if (ready) expected_[record.id].shell = std::move(*ready);
+  else co_await forget(record.id);
+  spawn(make_spare());
+  if (!ready) co_return std::unexpected(ready.error());
+  co_return Status{};
+}
+
+void Instances::keep_expected(const std::vector<InstanceId>& ids, Instant as_of) {
+  for (const auto& [id, expected] : expected_)
+    if (expected.shell && expected.since < as_of && std::ranges::find(ids, id) == ids.end()) spawn(forget(id));
+}
+
+/// Its supervisor ends when nobody can tell it anything any more, and takes with it what it had ready.
+asio::awaitable<void> Instances::forget(InstanceId id) {
+  const auto found = expected_.find(id);
+  if (found == expected_.end()) co_return;
+  found->second.shell.reset();  // nobody else forgets it from here on
+  const InstanceRecord record = found->second.record;
+  co_await clear_away(record);
+  addresses_.give_back(record.address.value);
+  expected_.erase(id);
+}
+
 /// The port is nobody's business before the instance is ready, and nftables takes 1 to 20 ms: both go on at once.
 void Instances::publish(LivePtr live, Promise<Status> done) {
   const auto work = [](Instances* self, LivePtr one, Promise<Status> promise) -> asio::awaitable<void> {
@@ -131,11 +185,10 @@ void Instances::publish(LivePtr live, Promise<Status> done) {
   spawn(work(this, std::move(live), std::move(done)));
 }
 
-asio::awaitable<Status> Instances::bring_up(LivePtr live) {
-  const InstanceRecord record = live->record;
+supervisor::Config Instances::config_of(const InstanceRecord& record, const WorkloadSpec& spec) const {
   supervisor::Config config;
   config.instance = record.id;
-  config.spec = live->spec;
+  config.spec = spec;
   config.epoch = record.epoch;
   config.purpose = record.purpose;
   config.directory = around_.directory.instance(record.id);
@@ -143,6 +196,12 @@ asio::awaitable<Status> Instances::bring_up(LivePtr live) {
   config.criu = around_.config.criu;
   config.criu_cache = around_.directory.root();
   config.identity = around_.config.identity;
+  return config;
+}
+
+asio::awaitable<Status> Instances::bring_up(LivePtr live) {
+  const InstanceRecord record = live->record;
+  supervisor::Config config = config_of(record, live->spec);
   std::shared_ptr<Shell> made = std::exchange(live->shell, nullptr);
   std::function<Status()> work = [this, record, config, shell = std::move(made)]() mutable -> Status {
     YADO_TRY(around_.directory.save_instance(record), "instance");
@@ -153,6 +212,8 @@ asio::awaitable<Status> Instances::bring_up(LivePtr live) {
     if (!shell) {
       YADO_ASSIGN(shell, make_shell(record.address), "instance");
     } else if (!shell->supervisor.waits()) {  // somebody killed it
+      YADO_TRY(around_.directory.remove_instance(record.id), "instance");  // and what it had ready
+      YADO_TRY(around_.directory.save_instance(record), "instance");
       YADO_ASSIGN(shell->supervisor, supervisor::Spare::make(shell->network.fd().get(), around_.config.supervisor), "instance");
     }
     return std::move(shell->supervisor).become(config);

@@ -65,6 +65,12 @@ class Instances {
   /// Returns when nothing is left: processes, group, network, published port, directory.
   boost::asio::awaitable<void> kill(InstanceId id);
 
+  /// A network and a supervisor with everything ready for an instance that will come from another host: the next launch of that name begins
+  /// there. One per workload.
+  boost::asio::awaitable<Status> expect(ExpectCall call);
+  /// All others that were expected at that time are not any more.
+  void keep_expected(const std::vector<InstanceId>& ids, Instant as_of);
+
   /// An archive is unpacked before it is needed: that takes seconds.
   boost::asio::awaitable<Status> prepare_root(WorkloadSpec spec);
   /// Starts a builder and waits until its start-up is complete.
@@ -114,6 +120,14 @@ class Instances {
   };
   using LivePtr = std::shared_ptr<Live>;
 
+  struct Expected {
+    InstanceRecord record;
+    std::shared_ptr<Shell> shell;  ///< null: it is being made, or cleared away
+    Instant since{};               ///< when the call came
+  };
+  boost::asio::awaitable<void> forget(InstanceId id);
+  supervisor::Config config_of(const InstanceRecord& record, const WorkloadSpec& spec) const;
+
   Result<LivePtr> enter(InstanceRecord record, WorkloadSpec spec);
   /// Making a network and starting a supervisor in it takes 10 to 40 ms here: the next launch finds them made.
   boost::asio::awaitable<void> make_spare();
@@ -143,6 +157,7 @@ class Instances {
   std::map<InstanceId, LivePtr> live_;
   FreeList addresses_, ports_;
   std::shared_ptr<Shell> spare_;
+  std::map<InstanceId, Expected> expected_;
   bool making_spare_ = false;
   std::map<WorkloadId, nanoseconds> cold_took_;  ///< the bound of how long a faster way may take
 };

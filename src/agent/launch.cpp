@@ -199,7 +199,9 @@ asio::awaitable<Result<Launched>> Instances::launch_steps(LivePtr live, Launch w
     if (done && proves) done = co_await warm_up(live, !source);
     if (const auto link = live->link; done && link) done = co_await link->freeze(live->record.epoch);
   } else if (done && !standby) {
-    done = co_await run_readiness(live, !source);
+    // Nobody else has the memory of a guest that came from another host: there is no faster way and no other, and a wrong answer may be its own.
+    const bool came = source && source->properties.contains(vm::servers_property);
+    done = co_await run_readiness(live, !source || came);
   }
   if (done && live->ended.given()) done = fail(Errc::application, "{}", co_await live->ended.get());
   if (!done) {

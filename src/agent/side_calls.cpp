@@ -45,6 +45,12 @@ asio::awaitable<Result<CallReply>> SideCalls::run(AgentCall what) {
   if (auto* c = std::get_if<PullCall>(&what)) co_return co_await pull(std::move(*c));
   if (auto* c = std::get_if<HandoverCall>(&what)) co_return co_await hand_over(std::move(*c));
   CallReply reply;
+  if (auto* c = std::get_if<ExpectCall>(&what)) {
+    reply.instance = c->instance;
+    const Status ready = co_await around_.instances.expect(std::move(*c));
+    if (!ready) co_return std::unexpected(ready.error());
+    co_return reply;
+  }
   if (auto* c = std::get_if<ResplitCall>(&what)) {
     reply.instance = c->instance;
     const auto said = co_await around_.instances.resplit(c->instance, c->spec);

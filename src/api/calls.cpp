@@ -122,6 +122,14 @@ void read_json(const json& j, const std::string& path, Status& status, ResplitCa
   Fields(j, path, status).required("spec", v.spec).required("instance", v.instance).required("epoch", v.epoch);
 }
 
+void to_json(json& j, const ExpectCall& v) {
+  j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}};
+}
+
+void read_json(const json& j, const std::string& path, Status& status, ExpectCall& v) {
+  Fields(j, path, status).required("spec", v.spec).required("instance", v.instance).required("epoch", v.epoch);
+}
+
 void to_json(json& j, const DropImageCall& v) {
   j = json{{"workload", v.workload.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}};
 }

@@ -66,9 +66,11 @@ Result<nlohmann::json> Shell::heartbeat(const HostId& host, const wire::Request&
   settle();
   // While the store cannot be written nobody is told to end anything: it could be by a decision that is lost yet.
   if (held_) reply = HeartbeatReply{};
-  return Json{{"retire", reply.retire},
-              {"drop", reply.drop},
-              {"heartbeat_ms", core_.settings().heartbeat.count()}};
+  Json answer{{"retire", reply.retire}, {"drop", reply.drop}, {"heartbeat_ms", core_.settings().heartbeat.count()}};
+  if (held_) return answer;
+  answer["expected"] = Json::array();
+  for (const InstanceId& instance : reply.expected) answer["expected"].push_back(instance.str());
+  return answer;
 }
 
 Result<nlohmann::json> Shell::exited(const HostId& host, const wire::Request& request) {

@@ -72,6 +72,16 @@ struct HandoverCall {
   bool operator==(const HandoverCall&) const = default;
 };
 
+/// A VM with split memory is about to be handed over to this host: what does not depend on where it stands is made ready for the raise of
+/// `instance`, which finds it, or does without. `epoch`: of the owner it has now. Gone when control does not name the instance any more in its answer to a
+/// report, and when the agent ends.
+struct ExpectCall {
+  WorkloadSpec spec;
+  InstanceId instance;
+  Epoch epoch;
+  bool operator==(const ExpectCall&) const = default;
+};
+
 struct StopCall {
   WorkloadId workload;
   InstanceId instance;
@@ -112,7 +122,7 @@ struct InspectCall {
 };
 
 using AgentCall =
-    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall, ResplitCall>;
+    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall, ResplitCall, ExpectCall>;
 
 /// The answer to any of them; what a call does not fill stays empty.
 struct CallReply {

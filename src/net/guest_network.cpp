@@ -18,6 +18,8 @@ Status give_address_to_guest(const os::Netns& instance) {
     return context(made.error(), "guest network");
   YADO_TRY(rtnl.add_address(guest_bridge, {guest_gateway, 24}), "guest network");
   YADO_TRY(rtnl.set_up(guest_bridge), "guest network");
+  // Not asked for by ARP, which the kernel gives up after 3 s ("No route to host"): a guest that has just been restored may need longer.
+  YADO_TRY(rtnl.add_neighbour(guest_bridge, instance_address, guest_mac()), "guest network");
   return set_sysctls(instance, {{"net/ipv4/ip_forward", "1"}});
 }
 

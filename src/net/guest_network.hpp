@@ -5,7 +5,8 @@
 //   eth0 U=10.88.a.b ─DNAT─▶ guest0 10.87.0.1/24 ══tap══▶ network card F=10.87.0.2/24, default route by 10.87.0.1
 //         U ◀─SNAT─ F
 //
-// Every guest sees the same addresses and has the same MAC, wherever it runs.
+// Every guest sees the same addresses and has the same MAC, wherever it runs: nobody asks for it, and what is sent to a guest that cannot
+// answer yet waits for it.
 
 #include "net/address.hpp"
 #include "os/netns.hpp"

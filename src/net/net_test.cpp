@@ -1,9 +1,14 @@
 // Real namespaces, real TCP: a "client" machine and a "host" joined by one cable, and instances on the host.
 
 #include <gtest/gtest.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "net/guest_network.hpp"
 #include "net/host_network.hpp"
 #include "net/nftables.hpp"
 #include "net/rtnl.hpp"
@@ -215,6 +220,59 @@ TEST_F(HostNetworkTest, AnOrdinaryUserInsideMayBindPort80) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
+}
+
+/// Whatever comes to a link, with its Ethernet header.
+Result<os::Fd> watch_in(const os::Netns& netns, const std::string& link) {
+  return os::run_in(netns, [&]() -> Result<os::Fd> {
+    os::Fd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)));
+    sockaddr_ll where{};
+    where.sll_family = AF_PACKET;
+    where.sll_protocol = htons(ETH_P_ALL);
+    where.sll_ifindex = static_cast<int>(::if_nametoindex(link.c_str()));
+    if (!fd.valid() || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&where), sizeof where) != 0) return fail_errno("watch " + link);
+    const timeval limit{testing::hang_ms / 1000, 0};
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    return fd;
+  });
+}
+
+/// As long as it is kept, the kernel tries.
+Result<os::Fd> call_from(const os::Netns& netns, const std::string& address, std::uint16_t port) {
+  return os::run_in(netns, [&]() -> Result<os::Fd> {
+    socklen_t size = 0;
+    const sockaddr_in6 where = testing::endpoint(address, port, size);
+    os::Fd fd(::socket(where.sin6_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&where), size) != 0 && errno != EINPROGRESS) return fail_errno("connect");
+    return fd;
+  });
+}
+
+/// ARP is given up after 3 s, which a guest that was just restored on a busy host may need: nobody asks it for what is known.
+TEST_F(HostNetworkTest, AGuestThatCannotAnswerYetIsSentToAllTheSame) {
+  MUST(const os::Netns instance, network_->make_instance(u1));
+  MUST(const os::Netns guest, os::Netns::create());
+  OK(give_address_to_guest(instance));
+  OK(give_address_to_guest(instance));
+  MUST(Rtnl inside, Rtnl::open(instance));
+  MUST(Rtnl beyond, Rtnl::open(guest));
+  OK(inside.add_veth({"card", {}}, {"eth0", guest_mac()}, guest));
+  OK(inside.set_master("card", guest_bridge));
+  OK(beyond.set_up("eth0"));
+  MUST(const os::Fd frames, watch_in(guest, "eth0"));
+  OK(inside.set_up("card"));
+  MUST(const os::Fd caller, call_from(host_, u1.str(), 80));
+  const auto next = [&]() -> std::optional<ethhdr> {
+    ethhdr frame{};
+    if (::recv(frames.get(), &frame, sizeof frame, 0) != sizeof frame) return std::nullopt;
+    return frame;
+  };
+  auto frame = next();
+  const auto is_for_groups = [](const ethhdr& one) { return (one.h_dest[0] & 1) != 0 && ntohs(one.h_proto) != ETH_P_ARP; };
+  while (frame && is_for_groups(*frame)) frame = next();  // that the kernel sends of its own accord
+  ASSERT_TRUE(frame) << std::strerror(errno);
+  EXPECT_EQ(ntohs(frame->h_proto), ETH_P_IP) << "it was asked where it is";
+  EXPECT_EQ(std::memcmp(frame->h_dest, guest_mac().bytes.data(), ETH_ALEN), 0);
 }
 
 TEST_F(HostNetworkTest, TheLoopbackInsideSpeaksIpv6) {

@@ -610,7 +610,43 @@ std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image:
   return order;
 }
 
-Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
+/// One line from whoever connects; nobody, if the process ends before.
+Result<std::pair<os::Fd, json>> first_call(const wire::UnixListener& listener, const GuestMemory& memory) {
+  pollfd wanted[] = {{memory.process_fd(), POLLRDHUP, 0}, {listener.socket.get(), POLLIN, 0}};
+  while (wanted[1].revents == 0) {
+    if (::poll(wanted, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
+    if (wanted[0].revents != 0) return fail(Errc::unavailable, "the process has ended before it was told what to inherit");
+  }
+  os::Fd socket(::accept4(listener.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  std::string heard;
+  char text[4096];
+  while (heard.find('\n') == std::string::npos) {
+    const ssize_t n = ::read(socket.get(), text, sizeof text);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return std::pair(std::move(socket), json());
+    heard.append(text, static_cast<std::size_t>(n));
+  }
+  return std::pair(std::move(socket), json::parse(heard, nullptr, false));
+}
+
+/// Whom to answer, once everything was inherited; `config` says what.
+Result<os::Fd> wait_for_heritage(const wire::UnixListener& listener, const GuestMemory& memory, ServiceConfig& config) {
+  for (;;) {
+    YADO_ASSIGN(auto call, first_call(listener, memory), "pager");
+    const json& said = call.second;
+    auto told = said.is_object() && said.value("do", "") == "inherit" ? config_from_text(said.value("config", json()).dump())
+                                                                      : fail(Errc::conflict, "this pager waits to be told what to inherit");
+    if (told && told->memory_bytes != config.memory_bytes) told = fail(Errc::conflict, "this pager waits for another memory");
+    if (told) {
+      told->control = config.control;
+      config = std::move(*told);
+      return std::move(call.first);
+    }
+    (void)os::write_all(call.first, error_of(told.error()).dump() + "\n");
+  }
+}
+
+Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
   std::random_device random;
   const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
   // Whoever waits for a page of this memory must not wait for ever, nor get another: the process ends, and the hook sees to QEMU.
@@ -618,33 +654,54 @@ Status serve(const ServiceConfig& config, os::Fd hook, os::Fd& ready) {
     log::error("pager: {}: this memory is lost", why.text());
     ::_exit(1);
   };
+  std::optional<wire::UnixListener> listener;
+  std::optional<GuestMemory> memory;
+  const auto listen = [&]() -> Status {
+    YADO_ASSIGN(listener, wire::make_unix_listener(config.control.native(), 0600), "pager");
+    YADO_TRY(os::write_all(ready, "ok"), "pager");
+    ready.reset();
+    YADO_ASSIGN(GuestMemory taken, GuestMemory::take(std::move(hook)), "pager");
+    memory.emplace(std::move(taken));
+    return {};
+  };
+  os::Fd heir;
+  const bool waits = config.waits;
+  if (waits) {
+    YADO_TRY(listen(), "pager");
+    YADO_TRY(memory->go(), "pager");
+    auto told = wait_for_heritage(*listener, *memory, config);
+    if (!told) {
+      listener->file.remove();
+      return std::unexpected(told.error());
+    }
+    heir = std::move(*told);
+  }
   Network network(config);
-  YADO_TRY(network.open(seed), "pager");
-  YADO_ASSIGN(const wire::UnixListener listener, wire::make_unix_listener(config.control.native(), 0600), "pager");
-  YADO_TRY(os::write_all(ready, "ok"), "pager");
-  ready.reset();
-
-  YADO_ASSIGN(GuestMemory memory, GuestMemory::take(std::move(hook)), "pager");
-  if (memory.pages() != network.pages())
-    return fail(Errc::conflict, "the process has a memory of {} pages, wanted were {}", memory.pages(), network.pages());
-  Pager pager(memory, network.memory(), network.executor(),
-              {{.pages = memory.pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
-  YADO_TRY(memory.go(), "pager");
+  const Status open = network.open(seed);
+  if (!open && heir.valid()) (void)os::write_all(heir, error_of(open.error()).dump() + "\n");
+  YADO_TRY(open, "pager");
+  if (!waits) YADO_TRY(listen(), "pager");
+  if (memory->pages() != network.pages())
+    return fail(Errc::conflict, "the process has a memory of {} pages, wanted were {}", memory->pages(), network.pages());
+  Pager pager(*memory, network.memory(), network.executor(),
+              {{.pages = memory->pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
+  if (!waits) YADO_TRY(memory->go(), "pager");
   network.servers().start(pager);
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
+  if (heir.valid()) (void)os::write_all(heir, json{{"ok", true}}.dump() + "\n");
 
   KeptCut kept;
   std::vector<std::jthread> clients;
   for (;;) {
-    pollfd wanted[] = {{memory.process_fd(), POLLRDHUP, 0}, {listener.socket.get(), POLLIN, 0}};
+    pollfd wanted[] = {{memory->process_fd(), POLLRDHUP, 0}, {listener->socket.get(), POLLIN, 0}};
     if (::poll(wanted, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
     if (wanted[0].revents != 0) break;
     if (wanted[1].revents == 0) continue;
-    os::Fd socket(::accept4(listener.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    os::Fd socket(::accept4(listener->socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.valid()) continue;
     clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config, kept).serve(); });
   }
-  listener.file.remove();
+  listener->file.remove();
   network.servers().end_sessions();
   // Clients may wait for what will not come: nothing of this process is needed any more.
   ::_exit(0);

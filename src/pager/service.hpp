@@ -21,6 +21,7 @@
 //                                                       bytes_per_second: the limit of each host, 0: none
 //   keep                                                shares, now with the sum of each server's manifest
 //   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
+//   inherit   config: another configuration             —             (of one that waits: the first call, and the only one until it is answered)
 //   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
 //                                                                     from before the call; the order of use is written into `part`)
 //
@@ -72,6 +73,9 @@ struct ServiceConfig {
   /// this host; of a chain of several, of all its parts, perhaps without their logs.
   std::vector<std::vector<std::filesystem::path>> image;
   std::filesystem::path working_set;  ///< directory with the order in which an inherited memory was in use; empty: none
+  /// It does not know yet what it is to inherit: lets the process go and waits to be told (`inherit`). No server is asked before; whoever of the
+  /// process touches the memory waits, too.
+  bool waits = false;
   bool operator==(const ServiceConfig&) const;
 };
 std::string to_text(const ServiceConfig& config);

@@ -106,6 +106,10 @@ class Driver {
   virtual Result<std::unique_ptr<Instance>> start() = 0;
   /// `frozen`: not one instruction of it has run when this returns.
   virtual Result<std::unique_ptr<Instance>> restore(const ImageParts& image, bool frozen) = 0;
+  /// An instance of it will come from another host (hand_over there): what does not depend on that is made ready, for a restore() by this driver
+  /// or by one that took it over. Gone with the driver. `unsupported`: nothing can be.
+  virtual Status expect() { return fail(Errc::unsupported, "nothing of it can be made ready beforehand"); }
+  virtual void take_over(Driver&) {}
   /// `unsupported`, with what to do, where checkpoints cannot be made or used.
   virtual Status can_checkpoint() const = 0;
 };

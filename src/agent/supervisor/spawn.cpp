@@ -1,14 +1,17 @@
 #include "agent/supervisor/spawn.hpp"
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/supervisor/drivers.hpp"
 #include "agent/supervisor/supervisor.hpp"
 #include "os/file.hpp"
 #include "os/process.hpp"
@@ -20,6 +23,7 @@ namespace {
 constexpr int network_descriptor = 3;  ///< may be closed
 constexpr int ready_descriptor = 4;
 constexpr int order_descriptor = 5;
+constexpr std::string_view expect_order = "expect ";  ///< and a path; any other line is a path
 
 std::string read_to_end(const os::Fd& from) {
   std::string text;
@@ -35,12 +39,44 @@ void say(const os::Fd& ready, const Error& error) {
   (void)os::write_all(ready, fmt::format("{}:{}", static_cast<int>(error.code), error.message));
 }
 
-Status wait_until_ready(const os::Fd& ready) {
-  const std::string text = read_to_end(ready);
+/// Without the end of the line; also what came before the end of all.
+std::string read_line(const os::Fd& from) {
+  std::string text;
+  char one;
+  for (;;) {
+    const ssize_t n = ::read(from.get(), &one, 1);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0 || one == '\n') return text;
+    text += one;
+  }
+}
+
+/// "ok", or an error's number and message.
+Status understood(const std::string& text, std::string_view what) {
   if (text == "ok") return {};
   const std::size_t colon = text.find(':');
-  if (colon == std::string::npos) return fail(Errc::internal, "the supervisor ended before it was ready");
+  if (colon == std::string::npos) return fail(Errc::internal, "{}: the supervisor ended before it was ready", what);
   return fail(static_cast<Errc>(std::atoi(text.c_str())), "{}", text.substr(colon + 1));
+}
+
+Status wait_until_ready(const os::Fd& ready) { return understood(read_to_end(ready), "start"); }
+
+Result<Config> read_config(const std::string& path) {
+  YADO_ASSIGN(const std::string text, os::read_text(path), "supervisor");
+  return config_from_text(text);
+}
+
+/// In the instance's network, and back: a driver's pager belongs into the host's.
+Result<std::unique_ptr<workload::Driver>> expect_instance(const std::string& path, const os::Fd& network) {
+  YADO_ASSIGN(const Config config, read_config(path), "expect");
+  auto driver = driver_of(config);
+  const os::Fd here(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+  ::signal(SIGPIPE, SIG_IGN);
+  if (!here.valid() || (network.valid() && ::setns(network.get(), CLONE_NEWNET) != 0)) return fail_errno("enter the instance's network");
+  const Status ready = driver->expect();
+  if (::setns(here.get(), CLONE_NEWNET) != 0) return fail_errno("leave the instance's network");
+  YADO_TRY(ready, "expect");
+  return driver;
 }
 
 /// Forks twice, so that the second child's parent is gone when it starts: it belongs to init, or to the next subreaper.
@@ -107,6 +143,13 @@ bool Spare::waits() const {
   return ::poll(&ended, 1, 0) == 0;
 }
 
+Status Spare::expect(const Config& config) const {
+  const std::string path = config_of(config.directory);
+  YADO_TRY(os::replace_text(path, to_text(config)), "supervisor");
+  YADO_TRY(tell(order_, std::string(expect_order) + path + "\n"), "supervisor");
+  return understood(read_line(order_), "expect");
+}
+
 Status Spare::become(const Config& config) && {
   const std::string path = config_of(config.directory);
   YADO_TRY(os::replace_text(path, to_text(config)), "supervisor");
@@ -123,16 +166,22 @@ int run_spawned() {
   os::Fd ready(ready_descriptor), order(order_descriptor);
   for (const os::Fd* fd : {&network, &ready, &order})
     if (fd->valid()) ::fcntl(fd->get(), F_SETFD, FD_CLOEXEC);
-  const std::string path = read_to_end(order);
+  std::string path = read_line(order);
+  std::unique_ptr<workload::Driver> expecting;
+  while (path.starts_with(expect_order)) {
+    auto driver = expect_instance(path.substr(expect_order.size()), network);
+    (void)tell(order, driver ? "ok\n" : fmt::format("{}:{}\n", static_cast<int>(driver.error().code), driver.error().message));
+    if (driver) expecting = std::move(*driver);
+    path = read_line(order);
+  }
   if (path.empty()) return 0;  // nobody needs it
   order.reset();
-  const auto text = os::read_text(path);
-  const auto config = text ? config_from_text(*text) : Result<Config>(std::unexpected(text.error()));
+  const auto config = read_config(path);
   if (!config) {
     say(ready, config.error());
     return 1;
   }
-  return run(*config, std::move(network), std::move(ready));
+  return run(*config, std::move(network), std::move(ready), std::move(expecting));
 }
 
 Status spawn_forked(const Config& config, int network, const std::function<int(os::Fd, os::Fd)>& body) {

@@ -22,6 +22,10 @@ class Spare {
   /// False when it has ended, or could not be executed: become() says why.
   bool waits() const;
 
+  /// Before become(): an instance will come from another host (workload::Driver::expect). Returns when everything is ready for it. The
+  /// configuration is that of become() as far as it is known.
+  Status expect(const Config& config) const;
+
   /// Writes <directory>/supervisor.json. Returns when the supervisor's socket answers; errors are the supervisor's own.
   Status become(const Config& config) &&;
 

@@ -286,8 +286,11 @@ void Supervisor::tell(json event) {
 }
 
 void Supervisor::drop(std::uint64_t client) { std::erase_if(clients_, [&](const Connection& one) { return one.number == client; }); }
-int run(const Config& config, os::Fd network, os::Fd ready) {
-  Supervisor supervisor(config, driver_of(config), std::move(network));
+int run(const Config& config, os::Fd network, os::Fd ready, std::unique_ptr<workload::Driver> expecting) {
+  auto driver = driver_of(config);
+  if (expecting) driver->take_over(*expecting);
+  expecting.reset();
+  Supervisor supervisor(config, std::move(driver), std::move(network));
   const Status up = supervisor.set_up();
   (void)os::write_all(ready, up ? "ok" : fmt::format("{}:{}", static_cast<int>(up.error().code), up.error().message));
   ready.reset();

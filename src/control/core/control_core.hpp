@@ -80,6 +80,7 @@ struct Settings {
 struct HeartbeatReply {
   std::vector<StopCall> retire;
   std::vector<DropImageCall> drop;
+  std::vector<InstanceId> expected;  ///< of moves to it that are under way
 };
 
 /// A workload as people see it (`yado ps`).
@@ -200,12 +201,13 @@ class ControlCore {
   /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
   /// guest is raised where it stands frozen, or found where it went.
   struct Migration {
-    enum class Step { wait, spread, hand_over, pull, raise } step = Step::wait;
+    enum class Step { wait, spread, expect, hand_over, pull, raise } step = Step::wait;
     AskId ask = 0;
     HostId from, to;     ///< `to`: nobody, once it came to nothing
     InstanceId left;     ///< at `from`
     Epoch left_epoch;    ///< its
     ImageId image = {};  ///< devices and disks, once it was handed over
+    InstanceId expected = {};  ///< what it will be called there; empty: nothing is ready for it
     WorkloadSpec spec;   ///< as it shall be there
   };
 
@@ -236,7 +238,7 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, hand_over, pull_handover } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, expect, hand_over, pull_handover } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
@@ -249,6 +251,7 @@ class ControlCore {
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
   void spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void expected(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void stay(Workload& workload, const Pending& pending, const Error& why, Instant now);
   void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);

@@ -49,6 +49,7 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
   for (auto& [id, workload] : workloads_) {
     if (workload.owner) continue_owner(workload, now);
     reconcile(workload, now);
+    if (const auto& move = workload.migration; move && move->to == report.host && !move->expected.empty()) reply.expected.push_back(move->expected);
   }
   return reply;
 }
@@ -153,6 +154,7 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
     case Pending::What::build:
     case Pending::What::pull: return image_done(*workload, pending, result, now);
     case Pending::What::spread: return spread(*workload, pending, result, now);
+    case Pending::What::expect: return expected(*workload, pending, result, now);
     case Pending::What::hand_over: return handed_over(*workload, pending, result, now);
     case Pending::What::pull_handover: return handover_pulled(*workload, pending, result, now);
     case Pending::What::prepare: return standby_done(*workload, pending, result, now);

@@ -2,6 +2,7 @@
 //
 //   control                       from                                   to                      memory servers
 //     │ resplit ───────────────────▶ │ over those who will keep it, and `to`: MOVE between servers, nothing through `from`
+//     │ expect ────────────────────────────────────────────────────────────▶ │ QEMU, standing still beside a pager that waits to be told
 //     │ hand over ─────────────────▶ │ pages, round by round ─────────────────────────────────────▶ │
 //     │                              │ [stands still] last pages ─────────────────────────────────▶ │
 //     │ ◀───────── devices, disks ── │ frozen                               │                       │
@@ -9,6 +10,7 @@
 //     │ grant a new epoch, raise ──────────────────────────────────────────▶ │ inherit the sessions ▶│
 //     │ ◀───────────────────────────────────────────────────────── it runs ─ │                       │
 //
+// What is expected goes by itself when the move comes to nothing: the other host keeps it as long as control, asked by its reports, names it.
 // Until the sessions are inherited `from` can go on: every failure before ends in a raise there, by thawing what stands
 // frozen. Nothing of this is in the store: the record names an owner at all times, and what stands frozen is in reports.
 #include "control/core/control_core.hpp"
@@ -65,6 +67,26 @@ void ControlCore::spread(Workload& workload, const Pending& pending, const Resul
   if (!workload.migration || workload.migration->image != pending.image) return;
   if (!result) return stay(workload, pending, result.error(), now);
   Migration& migration = *workload.migration;
+  migration.step = Migration::Step::expect;
+  migration.expected = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
+  persist(workload);
+  call(ExpectCall{migration.spec, migration.expected, record.epoch}, side_limit(record.spec),
+       Pending{Pending::What::expect, record.spec.name, migration.to, migration.expected, migration.image, record.epoch, record.revision});
+}
+
+/// Who does not answer is not handed anything; who has nothing ready only takes longer.
+void ControlCore::expected(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  Record& record = workload.record;
+  if (!workload.migration || workload.migration->image != pending.image) return;
+  Migration& migration = *workload.migration;
+  if (!result) {
+    if (result.error().code == Errc::unavailable || result.error().code == Errc::timed_out || !alive(migration.to))
+      return stay(workload, {.workload = record.spec.name, .host = migration.from}, result.error(), now);
+    emit("not-expected", workload, pending.host, {{"error", result.error().text()}});
+    migration.expected = InstanceId();
+  } else {
+    emit("expected", workload, pending.host, {{"as", migration.expected.str()}});
+  }
   migration.step = Migration::Step::hand_over;
   call(HandoverCall{migration.spec, record.instance, record.epoch, migration.image, migration.to}, side_limit(record.spec),
        Pending{Pending::What::hand_over, record.spec.name, migration.from, record.instance, migration.image, record.epoch, record.revision});

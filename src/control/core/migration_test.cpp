@@ -31,8 +31,11 @@ struct ControlMigrationTest : ControlCoreTest {
     const auto spread = only_call<ResplitCall>(actions);
     EXPECT_EQ(spread.host, record().host);
     EXPECT_EQ(spread.what.spec.vm.split->over.back().host, to.value_or(h2)) << "where what is here will land";
-    return done(spread.id, CallReply{.instance = spread.what.instance, .sequence = agent(spread.host).sequence});
+    actions = done(spread.id, CallReply{.instance = spread.what.instance, .sequence = agent(spread.host).sequence});
+    return expects ? expected(only_call<ExpectCall>(actions)) : actions;
   }
+  bool expects = true;  ///< the other host is ready at once
+  std::vector<Action> expected(const Made<ExpectCall>& expect) { return done(expect.id, CallReply{.instance = expect.what.instance}); }
   /// The guest stands still on its host, and what is no page is an image there.
   std::vector<Action> handed_over(const Made<HandoverCall>& handover) {
     stands(handover.host, handover.what.instance, Purpose::owner, handover.what.epoch, InstanceState::frozen);
@@ -69,6 +72,72 @@ TEST_F(ControlMigrationTest, WhatIsHandedOverIsRaisedThereAndNothingElse) {
   EXPECT_THAT(beat(h1).retire, SizeIs(1));
   EXPECT_THAT(beat(h1).drop, SizeIs(1));
   EXPECT_THAT(beat(h4).drop, SizeIs(1)) << "its pages are the guest's now: nobody can be raised from it again";
+}
+
+TEST_F(ControlMigrationTest, TheOtherHostExpectsItBeforeItStandsStill) {
+  start();
+  expects = false;
+  const auto expect = only_call<ExpectCall>(move(h4));
+  EXPECT_EQ(expect.host, h4);
+  EXPECT_EQ(expect.what.epoch, record().epoch);
+  EXPECT_THAT(beat(h4).expected, testing::ElementsAre(expect.what.instance)) << "it is not to be cleared away";
+  EXPECT_THAT(beat(h3).expected, IsEmpty());
+  const auto pull = only_call<PullCall>(handed_over(only_call<HandoverCall>(expected(expect))));
+  const auto raise = only_call<RaiseCall>(pulled(pull));
+  EXPECT_EQ(raise.what.instance, expect.what.instance) << "where everything is ready";
+  EXPECT_THAT(beat(h4).expected, testing::ElementsAre(expect.what.instance)) << "the raise may not have arrived";
+  raised(raise);
+  EXPECT_THAT(beat(h4).expected, IsEmpty());
+}
+
+TEST_F(ControlMigrationTest, AHostThatHasNothingReadyTakesLonger) {
+  start();
+  expects = false;
+  const auto expect = only_call<ExpectCall>(move(h4));
+  const auto handover = only_call<HandoverCall>(failed(expect.id, Errc::unsupported));
+  EXPECT_THAT(beat(h4).expected, IsEmpty());
+  EXPECT_NE(only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(handover)))).what.instance, expect.what.instance);
+}
+
+TEST_F(ControlMigrationTest, ToAHostThatDoesNotAnswerNothingIsHandedOver) {
+  start();
+  expects = false;
+  const auto expect = only_call<ExpectCall>(move(h4));
+  const auto actions = failed(expect.id, Errc::timed_out);
+  EXPECT_FALSE(answer_to(last_ask, actions).route);
+  EXPECT_THAT(calls<HandoverCall>(actions), IsEmpty());
+  EXPECT_EQ(route().state, RouteState::up);
+  EXPECT_THAT(beat(h4).expected, IsEmpty()) << "should it still get ready, it is cleared away";
+}
+
+TEST_F(ControlMigrationTest, WhatARaiseFoundReadyIsNotFoundTwice) {
+  start();
+  const auto handover = only_call<HandoverCall>(move(h4));
+  const auto raise = only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(handover))));
+  const auto again = only_call<RaiseCall>(failed(raise.id));
+  EXPECT_EQ(again.host, h1);
+  EXPECT_NE(again.what.instance, raise.what.instance);
+}
+
+TEST_F(ControlMigrationTest, ItsHostsDeathWhileItIsExpectedIsAnOwnersDeath) {
+  start();
+  expects = false;
+  const auto expect = only_call<ExpectCall>(move(h4));
+  const auto raise = only_call<RaiseCall>(silence({h2, h3, h4}));
+  EXPECT_NE(raise.what.instance, expect.what.instance) << "what is ready there waits for pages that nobody has";
+  EXPECT_THAT(beat(h4).expected, IsEmpty());
+  EXPECT_THAT(calls<HandoverCall>(expected(expect)), IsEmpty()) << "too late";
+}
+
+TEST_F(ControlMigrationTest, AfterARestartOfControlNothingIsExpected) {
+  start();
+  expects = false;
+  move(h4);
+  restart();
+  beats(everybody);
+  EXPECT_THAT(beat(h4).expected, IsEmpty());
+  EXPECT_EQ(route().state, RouteState::up);
+  EXPECT_EQ(record().host, h1);
 }
 
 TEST_F(ControlMigrationTest, WhatAnEarlierMoveLeftBehindIsRetiredDuringTheNext) {

@@ -43,7 +43,9 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
 void ControlCore::grant(Workload& workload, Instant now) {
   Record& record = workload.record;
   record.epoch = std::max(record.epoch, workload.seen).next(control_granter);
-  record.instance = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
+  const auto& move = workload.migration;
+  const bool expected = move && move->step == Migration::Step::raise && !move->to.empty() && !move->expected.empty() && record.instance != move->expected;
+  record.instance = expected ? move->expected : InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
   record.phase = OwnerPhase::raising;
   workload.owner->not_before = now;
   if (record.spec.policy.consistency == Consistency::exclusive) {

@@ -167,4 +167,12 @@ Status copy_disk(const fs::path& from, const fs::path& to) {
   return {};
 }
 
+Status replace_content(const fs::path& from, const fs::path& to) {
+  YADO_ASSIGN(const os::Fd source, os::open_path(from, O_RDONLY), "copy");
+  YADO_ASSIGN(const os::Fd target, os::open_path(to, O_WRONLY | O_TRUNC), "copy");
+  if (::ioctl(target.get(), FICLONE, source.get()) == 0) return {};
+  YADO_TRY(copy_sparse(source, target), fmt::format("disk {} to {}", from.native(), to.native()));
+  return {};
+}
+
 }  // namespace yado::vm

@@ -39,6 +39,9 @@ Status make_overlay(const Qemu& qemu, const std::filesystem::path& base, const s
 /// error nothing is left at `to`.
 Status copy_disk(const std::filesystem::path& from, const std::filesystem::path& to);
 
+/// The same into a file that is there, and stays the same file. After an error it is neither the one nor the other.
+Status replace_content(const std::filesystem::path& from, const std::filesystem::path& to);
+
 /// Data at the same offsets, holes and pages of zeros as holes, the same length.
 Status copy_sparse(const os::Fd& from, const os::Fd& to);
 

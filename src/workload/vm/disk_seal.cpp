@@ -37,6 +37,12 @@ Status finish_merges(Qmp& qmp, nanoseconds limit) {
   return {};
 }
 
+/// What QEMU was started with it keeps open, also after it has been merged. It refuses to close what a disk consists of.
+void close_merged(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
+  for (std::size_t i = 0; i < disks; ++i)
+    for (const fs::path& layer : layers_of(directory, i)) (void)qmp.execute("blockdev-del", json{{"node-name", node_of(layer)}}.dump(), limit);
+}
+
 Result<std::set<std::string>> open_nodes(Qmp& qmp, nanoseconds limit) {
   YADO_ASSIGN(const std::string answer, qmp.execute("query-named-block-nodes", R"({"flat": true})", limit), "disks");
   const json nodes = json::parse(answer, nullptr, false);
@@ -77,6 +83,7 @@ Status copy_sealed(const fs::path& directory, std::size_t disks, const fs::path&
 
 Status tidy_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
   YADO_TRY(finish_merges(qmp, limit), "disks");
+  close_merged(qmp, directory, disks, limit);
   YADO_ASSIGN(const std::set<std::string> open, open_nodes(qmp, limit), "disks");
   for (std::size_t i = 0; i < disks; ++i)
     for (const fs::path& layer : layers_of(directory, i))  // oldest first

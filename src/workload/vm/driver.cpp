@@ -17,6 +17,7 @@
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/process.hpp"
+#include "workload/vm/disk.hpp"
 #include "workload/vm/pages_memory.hpp"
 #include "workload/vm/vm.hpp"
 
@@ -254,6 +255,7 @@ class VmDriver final : public workload::Driver {
       : spec_(std::move(spec)), place_(std::move(place)), port_(port), host_network_(std::move(host_network)) {}
 
   Result<std::unique_ptr<workload::Instance>> start() override {
+    forget_expected();
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
     YADO_ASSIGN(Vm vm, Vm::start(spec_, place_, qemu), "VM");
     return std::make_unique<VmInstance>(std::move(vm), port_);
@@ -262,27 +264,60 @@ class VmDriver final : public workload::Driver {
     ImageParts parts{.properties = image.properties};
     YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
     YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
+    const Begin begin = frozen ? Begin::paused : Begin::running;
     Place place = place_;
+    const bool inherits = place.paging && image.properties.contains(servers_property);
+    if (inherits) YADO_TRY(inherit(*place.paging, image), "VM");
+    if (inherits && expected_suits(parts)) {
+      Vm vm = *std::exchange(expected_, std::nullopt);
+      YADO_TRY(vm.go_on(parts, place.paging->config, begin), "VM");
+      return restored(std::move(vm), image, frozen);
+    }
+    forget_expected();
     std::unique_ptr<MemoryPart> memory;
     if (place.paging) {
       // The pager does it, while the guest runs.
       memory = std::make_unique<PagedMemory>(PagedMemory::Options{});
-      YADO_TRY(image.properties.contains(servers_property) ? inherit(*place.paging, image) : use_image(*place.paging, image), "VM");
+      if (!inherits) YADO_TRY(use_image(*place.paging, image), "VM");
     } else {
       YADO_ASSIGN(const std::filesystem::path pages, part(image.directories, "memory"), "VM");
       memory = std::make_unique<PagesMemory>(pages);
     }
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
-    YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, frozen ? Begin::paused : Begin::running), "VM");
+    YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, begin), "VM");
+    return restored(std::move(vm), image, frozen);
+  }
+  Status expect() override {
+    YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
+    YADO_ASSIGN(Vm vm, Vm::expect(spec_, place_, qemu), "VM");
+    expected_.emplace(std::move(vm));
+    return {};
+  }
+  void take_over(workload::Driver& other) override {
+    if (auto* const vm = dynamic_cast<VmDriver*>(&other)) expected_ = std::exchange(vm->expected_, std::nullopt);
+  }
+  Status can_checkpoint() const override { return {}; }
+
+ private:
+  Result<std::unique_ptr<workload::Instance>> restored(Vm vm, const workload::ImageParts& image, bool frozen) const {
     const auto disks = image.properties.find(disks_property);
     auto restored = std::make_unique<VmInstance>(std::move(vm), port_, disks != image.properties.end() && disks->second == "frozen");
     if (frozen) YADO_TRY(restored->freeze(), "VM");
     else restored->attend_guest();
     return restored;
   }
-  Status can_checkpoint() const override { return {}; }
-
- private:
+  /// Whether what is ready, if anything is, can go on with this.
+  bool expected_suits(const ImageParts& parts) {
+    if (!expected_) return false;
+    const Status suits = expected_->suits(parts);
+    if (!suits) log::warn("{} is restored from the beginning: {}", spec_.name, suits.error().text());
+    return suits.has_value();
+  }
+  void forget_expected() {
+    if (!std::exchange(expected_, std::nullopt)) return;
+    for (std::size_t i = 0; i < spec_.disks.size(); ++i)
+      for (const auto& layer : layers_of(place_.directory, i)) std::filesystem::remove(layer);
+  }
   static Status inherit(Paging& paging, const workload::ImageParts& image) {
     YADO_ASSIGN(paging.config.servers, pager::servers_from_text(image.properties.at(servers_property)), "servers");
     YADO_ASSIGN(paging.config.working_set, part(image.directories, "device-state"), "VM");
@@ -324,6 +359,7 @@ class VmDriver final : public workload::Driver {
   Place place_;
   std::uint16_t port_;
   std::optional<os::Netns> host_network_;
+  std::optional<Vm> expected_;
 };
 
 Paging paging_of(const yado::VmSpec& spec, const PagerIdentity& pager) {

@@ -1,4 +1,7 @@
 // Guests that another main host goes on with, while they write: real QEMU, real pagers, real memory servers.
+#include <fstream>
+
+#include "workload/vm/disk.hpp"
 #include "workload/vm/paged_vm_testing.hpp"
 #include "workload/vm/slow_way_testing.hpp"
 
@@ -103,6 +106,57 @@ TEST_F(MovingVmProcessTest, AnotherMainHostGoesOnWithIt) {
     vm_.reset();
     fs::remove_all(directory_.path() / "a");
   }
+}
+
+/// Its next QEMU stands ready before the guest stands still, whether its disk has one layer by then or, after a checkpoint, two.
+TEST_F(MovingVmProcessTest, AnotherMainHostExpectsIt) {
+  disks_ = {directory_.path() / "base.raw"};
+  std::ofstream(disks_.front()) << std::string(1_MiB, '\0');
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  for (const auto& [next, saved_before] : {std::pair<std::string, bool>{"b", false}, {"c", true}, {"d", false}}) {
+    SCOPED_TRACE(next);
+    Image image{.name = "a-img." + next};
+    if (saved_before) {
+      ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+    }
+    auto expected = Vm::expect(spec(), place(next, memory_bytes / 2, {}), qemu());
+    ASSERT_OK(expected);
+    write_a_while('d', 5);
+    Handover handover;
+    ASSERT_NO_FATAL_FAILURE(leave(handover, "h3"));
+    EXPECT_EQ(layers_of(handover.directory / "disk", 0).size(), next == "b" ? 1u : 2u);
+    ImageParts of_another = handover.parts();
+    of_another.properties["machine"] = "pc-q35-1.0";
+    EXPECT_EQ(expected->suits(of_another).error().code, Errc::conflict);
+    const pager::ServiceConfig heritage = place_of_heir(next, handover, memory_bytes / 2).paging->config;
+    ASSERT_OK(expected->go_on(handover.parts(), heritage));
+    vm_.emplace(std::move(*expected));
+    const auto values = verify(*vm_);
+    ASSERT_OK(values);
+    EXPECT_TRUE(flawless(*values));
+    EXPECT_EQ(values->at("disk"), "same");
+  }
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+}
+
+TEST_F(MovingVmProcessTest, WhoIsExpectedInVainLeavesNothing) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  // Nobody came.
+  { ASSERT_OK(Vm::expect(spec(), place("b", memory_bytes / 2, {}), qemu())); }
+  EXPECT_FALSE(fs::exists(directory_.path() / "b" / "pager"));
+  // It cannot inherit everything: nobody is fenced, and where it stood it goes on.
+  const Place where = place("c", memory_bytes / 2, {});
+  auto expected = Vm::expect(spec(), where, qemu());
+  ASSERT_OK(expected);
+  Handover handover;
+  ASSERT_NO_FATAL_FAILURE(leave(handover, "h3"));
+  pager::ServiceConfig mistaken = place_of_heir("c", handover, memory_bytes / 2).paging->config;
+  mistaken.servers.front().instance ^= 1;
+  EXPECT_FALSE(expected->go_on(handover.parts(), mistaken));
+  ASSERT_OK(vm_->resume());
+  write_a_while('w', 2);
+  expect_flawless();
 }
 
 TEST_F(MovingVmProcessTest, WhenNobodyGoesOnWithItItStays) {

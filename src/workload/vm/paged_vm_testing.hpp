@@ -66,7 +66,11 @@ class PagedVmTest : public ::testing::Test {
     made.paging = paging;
     return made;
   }
-  VmSpec spec() const { return verifier(memory_bytes, pattern_mib); }
+  VmSpec spec() const {
+    VmSpec made = verifier(memory_bytes, pattern_mib);
+    made.disks = disks_;
+    return made;
+  }
 
   void boot(const Place& where) {
     auto started = Vm::start(spec(), where, qemu());
@@ -148,6 +152,7 @@ class PagedVmTest : public ::testing::Test {
 
   image::TemporaryDirectory directory_;
   std::map<std::string, Host> hosts_;
+  std::vector<fs::path> disks_;  ///< of the guest that is booted next
   std::optional<Vm> vm_;
   std::uint64_t epoch_ = 0;
 };

@@ -158,6 +158,14 @@ Status PagerProcess::wait_ready() {
   return fail(static_cast<Errc>(std::atoi(said.c_str())), "{}", said.substr(colon + 1));
 }
 
+Status PagerProcess::inherit(pager::ServiceConfig config) const {
+  config.waits = false;
+  config.control = control_;
+  const json call{{"do", "inherit"}, {"config", json::parse(to_text(config))}};
+  YADO_TRY(ask_pager(control_, call.dump()), "inherit");
+  return {};
+}
+
 /// Servers that do not answer keep their pages until the workload's next epoch.
 void PagerProcess::wait_for_end() {
   constexpr nanoseconds moment = 2s;

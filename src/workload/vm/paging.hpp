@@ -28,6 +28,8 @@ class PagerProcess {
   static Result<PagerProcess> begin(const Paging& paging, const std::filesystem::path& directory, std::uint64_t memory_bytes);
   /// Returns when it is connected to all servers and knows where every page is. Errors are the pager's.
   Status wait_ready();
+  /// Of one that was begun with `waits`: it pages by this configuration from now on. Returns as wait_ready.
+  Status inherit(pager::ServiceConfig config) const;
   /// What QEMU inherits, and its environment.
   const os::Fd& hook() const { return hook_; }
   const os::Fd& library() const { return library_; }

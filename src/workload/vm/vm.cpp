@@ -41,6 +41,7 @@ constexpr int agent_queue = 16;
 constexpr QemuVersion oldest{7, 2, 0};
 constexpr const char* newest_machine = "q35";
 constexpr int console_room_bytes = 4 << 20;
+constexpr std::size_t expected_layers = 2;  ///< of a disk: as many as there are after a save (disk_seal.hpp)
 
 /// Guest memory as a file without a name: nothing is left of it when the last descriptor is closed.
 Result<os::Fd> make_memory(std::uint64_t bytes) {
@@ -268,6 +269,29 @@ struct Vm::State {
     return ended;
   }
 
+  /// Made of this spec, under this accelerator.
+  Status suits(const ImageParts& image) const {
+    const auto property = [&](const std::string& name) {
+      const auto found = image.properties.find(name);
+      return found == image.properties.end() ? std::string() : found->second;
+    };
+    for (const auto& [name, wanted] : properties()) {
+      if (name == "machine" || property(name) == wanted) continue;
+      if (name == "accelerator" && !property(name).empty())
+        return fail(Errc::unsupported, "the image was made under {}, and here is {}: {}", property(name), wanted, qemu.accelerator.why);
+      return fail(Errc::corrupt, "the image is not of this spec: its {} is \"{}\", wanted is \"{}\"", name, property(name), wanted);
+    }
+    if (property("machine").empty()) return fail(Errc::corrupt, "the image's manifest lacks the property machine");
+    return {};
+  }
+
+  Status load_devices(const ImageParts& image, Begin begin) {
+    if (Status loaded = load_device_state(*monitor, image.device_state / state_file, qemu.limit); !loaded)
+      return context(explain(loaded.error()).error(), "devices");
+    if (begin == Begin::running) YADO_TRY(yado::vm::resume(*monitor, qemu.limit), "resume");
+    return {};
+  }
+
   std::map<std::string, std::string> properties() const {
     return {{"driver", driver},
             {"machine", machine},
@@ -300,17 +324,7 @@ Result<Vm> Vm::start(const VmSpec& spec, const Place& place, const Qemu& qemu, B
 Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu, const ImageParts& image,
                        MemoryPart& memory, Begin begin) {
   YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, place, qemu), "restore");
-  const auto property = [&](const std::string& name) {
-    const auto found = image.properties.find(name);
-    return found == image.properties.end() ? std::string() : found->second;
-  };
-  for (const auto& [name, wanted] : state->properties()) {
-    if (name == "machine" || property(name) == wanted) continue;
-    if (name == "accelerator" && !property(name).empty())
-      return fail(Errc::unsupported, "restore: the image was made under {}, and here is {}: {}", property(name), wanted, qemu.accelerator.why);
-    return fail(Errc::corrupt, "restore: the image is not of this spec: its {} is \"{}\", wanted is \"{}\"", name, property(name), wanted);
-  }
-  if (property("machine").empty()) return fail(Errc::corrupt, "restore: the image's manifest lacks the property machine");
+  YADO_TRY(state->suits(image), "restore");
   for (std::size_t i = 0; i < spec.disks.size(); ++i) {
     if (!layers_of(place.directory, i).empty())
       return fail(Errc::conflict, "restore: {} holds disks already: a restore needs a directory of its own", place.directory.native());
@@ -319,11 +333,47 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
     for (const fs::path& layer : saved) YADO_TRY(copy_disk(layer, place.directory / layer.filename()), "restore");
   }
   YADO_TRY(memory.load(state->memory, spec.memory_bytes), "restore");
-  YADO_TRY(state->launch(property("machine"), true), "restore");
-  if (Status loaded = load_device_state(*state->monitor, image.device_state / state_file, qemu.limit); !loaded)
-    return context(state->explain(loaded.error()).error(), "restore");
-  if (begin == Begin::running) YADO_TRY(yado::vm::resume(*state->monitor, qemu.limit), "restore");
+  YADO_TRY(state->launch(image.properties.at("machine"), true), "restore");
+  YADO_TRY(state->load_devices(image, begin), "restore");
   return Vm(std::move(state));
+}
+
+Result<Vm> Vm::expect(const VmSpec& spec, const Place& place, const Qemu& qemu) {
+  if (!place.paging) return fail(Errc::unsupported, "{}: only a VM with split memory is expected", spec.name);
+  Place where = place;
+  where.paging->config.waits = true;
+  YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, where, qemu), "expect");
+  for (std::size_t i = 0; i < spec.disks.size(); ++i)
+    for (std::size_t layer = 0; layer < expected_layers; ++layer)
+      YADO_TRY(make_overlay(qemu, spec.disks[i], next_layer(place.directory, i)), "expect");
+  YADO_TRY(state->launch(newest_machine, true), "expect");
+  return Vm(std::move(state));
+}
+
+Status Vm::suits(const ImageParts& image) const {
+  YADO_ASSIGN(const auto ended, state_->reap(), "expected");
+  if (ended) return fail(Errc::application, "QEMU has ended: {}", ended->reason);
+  YADO_TRY(state_->suits(image), "expected");
+  if (image.properties.at("machine") != state_->machine)
+    return fail(Errc::conflict, "expected was a machine {}, and {} came", state_->machine, image.properties.at("machine"));
+  for (std::size_t i = 0; i < state_->spec.disks.size(); ++i)
+    if (const auto came = layers_of(image.disk, i); came.empty() || came.size() > expected_layers)
+      return fail(Errc::conflict, "expected were up to {} layers of disk {}, and {} came", expected_layers, i, came.size());
+  return {};
+}
+
+Status Vm::go_on(const ImageParts& image, const pager::ServiceConfig& heritage, Begin begin) {
+  YADO_TRY(suits(image), "restore");
+  // QEMU reads a disk's tables again before it uses it after a migration: its content may come until then, as on a disk that hosts share.
+  // Who lies on what QEMU was told; a layer for which none came stays empty, on top.
+  for (std::size_t i = 0; i < state_->spec.disks.size(); ++i) {
+    const auto came = layers_of(image.disk, i), here = layers_of(state_->place.directory, i);
+    for (std::size_t layer = 0; layer < came.size(); ++layer) YADO_TRY(replace_content(came[layer], here.at(layer)), "restore");
+  }
+  pager::ServiceConfig config = heritage;
+  config.memory_bytes = state_->spec.memory_bytes;
+  YADO_TRY(state_->pager->inherit(config), "restore");
+  return state_->load_devices(image, begin);
 }
 
 Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, MemoryPart& memory, After after) const {

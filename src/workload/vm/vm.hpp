@@ -78,6 +78,14 @@ class Vm {
   static Result<Vm> restore(const VmSpec& spec, const Place& place, const Qemu& qemu, const ImageParts& image,
                             MemoryPart& memory, Begin begin = Begin::running);
 
+  /// A guest of this spec is to come from another main host: QEMU stands ready beside a pager that waits (pager::ServiceConfig::waits), which is
+  /// most of what a restore takes. Errors: those of `start`; `unsupported` without a pager.
+  static Result<Vm> expect(const VmSpec& spec, const Place& place, const Qemu& qemu);
+  /// Whether what came can go on in this one, which was expected: the same machine and accelerator, up to two layers of each disk. Nothing is changed.
+  Status suits(const ImageParts& image) const;
+  /// It goes on where it stood: as `restore`, in what was expected. `heritage`: what the pager is to inherit. Errors: those of suits() and of restore.
+  Status go_on(const ImageParts& image, const pager::ServiceConfig& heritage, Begin begin = Begin::running);
+
   /// Writes devices, memory and disks of one instant into the two directories and `memory`. The guest stands still for
   /// devices and memory; disks are copied when it goes on. An agent in the guest has its file systems written out and at rest for the
   /// moment of the cut (not with After::paused); when it cannot, the image is as without one. Also after an error it is as it was before, running or paused. May run in a forked child of

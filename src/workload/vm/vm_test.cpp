@@ -325,6 +325,35 @@ TEST_F(VmProcessTest, LayersOfManySavesAreMergedAndEveryImageIsRight) {
   }
 }
 
+/// A layer that QEMU was started with is merged like any other: left where it is, it would hide what is newer.
+TEST_F(VmProcessTest, LayersThatARestoreBroughtAreMergedToo) {
+  ASSERT_NO_FATAL_FAILURE(raise());
+  Image image;
+  Result<Saved> saved = Saved();
+  for (const char* name : {"one", "two"}) {
+    ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
+    image = make_image(directory_.path() / name);
+    saved = save(*vm_, image);
+    ASSERT_OK(saved);
+  }
+  ASSERT_EQ(layers_of(image.disk, 0).size(), 2U);
+  auto restored = restore(booted_->spec, place("b"), image, *saved);
+  ASSERT_OK(restored);
+  vm_.emplace(std::move(*restored));
+  for (const std::string modes : {"d", "dw", "w"}) {  // before the last save nothing is written to the disk
+    for (const char mode : modes) ASSERT_NO_FATAL_FAILURE(order(*vm_, {mode}));
+    image = make_image(directory_.path() / fmt::format("after{}", layers_of(directory_.path() / "b", 0).back().stem().native()));
+    saved = save(*vm_, image);
+    ASSERT_OK(saved);
+    EXPECT_EQ(layers_of(directory_.path() / "b", 0).size(), 2U);
+  }
+  restored = restore(booted_->spec, place("c"), image, *saved);
+  ASSERT_OK(restored);
+  const auto values = verify(*restored);
+  ASSERT_OK(values);
+  EXPECT_EQ(values->at("disk"), "same");
+}
+
 TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
   ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
