@@ -226,7 +226,7 @@ class Simulation {
 
   /// False: a page was lost, and rightly so.
   bool run() {
-    for (int step = 0; step < 6000 && !lost_ && !testing::Test::HasFailure(); ++step) {
+    for (int step = 0; step < 6000 && !lost_ && !::testing::Test::HasFailure(); ++step) {
       const auto dice = random_() % 100;
       if (dice < 55)
         step_a_server();

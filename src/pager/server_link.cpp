@@ -132,8 +132,8 @@ asio::awaitable<void> ServerLink::live(std::shared_ptr<ServerLink> self) {
     Error why = co_await read_answers(self);
     if (self->dead_) co_return;
     self->disconnect();
-    if (!self->silent_since_) self->silent_since_ = os::now();
-    const Instant give_up = *self->silent_since_ + self->patience_;
+    if (!self->broken_since_) self->broken_since_ = os::now();
+    const Instant give_up = *self->broken_since_ + self->patience_;
     auto pause = first_pause;
     for (;;) {
       const nanoseconds left = give_up - os::now();
@@ -151,7 +151,7 @@ asio::awaitable<void> ServerLink::live(std::shared_ptr<ServerLink> self) {
     }
     ++self->traffic_.reconnections;
     // A server that welcomes and then breaks off, again and again, must not keep a guest waiting for ever.
-    if (self->under_way_.empty()) self->silent_since_.reset();
+    if (self->under_way_.empty()) self->broken_since_.reset();
   }
 }
 
@@ -180,7 +180,7 @@ Status ServerLink::take(const Frame& frame) {
   heard_at_ = os::now();
   if (was_silent) silent_until_ = heard_at_;
   if (!takes_long(found->second.operation)) answer_times_.add(heard_at_ - found->second.sent_at);
-  silent_since_.reset();
+  broken_since_.reset();
   const Answer answer = std::move(found->second.answer);
   under_way_.erase(found);
   if (frame.header.operation == Operation::error)

@@ -134,7 +134,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   int failures_in_a_row_ = 0;
   Instant heard_at_{};                    ///< the last answer, or connection
   Instant silent_until_{};
-  std::optional<Instant> silent_since_;   ///< when it first broke after its last answer
+  std::optional<Instant> broken_since_;   ///< when it first broke after its last answer
   AnswerTimes answer_times_;
   bool dead_ = false, watching_ = false;
   std::optional<Error> distrusted_;

@@ -114,6 +114,7 @@ class ServerSet {
   std::vector<std::string> could_not_leave_;     // guarded by mutex_
   std::vector<ServiceConfig::Server> lost_;      // guarded by mutex_: wanted, and without a session
   std::optional<ServiceConfig::Server> taking_up_;  // guarded by mutex_: of the lost the one that is being connected
+  bool ending_ = false;                          // guarded by mutex_: nobody is taken up any more
   std::condition_variable_any something_lost_;
   std::jthread taking_up_thread_;                // guarded by mutex_
 };

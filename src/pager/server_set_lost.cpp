@@ -51,7 +51,7 @@ void ServerSet::lost(std::size_t number) {
   if (member.leaving || member.gone) return;
   {
     const std::lock_guard lock(mutex_);
-    if (is_lost(member.told)) return;
+    if (ending_ || is_lost(member.told)) return;
     ServiceConfig::Server again = member.told;
     again.load.clear();
     again.parts.clear();
@@ -114,6 +114,7 @@ void ServerSet::stop_taking_up() {
   std::jthread thread;
   {
     const std::lock_guard lock(mutex_);
+    ending_ = true;
     thread.swap(taking_up_thread_);
     lost_.clear();
   }

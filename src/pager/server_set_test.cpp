@@ -1,13 +1,12 @@
 #include "pager/server_set.hpp"
 
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/use_future.hpp>
 #include <condition_variable>
 
 #include "image/temporary_directory.hpp"
 #include "pager/memory_server.hpp"
+#include "pager/paged_testing.hpp"
 #include "pager/peers_testing.hpp"
 #include "pager/remote_testing.hpp"
 
@@ -39,7 +38,7 @@ class Gate {
 };
 
 /// Memory servers behind gates, and a memory on them.
-class ServerSetTest : public testing::Test {
+class ServerSetTest : public ::testing::Test {
  protected:
   static constexpr std::uint64_t pages = 4096;
   struct Host {
@@ -48,21 +47,9 @@ class ServerSetTest : public testing::Test {
     std::unique_ptr<Proxy> proxy;
   };
 
-  template <class Body>
-  auto on_network(Body body) {
-    std::promise<decltype(body())> done;
-    asio::post(io_, [&] {
-      if constexpr (std::is_void_v<decltype(body())>) body(), done.set_value();
-      else done.set_value(body());
-    });
-    return done.get_future().get();
-  }
-
   ~ServerSetTest() override {
     stop();
-    busy_.reset();
-    io_.stop();
-    thread_.join();
+    network_.stop();
   }
 
   void start(std::initializer_list<const char*> names, unsigned copies) {
@@ -82,11 +69,11 @@ class ServerSetTest : public testing::Test {
       members.push_back(std::move(*member));
     }
     memory_ = std::make_unique<Copies>(Copies::Options{.pages = pages, .copies = copies, .seed = seed_of_sums}, servers);
-    set_ = std::make_unique<ServerSet>(io_.get_executor(), *memory_, memory_.get(), std::move(members), [this](const auto& server) { return connect(server); });
+    set_ = std::make_unique<ServerSet>(network_.io.get_executor(), *memory_, memory_.get(), std::move(members), [this](const auto& server) { return connect(server); });
   }
   void stop() {
     for (auto& [name, host] : hosts_) host.gate->open();
-    on_network([&] {
+    network_.run([&] {
       for (const auto& link : std::exchange(links_, {})) link->close();
     });
     set_.reset();
@@ -96,13 +83,13 @@ class ServerSetTest : public testing::Test {
 
   Status store(const Contents& contents) {
     std::promise<Status> done;
-    asio::post(io_, [&] { memory_->store(evicted(contents), [&](const Status& status) { done.set_value(status); }); });
+    asio::post(network_.io, [&] { memory_->store(evicted(contents), [&](const Status& status) { done.set_value(status); }); });
     return done.get_future().get();
   }
   Result<Contents> fetch(const std::vector<PageNumber>& wanted) {
     std::promise<Result<Contents>> done;
     Contents out;
-    asio::post(io_, [&] {
+    asio::post(network_.io, [&] {
       memory_->fetch(wanted, [&](const Result<Piece>& piece) {
         if (!piece) return done.set_value(std::unexpected(piece.error()));
         out.merge(contents_of_piece(*piece));
@@ -112,7 +99,7 @@ class ServerSetTest : public testing::Test {
     return done.get_future().get();
   }
   std::vector<std::string> living() {
-    return on_network([&] {
+    return network_.run([&] {
       std::vector<std::string> names;
       for (const auto& member : set_->members())
         if (member.link->alive()) names.push_back(member.told.host);
@@ -120,13 +107,15 @@ class ServerSetTest : public testing::Test {
     });
   }
   void wait_for_redundancy() {
-    while (on_network([&] { return memory_->pages_without_redundancy() > 0; })) std::this_thread::yield();
+    while (network_.run([&] { return memory_->pages_without_redundancy() > 0; })) std::this_thread::yield();
   }
   std::uint64_t held(const std::string& host) const {
     const auto sessions = hosts_.at(host).server->sessions();
     return sessions.empty() ? 0 : sessions.front().stats.data_pages;
   }
 
+  BlockPool blocks_{channel_block_bytes};  // outlives the network
+  testing::Network network_;
   image::TemporaryDirectory directory_;
   std::map<std::string, Host> hosts_;
 
@@ -134,18 +123,14 @@ class ServerSetTest : public testing::Test {
   Result<ServerSet::Member> connect(const ServiceConfig::Server& server) {
     const auto life = static_cast<std::uint64_t>(++lives_);
     const LinkOptions options{.hello = {.epoch = 1, .generation = life << 32, .pages = pages, .quota_pages = server.quota_bytes / page_bytes, .session = "vm"}};
-    YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {.unix_path = server.unix_path}, options), "connect");
-    const auto opened = asio::co_spawn(io_, ServerLink::open(link), asio::use_future).get();
+    YADO_ASSIGN(auto link, ServerLink::make(network_.io.get_executor(), blocks_, {.unix_path = server.unix_path}, options), "connect");
+    const auto opened = asio::co_spawn(network_.io, ServerLink::open(link), asio::use_future).get();
     if (!opened) return std::unexpected(opened.error());
-    on_network([&] { links_.push_back(link); });
+    network_.run([&] { links_.push_back(link); });
     return ServerSet::Member{.link = link, .told = server};
   }
 
   std::atomic<int> lives_ = 0;
-  BlockPool blocks_{channel_block_bytes};
-  asio::io_context io_{1};
-  asio::executor_work_guard<asio::io_context::executor_type> busy_ = asio::make_work_guard(io_);
-  std::thread thread_{[this] { io_.run(); }};
   std::vector<std::shared_ptr<ServerLink>> links_;
 
  protected:
@@ -204,7 +189,7 @@ TEST_F(ServerSetTest, WhoeverIsNotWantedAnyMoreIsNotTakenUp) {
   ASSERT_TRUE(store({{1, 1}, {600, 3}}));
   hosts_.at("h3").gate->close();
   ASSERT_TRUE(fetch({1, 600}));
-  std::vector<ServiceConfig::Server> wanted{on_network([&] { return set_->members()[0].told; })};
+  std::vector<ServiceConfig::Server> wanted{network_.run([&] { return set_->members()[0].told; })};
   ASSERT_TRUE(set_->change(wanted, [] {}));
   hosts_.at("h3").gate->open();
   std::this_thread::sleep_for(3s);  // longer than until it would have been taken up
