@@ -63,6 +63,8 @@ std::vector<image::Part> parts_of(Kind kind) {
   return {};
 }
 
+std::filesystem::path disks_of(const image::Store& store, const ImageId& image) { return store.part_directory(image, "disk"); }
+
 Status let_restorer_read(const std::filesystem::path& criu_part) {
   namespace fs = std::filesystem;
   std::error_code error;

@@ -23,6 +23,8 @@ namespace yado::agent {
 
 /// What an image of such a workload consists of; the names are its driver's.
 std::vector<image::Part> parts_of(Kind kind);
+/// The directory of an image's disks.
+std::filesystem::path disks_of(const image::Store& store, const ImageId& image);
 
 /// While CRIU restores, the processes that it makes read the image themselves, already as the container's own users: so
 /// the files of its part must be readable for all. Nobody else gets there, because the store is a directory of mode

@@ -242,7 +242,7 @@ asio::awaitable<void> SideCalls::keep_indices(image::Manifest manifest, std::vec
   }
 }
 
-/// What is no page becomes an image, for the next host to pull.
+/// What is no page becomes an image, for the next host to pull; with disks_only what it has written to its disks so far.
 asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   CallReply reply;
   if (const auto known = around_.images.all().find(call.image); known != around_.images.all().end()) {
@@ -251,18 +251,30 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   }
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
+  const image::Store& store = around_.images.store();
   std::vector<image::Part> parts = parts_of(call.spec.kind);
-  std::erase_if(parts, [](const image::Part& part) { return part.type == image::PartType::pages; });
-  auto drafting = begin_draft(around_.images.store(), call.image, call.spec, *hash, std::move(parts));
+  std::erase_if(parts, [&](const image::Part& part) { return part.type != image::PartType::disk && (call.disks_only || part.type == image::PartType::pages); });
+  auto drafting = begin_draft(store, call.image, call.spec, *hash, std::move(parts));
   if (!drafting) co_return std::unexpected(drafting.error());
-  auto properties = co_await around_.instances.hand_over(call.instance, drafting->directories, call.to);
+  workload::Handover how{.to = call.to.str(), .disks_only = call.disks_only, .ahead = {}, .most_disk_bytes = call.most_disk_bytes};
+  std::string ahead;
+  for (const ImageId& image : call.ahead) {
+    how.ahead.push_back(disks_of(store, image));
+    ahead += (ahead.empty() ? "" : " ") + image.str();
+  }
+  auto properties = co_await around_.instances.hand_over(call.instance, drafting->directories, std::move(how));
   if (!properties) co_return std::unexpected(properties.error());
+  if (const auto not_yet = properties->find(workload::not_yet_property); not_yet != properties->end()) {
+    reply.detail = not_yet->second;
+    co_return reply;
+  }
+  if (!ahead.empty() && !call.disks_only) (*properties)[vm::ahead_property] = ahead;
   drafting->manifest.properties = std::move(*properties);
   std::function<Result<image::Manifest>()> commit = committing(std::move(*drafting));
   auto committed = co_await around_.workers.run(std::move(commit));
   if (!committed) {
     // Nobody can go on with it but itself.
-    if (const auto there = around_.instances.link(call.instance)) (void)co_await there->thaw(call.epoch);
+    if (const auto there = around_.instances.link(call.instance); there && !call.disks_only) (void)co_await there->thaw(call.epoch);
     co_return std::unexpected(committed.error());
   }
   co_await around_.images.added(*committed);

@@ -79,6 +79,9 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall&
 
 void to_json(json& j, const HandoverCall& v) {
   j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"to", v.to.str()}};
+  if (v.disks_only) j["disks_only"] = true;
+  for (const ImageId& image : v.ahead) j["ahead"].push_back(image.str());
+  if (v.most_disk_bytes != 0) j["most_disk_bytes"] = v.most_disk_bytes;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, HandoverCall& v) {
@@ -87,7 +90,10 @@ void read_json(const json& j, const std::string& path, Status& status, HandoverC
       .required("instance", v.instance)
       .required("epoch", v.epoch)
       .required("image", v.image)
-      .required("to", v.to);
+      .required("to", v.to)
+      .optional("disks_only", v.disks_only)
+      .optional("ahead", v.ahead)
+      .optional("most_disk_bytes", v.most_disk_bytes);
 }
 
 namespace {
@@ -124,10 +130,11 @@ void read_json(const json& j, const std::string& path, Status& status, ResplitCa
 
 void to_json(json& j, const ExpectCall& v) {
   j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}};
+  for (const ImageId& image : v.ahead) j["ahead"].push_back(image.str());
 }
 
 void read_json(const json& j, const std::string& path, Status& status, ExpectCall& v) {
-  Fields(j, path, status).required("spec", v.spec).required("instance", v.instance).required("epoch", v.epoch);
+  Fields(j, path, status).required("spec", v.spec).required("instance", v.instance).required("epoch", v.epoch).optional("ahead", v.ahead);
 }
 
 void to_json(json& j, const DropImageCall& v) {

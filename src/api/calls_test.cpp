@@ -34,6 +34,10 @@ TEST(ApiCallsTest, EveryCallComesBackAsItWas) {
       DropImageCall{workload, epoch, image},
       InspectCall{workload, instance, epoch},
       ResplitCall{spec(), instance, epoch},
+      HandoverCall{spec(), instance, epoch, image, HostId("h2")},
+      HandoverCall{spec(), instance, epoch, image, HostId("h2"), true, {ImageId("site-move.1"), ImageId("site-move.2")}, 5},
+      ExpectCall{spec(), instance, epoch},
+      ExpectCall{spec(), instance, epoch, {ImageId("site-move.1")}},
   };
   for (const AgentCall& call : calls) {
     auto back = api::parse_call(name_of(call), api::dump(nlohmann::json(call)));

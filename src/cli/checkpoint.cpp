@@ -1,9 +1,12 @@
 // yado checkpoint: a new ready image, now.
 
+#include <optional>
+
 #include <nlohmann/json.hpp>
 
 #include "cli/client.hpp"
 #include "cli/command.hpp"
+#include "cli/saving.hpp"
 
 namespace yado::cli {
 namespace {
@@ -23,10 +26,12 @@ int checkpoint(const Options& options) {
   if (!asked) return complain(*client, asked.error());
   // The image is built in the background: its events say how it ends.
   int status = Exit::failed;
+  std::optional<SavingShown> saving;
+  if (!options.common.json) saving.emplace(client->socket(), options.workload);
   auto followed = client->follow(fmt::format("/v1/events?follow=1&since={}", since), [&](const nlohmann::json& event) {
     if (event.value("workload", "") != options.workload) return true;
     const std::string kind = event.value("kind", "");
-    if (!options.common.json) fmt::print(stderr, "{}\n", describe_event(event));
+    if (saving) saving->print(describe_event(event));
     if (kind == "image") {
       if (options.common.json)
         fmt::print("{}\n", event.dump());

@@ -62,13 +62,17 @@ struct PullCall {
 };
 
 /// A VM with split memory, `instance`, moves to host `to` while it runs: what is here goes to the memory servers, and then it stands frozen, to be
-/// thawed by a later raise here if nobody goes on with it. `image`: the name of the rest (devices, disks), for that host to pull.
+/// thawed by a later raise here if nobody goes on with it. `image`: the name of the rest (devices, disks), for that host to pull. Without an image in the answer it
+/// runs on, because of `most_disk_bytes`; `detail` says so.
 struct HandoverCall {
   WorkloadSpec spec;
   InstanceId instance;
   Epoch epoch;
   ImageId image;
   HostId to;
+  bool disks_only = false;         ///< the image is of what was written to its disks so far; it runs on
+  std::vector<ImageId> ahead;      ///< of its disks that host has these already, by earlier calls with disks_only, the oldest first
+  std::uint64_t most_disk_bytes = 0;  ///< not yet, if it has written more than that to its disks since; 0: any
   bool operator==(const HandoverCall&) const = default;
 };
 
@@ -79,6 +83,7 @@ struct ExpectCall {
   WorkloadSpec spec;
   InstanceId instance;
   Epoch epoch;
+  std::vector<ImageId> ahead;  ///< what came of its disks already, as in HandoverCall
   bool operator==(const ExpectCall&) const = default;
 };
 

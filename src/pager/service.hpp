@@ -7,7 +7,8 @@
 // {"ok":true,…} or {"error":{"code":…,"message":…}}. A connection that ends with a checkpoint under way abandons it.
 //
 //   do        fields                                    answer besides "ok"
-//   figures                                             see PagerService::figures
+//   figures                                             memory_bytes, faults, servers, … (docs/api.md); during a checkpoint saving: [{host, saved_bytes,
+//                                                       left_bytes}]: what is here (an empty name) is of now, what servers have is as of the look before
 //   limit     bytes                                     —
 //   servers   local_bytes, servers: as in the           notes: [text]   (what is not quite as asked for)
 //             configuration, without load

@@ -250,8 +250,8 @@ asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, wo
   co_return properties_of(answer);
 }
 
-asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, workload::PartDirectories parts, HostId to) {
-  json fields = object(epoch, {{"parts", parts}, {"to", to.str()}});
+asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, workload::PartDirectories parts, workload::Handover how) {
+  json fields = object(epoch, {{"parts", parts}, {"to", how.to}, {"disks_only", how.disks_only}, {"ahead", how.ahead}, {"most_disk_bytes", how.most_disk_bytes}});
   const Result<json> answer = co_await call("hand_over", std::move(fields));
   co_return properties_of(answer);
 }

@@ -201,7 +201,7 @@ class ControlCore {
   /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
   /// guest is raised where it stands frozen, or found where it went.
   struct Migration {
-    enum class Step { wait, spread, expect, hand_over, pull, raise } step = Step::wait;
+    enum class Step { wait, spread, seal, pull_ahead, expect, hand_over, pull, raise } step = Step::wait;
     AskId ask = 0;
     HostId from, to;     ///< `to`: nobody, once it came to nothing
     InstanceId left;     ///< at `from`
@@ -209,6 +209,12 @@ class ControlCore {
     ImageId image = {};  ///< devices and disks, once it was handed over
     InstanceId expected = {};  ///< what it will be called there; empty: nothing is ready for it
     WorkloadSpec spec;   ///< as it shall be there
+    std::vector<ImageId> ahead = {};  ///< what was written to its disks before, the oldest first; the last one may be under way
+    std::uint64_t ahead_bytes = 0;    ///< of the last one
+    Instant pulled_since{};           ///< it
+    double bytes_per_second = 0;      ///< of the fastest of them, from host to host
+    bool last_try = false;            ///< it was not handed over once, because of its disks
+    std::uint64_t most_disk_bytes() const;
   };
 
   struct Workload {
@@ -238,7 +244,7 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, expect, hand_over, pull_handover } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, seal, pull_ahead, expect, hand_over, pull_handover } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
@@ -251,8 +257,13 @@ class ControlCore {
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
   void spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void seal(Workload& workload);
+  void sealed(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void ahead_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void expect(Workload& workload);
   void expected(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void stay(Workload& workload, const Pending& pending, const Error& why, Instant now);
+  void hand_over(Workload& workload);
   void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void end_migration(Workload& workload, const Error& why);

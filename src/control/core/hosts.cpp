@@ -107,7 +107,8 @@ void ControlCore::judge_image(const HostId& host, const ImageReport& image, Hear
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
   if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
   if (workload && std::ranges::find(workload->record.bases, whole) != workload->record.bases.end()) return;
-  if (workload && workload->migration && workload->migration->image == whole) return;
+  if (workload && workload->migration)
+    if (const Migration& move = *workload->migration; move.image == whole || std::ranges::find(move.ahead, whole) != move.ahead.end()) return;
   // First what it is needed for, deltas and the image that it is a share of; it is named with the next report.
   const auto& here = hosts_.at(host).report.images;
   if (image.member_of && std::ranges::find(here, whole, &ImageReport::id) != here.end()) return;
@@ -154,6 +155,8 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
     case Pending::What::build:
     case Pending::What::pull: return image_done(*workload, pending, result, now);
     case Pending::What::spread: return spread(*workload, pending, result, now);
+    case Pending::What::seal: return sealed(*workload, pending, result, now);
+    case Pending::What::pull_ahead: return ahead_pulled(*workload, pending, result, now);
     case Pending::What::expect: return expected(*workload, pending, result, now);
     case Pending::What::hand_over: return handed_over(*workload, pending, result, now);
     case Pending::What::pull_handover: return handover_pulled(*workload, pending, result, now);

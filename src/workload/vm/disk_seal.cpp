@@ -1,7 +1,9 @@
 #include "workload/vm/disk_seal.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <set>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -53,6 +55,26 @@ Result<std::set<std::string>> open_nodes(Qmp& qmp, nanoseconds limit) {
   return names;
 }
 
+Result<std::uint64_t> allocated(const fs::path& file) {
+  struct stat status {};
+  if (::stat(file.c_str(), &status) != 0) return fail_errno("stat " + file.native());
+  constexpr std::uint64_t block = 512;  // of st_blocks, whatever the file system's own (stat(2))
+  return static_cast<std::uint64_t>(status.st_blocks) * block;
+}
+
+/// How many of these layers were copied into `ahead`. A merge since changed the first of them; it removed another of them, or the one that was
+/// put on top of them.
+Result<std::size_t> layers_ahead(const std::vector<fs::path>& layers, std::size_t disk, const std::vector<fs::path>& ahead) {
+  std::vector<fs::path> names;
+  for (const fs::path& one : ahead) {
+    for (const fs::path& layer : layers_of(one, disk)) names.push_back(layer.filename());
+    if (&one == &ahead.back()) names.push_back(next_layer(one, disk).filename());
+  }
+  const bool as_they_were = names.size() <= layers.size() && std::equal(names.begin(), names.end(), layers.begin(), [](const fs::path& name, const fs::path& layer) { return name == layer.filename(); });
+  if (!as_they_were) return fail(Errc::conflict, "disk {} was merged since the first part of it was copied", disk);
+  return names.empty() ? 0 : names.size() - 1;
+}
+
 }  // namespace
 
 Status seal_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
@@ -72,13 +94,30 @@ Status seal_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanose
   return fail(full ? Errc::no_space : sealed.error().code, "seal disks: {}", sealed.error().message);
 }
 
-Status copy_sealed(const fs::path& directory, std::size_t disks, const fs::path& to) {
+Result<std::uint64_t> copy_sealed(const fs::path& directory, std::size_t disks, const fs::path& to, const std::vector<fs::path>& ahead) {
+  std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < disks; ++i) {
     auto layers = layers_of(directory, i);
+    YADO_ASSIGN(const std::size_t there, layers_ahead(layers, i, ahead), "copy disks");
     if (!layers.empty()) layers.pop_back();  // written at this moment
-    for (const fs::path& layer : layers) YADO_TRY(copy_disk(layer, to / layer.filename()), "copy disks");
+    for (std::size_t at = there; at < layers.size(); ++at) {
+      YADO_ASSIGN(const std::uint64_t size, allocated(layers[at]), "copy disks");
+      YADO_TRY(copy_disk(layers[at], to / layers[at].filename()), "copy disks");
+      bytes += size;
+    }
   }
-  return {};
+  return bytes;
+}
+
+Result<std::uint64_t> unsealed_bytes(const fs::path& directory, std::size_t disks) {
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < disks; ++i) {
+    const auto layers = layers_of(directory, i);
+    if (layers.empty()) continue;
+    YADO_ASSIGN(const std::uint64_t size, allocated(layers.back()), "disks");
+    bytes += size;
+  }
+  return bytes;
 }
 
 Status tidy_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
