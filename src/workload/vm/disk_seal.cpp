@@ -65,14 +65,18 @@ Result<std::uint64_t> allocated(const fs::path& file) {
 /// How many of these layers were copied into `ahead`. A merge since changed the first of them; it removed another of them, or the one that was
 /// put on top of them.
 Result<std::size_t> layers_ahead(const std::vector<fs::path>& layers, std::size_t disk, const std::vector<fs::path>& ahead) {
+  if (ahead.empty()) return std::size_t{0};
   std::vector<fs::path> names;
   for (const fs::path& one : ahead) {
-    for (const fs::path& layer : layers_of(one, disk)) names.push_back(layer.filename());
-    if (&one == &ahead.back()) names.push_back(next_layer(one, disk).filename());
+    const auto copied = layers_of(one, disk);
+    if (copied.empty()) return fail(Errc::conflict, "{} has nothing of disk {}", one.native(), disk);
+    for (const fs::path& layer : copied) names.push_back(layer.filename());
   }
-  const bool as_they_were = names.size() <= layers.size() && std::equal(names.begin(), names.end(), layers.begin(), [](const fs::path& name, const fs::path& layer) { return name == layer.filename(); });
-  if (!as_they_were) return fail(Errc::conflict, "disk {} was merged since the first part of it was copied", disk);
-  return names.empty() ? 0 : names.size() - 1;
+  names.push_back(next_layer(ahead.back(), disk).filename());
+  const auto same = [](const fs::path& name, const fs::path& layer) { return name == layer.filename(); };
+  if (names.size() > layers.size() || !std::equal(names.begin(), names.end(), layers.begin(), same))
+    return fail(Errc::conflict, "disk {} was merged since the first part of it was copied", disk);
+  return names.size() - 1;
 }
 
 }  // namespace
