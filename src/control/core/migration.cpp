@@ -79,7 +79,6 @@ void ControlCore::continue_migration(Workload& workload, Instant now) {
 }
 
 void ControlCore::spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
-  Record& record = workload.record;
   if (!workload.migration || workload.migration->image != pending.image) return;
   if (!result) return stay(workload, pending, result.error(), now);
   if (workload.migration->spec.vm.disks.empty()) return expect(workload);

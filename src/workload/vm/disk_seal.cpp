@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <ranges>
 #include <set>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -39,10 +40,11 @@ Status finish_merges(Qmp& qmp, nanoseconds limit) {
   return {};
 }
 
-/// What QEMU was started with it keeps open, also after it has been merged. It refuses to close what a disk consists of.
+/// What QEMU was started with it keeps open, also after it has been merged. It refuses to close what a disk consists of, and what another one that
+/// is open lies on: the newest goes first.
 void close_merged(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
   for (std::size_t i = 0; i < disks; ++i)
-    for (const fs::path& layer : layers_of(directory, i)) (void)qmp.execute("blockdev-del", json{{"node-name", node_of(layer)}}.dump(), limit);
+    for (const auto layers = layers_of(directory, i); const fs::path& layer : layers | std::views::reverse) (void)qmp.execute("blockdev-del", json{{"node-name", node_of(layer)}}.dump(), limit);
 }
 
 Result<std::set<std::string>> open_nodes(Qmp& qmp, nanoseconds limit) {
@@ -143,8 +145,7 @@ Status merge_sealed(Qmp& qmp, const fs::path& directory, std::size_t disks, nano
                             {"top-node", node_of(last_sealed)}, {"base-node", node_of(layers.front())}};
     YADO_TRY(qmp.execute("block-commit", arguments.dump(), limit), "disk merge");
     YADO_TRY(tidy_disks(qmp, directory, disks, limit), "disk merge");
-    std::error_code ignored;
-    if (fs::exists(last_sealed, ignored)) return fail(Errc::io, "disk merge: QEMU has not merged {}", last_sealed.native());
+    if (const auto left = layers_of(directory, i); left.size() > 2) return fail(Errc::io, "disk merge: QEMU has not merged {}", left[left.size() - 2].native());
   }
   return {};
 }
