@@ -72,6 +72,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Work = std::function<Result<std::vector<std::byte>>()>;
   Status archive(std::uint64_t id, Work work);
   PageStore::Owner owner() const { return {hello_.epoch, hello_.generation}; }
+  PageStore::Owner reads_as() const;
 
   std::shared_ptr<wire::Stream> stream_;
   Worker& worker_;
