@@ -126,11 +126,11 @@ class Network {
   }
 
   bool owns() const { return holding_ != Holding::read; }
-  /// In front of the guest's next step: what is to be inherited is, and what was left is taken back. `here`: of its pages. From another thread.
-  Status own(std::uint64_t epoch, const PageBits& here) {
+  /// In front of the guest's next step: what is to be inherited is, and what was left is taken back. From another thread.
+  Status own(std::uint64_t epoch, const Pager& pager) {
     const std::lock_guard lock(own_mutex_);
     if (holding_ == Holding::owned || (holding_ == Holding::left && epoch == epoch_)) return {};
-    const Status done = holding_ == Holding::read ? inherit_all(epoch) : take_back(epoch, here);
+    const Status done = holding_ == Holding::read ? inherit_all(epoch) : take_back(epoch, pager.here());
     if (!done) return done;
     epoch_ = epoch;
     holding_ = Holding::owned;
@@ -499,7 +499,7 @@ class Client {
     const json epoch = call.value("epoch", json());
     if (!epoch.is_number_unsigned()) return fail(Errc::invalid_argument, "own: under which \"epoch\"?");
     const bool begins = !network_.owns();
-    YADO_TRY(network_.own(epoch.get<std::uint64_t>(), pager_.here()), "own");
+    YADO_TRY(network_.own(epoch.get<std::uint64_t>(), pager_), "own");
     if (begins) network_.servers().start(pager_);
     return json::object();
   }

@@ -31,7 +31,7 @@ class WriteBackTest : public ::testing::Test {
   }
 
   std::shared_ptr<ServerLink> open(std::size_t server, Role role, std::uint64_t epoch, std::uint64_t quota) {
-    LinkOptions options{.hello = {.epoch = epoch, .generation = 1, .pages = pages, .quota_pages = quota, .role = role, .session = "vm"}};
+    LinkOptions options{.hello = {.epoch = epoch, .generation = 1, .pages = pages, .quota_pages = quota, .role = role, .session = "vm", .from = 1}};
     auto link = ServerLink::make(network_.io.get_executor(), blocks_, {.unix_path = path(server), .address = {}, .port = 0, .expected_peer = {}}, options);
     EXPECT_TRUE(link);
     const auto welcome = boost::asio::co_spawn(network_.io, ServerLink::open(*link), boost::asio::use_future).get();
