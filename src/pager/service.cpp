@@ -126,15 +126,16 @@ class Network {
   }
 
   bool owns() const { return holding_ != Holding::read; }
-  /// In front of the guest's next step: what is to be inherited is, and what was left is taken back. From another thread.
-  Status own(std::uint64_t epoch, const Pager& pager) {
+  /// In front of the guest's next step: what is to be inherited is, and what was left is taken back. True: it was only read until now. From another thread.
+  Result<bool> own(std::uint64_t epoch, const Pager& pager) {
     const std::lock_guard lock(own_mutex_);
-    if (holding_ == Holding::owned || (holding_ == Holding::left && epoch == epoch_)) return {};
-    const Status done = holding_ == Holding::read ? inherit_all(epoch) : take_back(epoch, pager.here());
-    if (!done) return done;
+    const Holding before = holding_;
+    if (before == Holding::owned || (before == Holding::left && epoch == epoch_)) return false;
+    const Status done = before == Holding::read ? inherit_all(epoch) : take_back(epoch, pager.here());
+    if (!done) return std::unexpected(done.error());
     epoch_ = epoch;
     holding_ = Holding::owned;
-    return {};
+    return before == Holding::read;
   }
 
  private:
@@ -498,8 +499,7 @@ class Client {
   Result<json> own(const json& call) {
     const json epoch = call.value("epoch", json());
     if (!epoch.is_number_unsigned()) return fail(Errc::invalid_argument, "own: under which \"epoch\"?");
-    const bool begins = !network_.owns();
-    YADO_TRY(network_.own(epoch.get<std::uint64_t>(), pager_), "own");
+    YADO_ASSIGN(const bool begins, network_.own(epoch.get<std::uint64_t>(), pager_), "own");
     if (begins) network_.servers().start(pager_);
     return json::object();
   }

@@ -186,6 +186,27 @@ TEST_F(WriteBackTest, AMoveThatComesToNothingLeavesAMemoryThatGoesOn) {
   pager_->end_save(false);
 }
 
+/// Also where there is room for some second copies only, which would be made for each other's.
+TEST_F(WriteBackTest, AsLongAsItStandsStillTheServersKeepWhatTheyHave) {
+  start(pages / 4, {pages / 2, pages / 2, pages / 2}, 2);
+  ASSERT_TRUE(leave(std::nullopt).begin());
+  paged_->tell("w 300 100");
+  ASSERT_TRUE(back_->round());
+  EXPECT_NE(paged_->hear().find(" bad=0"), std::string::npos);
+  ASSERT_TRUE(back_->finish());
+  const auto held = [&] {
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> all;
+    for (const auto& server : memory_servers_) all.emplace_back(server->sessions().front().stats.data_pages, server->sessions().front().stats.puts);
+    return all;
+  };
+  const auto left = held();
+  back_.reset();
+  while (pager_->figures().table.evicting > 0) {}
+  EXPECT_EQ(held(), left);
+  EXPECT_NE(paged_->ask("v").find(" bad=0"), std::string::npos);
+  EXPECT_LE(pager_->figures().table.in_file, pages / 4);
+}
+
 TEST_F(WriteBackTest, WithoutRoomForAllItSaysSoAndGoesOn) {
   start(pages / 2, {pages / 2, pages / 4});
   ASSERT_TRUE(leave(1).begin());
