@@ -188,7 +188,7 @@ TEST_F(WriteBackTest, AMoveThatComesToNothingLeavesAMemoryThatGoesOn) {
 
 /// Also where there is room for some second copies only, which would be made for each other's.
 TEST_F(WriteBackTest, AsLongAsItStandsStillTheServersKeepWhatTheyHave) {
-  start(pages / 4, {pages / 2, pages / 2, pages / 2}, 2);
+  start(pages / 4, {pages * 5 / 8, pages * 5 / 8, pages * 5 / 8}, 2);
   ASSERT_TRUE(leave(std::nullopt).begin());
   paged_->tell("w 300 100");
   ASSERT_TRUE(back_->round());
