@@ -224,7 +224,7 @@ TEST_F(MemoryServerTest, AReaderSeesWhatTheOwnerItWasToldOfHasAndChangesNothing)
   const RawPeer other = open(reader);
   EXPECT_EQ(other.ask(Operation::get, 2, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}}));
   EXPECT_EQ(other.ask(Operation::list, 3, make_number(0))->header.operation, Operation::pages);
-  for (const Operation operation : {Operation::put, Operation::drop, Operation::end, Operation::quota, Operation::save, Operation::move})
+  for (const Operation operation : {Operation::put, Operation::drop, Operation::save, Operation::move, Operation::end, Operation::quota})
     EXPECT_EQ(other.ask(operation, 10 + static_cast<std::uint64_t>(operation), put_body({{1, 9}}).bytes)->error().code, Errc::permission) << name_of(operation);
   open(hello("vm", 2));
   EXPECT_EQ(other.ask(Operation::get, 40, runs({{1, 1}}))->contents(), (Contents{{1, 1}})) << "another connection of the same owner's";
