@@ -40,19 +40,17 @@ def split_stopped(shares, rates):
 
 
 def split_live(share, written, dirty, rates):
-    """(seconds, bytes, pause) of one host. `written`: bytes the guest keeps writing again; `dirty`: bytes/s of them at most. A round
-    writes what was dirtied during the one before; rounds end when they do not get shorter, or the rest is a matter of milliseconds. The last delta is copied while the
-    guest stands still, and written to the disk when it goes on."""
-    delta, seconds, total = share, 0.0, 0.0
+    """(seconds, bytes, pause) of one host. `written`: bytes the guest keeps writing again; `dirty`: bytes/s of them at most. What is written again and
+    again is left out of the rounds, copied in memory around the cut, and written once (docs/adr/0014-hot-pages.md). Copies are repeated as long as each
+    leaves a quarter less; what the last one leaves is copied while the guest stands still."""
+    delta = written
     while True:
-        time = delta / rates.disk
-        seconds, total = seconds + time, total + delta
-        following = min(written, dirty * time)
-        if following > delta / 2 or following / rates.copy < rates.fixed_pause_s:
+        following = min(written, dirty * delta / rates.copy)
+        if following > delta * 3 / 4 or delta <= 64 * PAGE:
             break
         delta = following
-    pause = rates.fixed_pause_s + share / GIB * rates.scan_s_per_gib + following / rates.copy
-    return seconds + following / rates.disk + pause, total + following, pause
+    pause = rates.fixed_pause_s + share / GIB * rates.scan_s_per_gib + delta / rates.copy
+    return share / rates.disk + pause, share, pause
 
 
 def ordinary(memory, rates):

@@ -7,6 +7,7 @@
 
 #include "image/checksum.hpp"
 #include "os/file.hpp"
+#include "os/memory.hpp"
 
 namespace yado::agent {
 
@@ -25,9 +26,7 @@ std::string boot_id() {
 
 HostLoad host_load() {
   HostLoad found;
-  const std::string memory = os::read_text("/proc/meminfo").value_or("");
-  if (const std::size_t at = memory.find("MemAvailable:"); at != std::string::npos)
-    found.memory_free_bytes = std::strtoull(memory.c_str() + at + 13, nullptr, 10) * 1024;
+  found.memory_free_bytes = os::memory_available();
   const std::string load = os::read_text("/proc/loadavg").value_or("0");
   found.load = std::strtod(load.c_str(), nullptr) / std::max(1u, std::thread::hardware_concurrency());
   return found;

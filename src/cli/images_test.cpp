@@ -40,7 +40,9 @@ class CliImagesTest : public testing::Test {
       EXPECT_TRUE(appender.put(PageNumber{page}, page_of(page == 0 ? 0 : 100 * cut + page), 0_round));
     EXPECT_TRUE(appender.flush());
     EXPECT_TRUE(writer->finish(owned));
-    if (base == 0) EXPECT_TRUE(write_working_set(part, {16, {5_page}}));
+    if (base == 0) {
+      EXPECT_TRUE(write_working_set(part, {16, {5_page}}));
+    }
     manifest.id = ImageId(id);
     manifest.workload = WorkloadId("vm");
     manifest.created_wall_ms = cut;

@@ -40,11 +40,8 @@ int move(const Options& options) {
     if (!client) return complain(client.error()), Exit::no_control;
     auto workload = client->call("GET", fmt::format("/v1/workloads/{}", options.workload));
     if (!workload) return complain(*client, workload.error());
-    const auto& spec = (*workload)["spec"];
-    if (!spec.contains("vm") || !spec["vm"].contains("split"))
-      return complain(Error{Errc::invalid_argument, fmt::format("--over: {} is no VM with split memory", options.workload)});
     const std::string owner = (*workload)["owner"].is_object() ? (*workload)["owner"].value("host", "") : "";
-    auto split = split_over(options.over, spec["vm"], options.host.empty() ? owner : options.host);
+    auto split = split_over(options.over, (*workload)["spec"], options.host.empty() ? owner : options.host);
     if (!split) return complain(split.error());
     more["split"] = std::move(*split);
   }

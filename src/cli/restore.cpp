@@ -31,11 +31,8 @@ int restore(const Options& options) {
   std::string host = options.host;
   nlohmann::json more = {{"from_image", true}};
   if (!options.over.empty()) {
-    const auto& vm = (*workload)["spec"];
-    if (!vm.contains("vm") || !vm["vm"].contains("split"))
-      return complain(Error{Errc::invalid_argument, fmt::format("--over: {} is no VM with split memory", options.workload)});
     const std::string main = options.over.substr(0, options.over.find_first_of(":,"));
-    auto split = split_over(options.over, vm["vm"], main);
+    auto split = split_over(options.over, (*workload)["spec"], main);
     if (!split) return complain(split.error());
     if (!host.empty() && host != main)
       return complain(Error{Errc::invalid_argument, fmt::format("--over begins with {}, but HOST is {}", main, host)});

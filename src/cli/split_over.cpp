@@ -8,7 +8,10 @@
 
 namespace yado::cli {
 
-Result<nlohmann::json> split_over(const std::string& over, const nlohmann::json& vm, const std::string& main) {
+Result<nlohmann::json> split_over(const std::string& over, const nlohmann::json& spec, const std::string& main) {
+  if (!spec.contains("vm") || !spec["vm"].contains("split"))
+    return fail(Errc::invalid_argument, "--over: only a VM with \"split\" in its spec can be told where its memory lies (\"split = {{}}\": all of it where it runs, until it is told)");
+  const nlohmann::json& vm = spec["vm"];
   nlohmann::json split = vm.at("split");
   split["over"] = nlohmann::json::array();
   std::set<HostId> named;

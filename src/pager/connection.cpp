@@ -19,9 +19,9 @@ constexpr auto hello_limit = std::chrono::seconds(10);
 /// Answers of a connection that wait to be sent; above it, its requests wait.
 constexpr std::size_t most_unsent_bytes = 4_MiB;
 
-/// Brings in what a LOAD left on the disk: in pieces, so that a SAVE need not wait for all of it, and no GET for much of it.
+/// Brings in what a LOAD left on the disk: in pieces, so that another LOAD need not wait for all of it, and no GET for much of it.
 void bring_in(const ServerParts& parts, std::shared_ptr<Session> session, nanoseconds pause) {
-  auto timer = std::make_shared<asio::steady_timer>(parts.archiver.io, std::chrono::duration_cast<asio::steady_timer::duration>(pause));
+  auto timer = std::make_shared<asio::steady_timer>(parts.loader.io, std::chrono::duration_cast<asio::steady_timer::duration>(pause));
   timer->async_wait([&parts, timer, session = std::move(session)](const boost::system::error_code&) mutable {
     const Instant begun = os::now();
     if (!session->bring_in(parts.pace.piece(begun))) return;
@@ -103,7 +103,7 @@ Status Connection::welcome(const Frame& frame) {
   if (parts_.admits && !parts_.admits(peer_)) return fail(Errc::permission, "{} may have no memory here", peer_);
   YADO_ASSIGN(const Sessions::Opened opened, parts_.sessions.open(hello_, peer_), "HELLO");
   if (opened.abandoned)  // what the owner of an earlier life began, nobody ends
-    asio::post(parts_.archiver.io, [session = opened.abandoned] { session->abandon({}); });
+    asio::post(opened.abandoned->line(), [session = opened.abandoned] { session->abandon({}); });
   if (hello_.role == Role::owner) YADO_TRY(opened.session->store().take_over(owner()), "HELLO");
   if (hello_.role == Role::heir) hello_.role = Role::owner;  // it has taken over
   session_ = opened.session;
@@ -204,30 +204,49 @@ Status Connection::end(const Frame& frame) {
 // ---- what takes long -------------------------------------------------------------------------------------------------
 
 /// Runs `work` where it disturbs nobody and answers when it is done.
-Status Connection::archive(std::uint64_t id, Work work) {
+Status Connection::archive(std::uint64_t id, const asio::any_io_executor& where, Work work) {
   if (!session_->has_archive()) return fail(Errc::unsupported, "this server has no archive of images");
-  asio::post(parts_.archiver.io, [self = shared_from_this(), id, work = std::move(work), busy = asio::make_work_guard(worker_.io)] {
-    auto result = work();
-    asio::post(self->worker_.io, [self, id, result = std::move(result)]() mutable {
-      if (result)
-        self->done(id, std::move(*result));
-      else
-        self->refuse(id, result.error());
+  asio::post(where, [self = shared_from_this(), id, work = std::move(work), busy = asio::make_work_guard(worker_.io)] {
+    self->archived(id, work());
+  });
+  return {};
+}
+
+/// From any thread.
+void Connection::archived(std::uint64_t id, Result<std::vector<std::byte>> result) {
+  asio::post(worker_.io, [self = shared_from_this(), id, result = std::move(result)]() mutable {
+    if (result)
+      self->done(id, std::move(*result));
+    else
+      self->refuse(id, result.error());
+  });
+}
+
+/// Answered when FIX may come; what the first round has left it writes behind its answer.
+Status Connection::begin_saving(std::uint64_t id, SaveRequest request) {
+  if (!session_->has_archive()) return fail(Errc::unsupported, "this server has no archive of images");
+  asio::post(session_->line(), [self = shared_from_this(), id, session = session_, request = std::move(request), busy = asio::make_work_guard(worker_.io)] {
+    bool answered = false;
+    const auto saved = session->save(request, true, [&](const Saved& so_far) {
+      answered = true;
+      self->archived(id, make_saved(so_far));
     });
+    if (!saved) log::warn("memory server: SAVE of {}: {}", request.name, saved.error().text());
+    if (answered) return;
+    if (saved) self->archived(id, make_saved(*saved));
+    else self->archived(id, context(saved.error(), "SAVE"));
   });
   return {};
 }
 
 Status Connection::save(const Frame& frame) {
-  const bool first = (frame.header.flags & flag_first) != 0;
-  SaveRequest request;
-  if (first) {
-    YADO_ASSIGN(request, parse_save(frame.body, (frame.header.flags & flag_limited) != 0), "SAVE");
-  } else {
-    YADO_ASSIGN(request.name, parse_name(frame.body), "SAVE");
+  if ((frame.header.flags & flag_first) != 0) {
+    YADO_ASSIGN(SaveRequest request, parse_save(frame.body, (frame.header.flags & flag_limited) != 0), "SAVE");
+    return begin_saving(frame.header.id, std::move(request));
   }
-  return archive(frame.header.id, [session = session_, request = std::move(request), first]() -> Result<std::vector<std::byte>> {
-    YADO_ASSIGN(const Saved saved, session->save(request, first), "SAVE");
+  YADO_ASSIGN(std::string name, parse_name(frame.body), "SAVE");
+  return archive(frame.header.id, session_->line(), [session = session_, name = std::move(name)]() -> Result<std::vector<std::byte>> {
+    YADO_ASSIGN(const Saved saved, session->save({.name = name, .cut = {}, .base = {}}, false), "SAVE");
     return make_saved(saved);
   });
 }
@@ -246,7 +265,7 @@ Status Connection::finish(const Frame& frame) {
     done(frame.header.id, make_saved({}));
     return {};
   }
-  return archive(frame.header.id, [session = session_, name = request.name]() -> Result<std::vector<std::byte>> {
+  return archive(frame.header.id, session_->line(), [session = session_, name = request.name]() -> Result<std::vector<std::byte>> {
     YADO_ASSIGN(const Saved saved, session->finish(name), "FINISH");
     return make_saved(saved);
   });
@@ -254,7 +273,7 @@ Status Connection::finish(const Frame& frame) {
 
 Status Connection::keep(const Frame& frame) {
   YADO_ASSIGN(std::string name, parse_name(frame.body), "KEEP");
-  return archive(frame.header.id, [session = session_, name = std::move(name)]() -> Result<std::vector<std::byte>> {
+  return archive(frame.header.id, session_->line(), [session = session_, name = std::move(name)]() -> Result<std::vector<std::byte>> {
     YADO_ASSIGN(const std::string sum, session->keep(name), "KEEP");
     return make_name(sum);
   });
@@ -263,7 +282,7 @@ Status Connection::keep(const Frame& frame) {
 Status Connection::abandon(const Frame& frame) {
   YADO_ASSIGN(std::string name, parse_name(frame.body), "ABANDON");
   session_->stop_saving(name);
-  return archive(frame.header.id, [session = session_, name = std::move(name)]() -> Result<std::vector<std::byte>> {
+  return archive(frame.header.id, session_->line(), [session = session_, name = std::move(name)]() -> Result<std::vector<std::byte>> {
     session->abandon(name);
     return std::vector<std::byte>{};
   });
@@ -276,7 +295,7 @@ Status Connection::load(const Frame& frame) {
     done(frame.header.id, make_number(0));
     return {};
   }
-  return archive(frame.header.id, [session = session_, names = std::move(request.names), owner = owner(), &parts = parts_]() -> Result<std::vector<std::byte>> {
+  return archive(frame.header.id, parts_.loader.io.get_executor(), [session = session_, names = std::move(request.names), owner = owner(), &parts = parts_]() -> Result<std::vector<std::byte>> {
     YADO_ASSIGN(const std::uint64_t pages, session->load(owner, names), "LOAD");
     parts.pace.wished(os::now());  // whoever has it loaded is about to begin
     bring_in(parts, session, 0ns);

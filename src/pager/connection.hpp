@@ -32,7 +32,7 @@ struct Worker {
 struct ServerParts {
   Sessions& sessions;
   BlockPool& blocks;
-  Worker& archiver;  ///< for what takes long
+  Worker& loader;  ///< reads images, for all sessions
   BackgroundPace& pace;  ///< of what is read from the disk although nobody waits for it yet
   const std::function<bool(std::string_view peer)>& admits;
   /// For MOVE: who this server is to another one. Null: only on this host.
@@ -70,7 +70,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Status move(const Frame& frame);
 
   using Work = std::function<Result<std::vector<std::byte>>()>;
-  Status archive(std::uint64_t id, Work work);
+  Status archive(std::uint64_t id, const boost::asio::any_io_executor& where, Work work);
+  void archived(std::uint64_t id, Result<std::vector<std::byte>> result);
+  Status begin_saving(std::uint64_t id, SaveRequest request);
   PageStore::Owner owner() const { return {hello_.epoch, hello_.generation}; }
   PageStore::Owner reads_as() const;
 

@@ -208,9 +208,12 @@ Status GuestMemory::notice_writes() const {
   return collect_written([](const PageRun&) {});
 }
 
-Status GuestMemory::collect_written(const Pages& written) const {
+Status GuestMemory::collect_written(const Pages& written) const { return this->written(Look::and_begin_anew, written); }
+Status GuestMemory::see_written(const Pages& written) const { return this->written(Look::only, written); }
+
+Status GuestMemory::written(Look look, const Pages& written) const {
   pm_scan_arg scan{};
-  scan.flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
+  scan.flags = look == Look::only ? 0 : PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
   scan.category_mask = PAGE_IS_WRITTEN;
   scan.return_mask = PAGE_IS_WRITTEN;
   // A run has 32 bits for its length.

@@ -62,11 +62,15 @@ class GuestMemory {
   using Pages = std::function<void(const PageRun&)>;
   /// Pages in view that were written since this was asked last (or since they came into view), and begins anew for these.
   Status collect_written(const Pages& written) const;
+  /// The same pages, without beginning anew: costs the process nothing.
+  Status see_written(const Pages& written) const;
   /// Of pages that were just unmapped: those that were written in view. Exact only while writes are noticed; then no write is missed, whenever it came.
   Status written_before_unmap(std::span<const PageRun> unmapped, const Pages& written) const;
 
  private:
   struct State;
+  enum class Look : bool { only, and_begin_anew };
+  Status written(Look look, const Pages& written) const;
   explicit GuestMemory(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

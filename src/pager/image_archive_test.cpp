@@ -8,6 +8,7 @@
 #include "pager/image_archive.hpp"
 #include "pager/memory_server.hpp"
 #include "pager/peers_testing.hpp"
+#include "pager/save_pace.hpp"
 #include "pager/server_link.hpp"
 #include "wire/run.hpp"
 
@@ -24,14 +25,14 @@ class ImageArchiveTest : public testing::Test {
   std::string path(const std::string& name) const { return directory.path() / name; }
   std::unique_ptr<MemoryServer> start(const std::string& host, bool with_archive = true) const {
     auto server = std::make_unique<MemoryServer>(MemoryServer::Options{
-        .capacity_pages = guest_pages, .archive = with_archive ? std::make_shared<DirectoryArchive>(path("images"), host) : nullptr});
+        .capacity_pages = 3 * guest_pages, .archive = with_archive ? std::make_shared<DirectoryArchive>(path("images"), host) : nullptr});
     const Status listening = server->listen_unix(path(host), 0600);
     EXPECT_TRUE(listening) << listening.error().text();
     return server;
   }
   std::shared_ptr<ServerLink> open(const ServerAddress& address, nanoseconds patience = 20s, std::uint64_t epoch = 1,
-                                   const wire::Identity* identity = nullptr) {
-    const Hello hello{.epoch = epoch, .pages = guest_pages, .quota_pages = guest_pages, .session = "vm"};
+                                   const wire::Identity* identity = nullptr, const std::string& session = "vm") {
+    const Hello hello{.epoch = epoch, .pages = guest_pages, .quota_pages = guest_pages, .session = session};
     auto link = ServerLink::make(io.get_executor(), blocks, address, {hello, patience, identity});
     EXPECT_TRUE(link);
     const auto welcome = wire::run(io, ServerLink::open(*link));
@@ -184,6 +185,26 @@ TEST_F(ImageArchiveTest, ADraftGoesWithItsOwnersEpochAndWithItsSession) {
   server.reset();
   EXPECT_FALSE(std::filesystem::exists(path("images") + "/image-3"));
   EXPECT_TRUE(std::filesystem::exists(path("images") + "/image-2/pages-h1/pages.index"));
+}
+
+TEST_F(ImageArchiveTest, ASlowSaveHoldsUpNoOtherSession) {
+  auto server = start("h1");
+  const auto session = [&](const std::string& name) { return open({.unix_path = path("h1")}, 20s, 1, nullptr, name); };
+  const auto slow = session("slow"), saves = session("saves"), loads = session("loads");
+  for (PageNumber first = 0; first < 4 * SavePace::piece_bytes / page_bytes; first += 256) {
+    Contents some;
+    for (PageNumber page = first; page < first + 256; ++page) some[page] = page + 1;
+    put(*slow, some);
+  }
+  const auto ended = std::make_shared<bool>(false);
+  slow->save({.name = "image-1", .cut = image::cut_number(1), .base = {}, .base_name = {}, .bytes_per_second = 1}, [ended](const Result<Saved>&) { *ended = true; });
+  put(*saves, {{1, 5}});
+  const Status saved = save(*saves, "image-2", image::cut_number(2), {}, {{1, 1}});
+  EXPECT_TRUE(saved) << saved.error().text();
+  const auto loaded = answer_of<std::uint64_t>([&](auto told) { loads->load({"image-2"}, {{1, 1}}, told); });
+  EXPECT_TRUE(loaded) << loaded.error().text();
+  EXPECT_EQ(get(*loads, {{1, 1}}).value(), (Contents{{1, 5}}));
+  EXPECT_FALSE(*ended) << "a megabyte at 1 byte/s takes twelve days";
 }
 
 TEST_F(ImageArchiveTest, WithoutAnArchiveItSaysSo) {

@@ -8,6 +8,8 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <mutex>
 
@@ -19,23 +21,29 @@
 namespace yado::pager {
 namespace asio = boost::asio;
 
+namespace {
+/// Sessions that save at once; a further one waits. More than a disk likes, because one with a limit mostly sleeps.
+constexpr std::size_t most_saving = 16;
+}  // namespace
+
 struct MemoryServer::Impl {
   Options options;
+  asio::thread_pool savers{most_saving};  // outlives the sessions, which have a line each in it
   Sessions sessions;
   BlockPool blocks{channel_block_bytes};
   std::mutex mutex;
   std::shared_ptr<const wire::Identity> identity;  // guarded by mutex
   std::vector<std::unique_ptr<Worker>> workers;
-  Worker archiver;
+  Worker loader;
   BackgroundPace pace{os::now()};
-  ServerParts parts{sessions, blocks, archiver, pace, options.admits, [this] {
+  ServerParts parts{sessions, blocks, loader, pace, options.admits, [this] {
                       const std::lock_guard lock(mutex);
                       return identity;
                     }};
   std::vector<wire::SocketFile> files;
   std::atomic<unsigned> turn = 0;
 
-  explicit Impl(Options given) : options(std::move(given)), sessions(options.capacity_pages, options.archive) {}
+  explicit Impl(Options given) : options(std::move(given)), sessions(options.capacity_pages, options.archive, [this] { return asio::make_strand(savers); }) {}
 
   Status listen(os::Fd socket, std::shared_ptr<asio::ssl::context> tls);
   asio::awaitable<void> accept(std::shared_ptr<asio::posix::stream_descriptor> listener,
@@ -86,16 +94,18 @@ MemoryServer::MemoryServer(Options options) : impl_(std::make_shared<Impl>(std::
   const auto run = [](Worker& worker) { worker.thread = std::thread([&worker] { worker.io.run(); }); };
   for (unsigned i = 0; i < std::max(1U, impl_->options.threads); ++i) impl_->workers.push_back(std::make_unique<Worker>());
   for (auto& worker : impl_->workers) run(*worker);
-  run(impl_->archiver);
+  run(impl_->loader);
 }
 
-// Stopped first, all of them: destroying an io_context destroys its coroutines, and those know the other threads' things.
+// Nobody asks for anything new, then what is under way ends. Destroying an io_context destroys its coroutines, and those know the other
+// threads' things: last.
 MemoryServer::~MemoryServer() {
-  impl_->sessions.end_all();
-  impl_->archiver.busy.reset();
-  impl_->archiver.thread.join();
   for (auto& worker : impl_->workers) worker->io.stop();
   for (auto& worker : impl_->workers) worker->thread.join();
+  impl_->sessions.end_all();
+  impl_->savers.join();
+  impl_->loader.busy.reset();
+  impl_->loader.thread.join();
   impl_->workers.clear();
   for (const wire::SocketFile& file : impl_->files) file.remove();
 }

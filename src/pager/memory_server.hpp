@@ -1,8 +1,8 @@
 #pragma once
 // A memory server: keeps pages for pagers on other hosts. docs/formats/page_protocol.md is its protocol.
 //
-// It has threads of its own: each runs the connections given to it in turn, one more what takes long (SAVE, LOAD). A session
-// (one workload's pages) outlives its connections; it ends by END, end(), or with the server.
+// It has threads of its own: each runs the connections given to it in turn, one more reads images (LOAD), and some write them (SAVE), each for
+// one session at a time. A session (one workload's pages) outlives its connections; it ends by END, end(), or with the server.
 
 #include <cstdint>
 #include <functional>

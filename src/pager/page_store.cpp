@@ -7,7 +7,8 @@
 
 namespace yado::pager {
 namespace {
-constexpr std::size_t most_aside = 64_MiB / page_bytes;
+constexpr std::uint64_t always_aside = 64_MiB / page_bytes;
+constexpr std::uint64_t part_aside = 8;  // of the quota
 }  // namespace
 
 PageStore::PageStore(PageArena& arena, std::uint64_t pages, std::uint64_t quota_pages)
@@ -110,6 +111,7 @@ void PageStore::set(PageNumber page, Slot slot) {
 /// Has been put. What is as it was at the last kept cut is not in a delta from there.
 void PageStore::mark(PageNumber page, bool unchanged) {
   Leaf& leaf = *leaves_[page / leaf_pages];
+  if (cut_ == Cut::open) leaf.put[page % leaf_pages] = true;
   if (cut_ == Cut::open && (!unchanged || scope_ == Scope::all)) leaf.pending[page % leaf_pages] = true;
   if (unchanged) return;
   leaf.changed[page % leaf_pages] = true;
@@ -292,6 +294,7 @@ void PageStore::begin_cut(Scope scope) {
   scope_ = scope;
   each_leaf([&](Leaf& leaf) {
     leaf.changed_after.reset();
+    leaf.put.reset();
     leaf.pending = leaf.changed;
     for (std::size_t i = 0; scope == Scope::all && i < leaf_pages; ++i) leaf.pending[i] = leaf.slots[i] != absent;
   });
@@ -303,14 +306,14 @@ void PageStore::fix() {
   cut_ = Cut::fixed;
 }
 
-Result<std::optional<PageStore::Pending>> PageStore::take_pending(PageNumber from, std::span<std::byte, page_bytes> space) {
+Result<std::optional<PageStore::Pending>> PageStore::take_pending(PageNumber from, std::span<std::byte, page_bytes> space, Which which) {
   for (PageNumber page = from; page < pages_;) {
     const PageNumber end = std::min<PageNumber>((page / leaf_pages + 1) * leaf_pages, pages_);
     std::unique_lock lock(mutex_of(page));
     const auto& leaf = leaves_[page / leaf_pages];
     if (leaf && leaf->pending.any())
       for (; page < end; ++page) {
-        if (!leaf->pending[page % leaf_pages]) continue;
+        if (!leaf->pending[page % leaf_pages] || (which == Which::settled && leaf->put[page % leaf_pages])) continue;
         leaf->pending[page % leaf_pages] = false;
         const Slot at = leaf->slots[page % leaf_pages];
         if (in_memory(at)) std::ranges::copy(arena_.at(at), space.begin());
@@ -335,7 +338,7 @@ Result<std::optional<PageStore::Pending>> PageStore::take_aside(std::span<std::b
     page = at->first;
     aside = std::move(at->second);
     aside_.erase(at);
-    if (aside_.size() < most_aside / 2) wake.swap(waiting_aside_);
+    if (aside_.size() < most_aside() / 2) wake.swap(waiting_aside_);
   }
   for (const auto& one : wake) one();
   if (aside.content) std::ranges::copy(*aside.content, space.begin());
@@ -345,9 +348,20 @@ Result<std::optional<PageStore::Pending>> PageStore::take_aside(std::span<std::b
 
 bool PageStore::is_full_aside(std::function<void()> wake) {
   const std::lock_guard lock(aside_mutex_);
-  if (aside_.size() < most_aside) return false;
+  if (aside_.size() < most_aside()) return false;
   waiting_aside_.push_back(std::move(wake));
   return true;
+}
+
+std::uint64_t PageStore::most_aside() const { return std::max(always_aside, quota_pages_ / part_aside); }
+
+std::uint64_t PageStore::pending_pages() const {
+  std::uint64_t pages = 0;
+  for (std::size_t i = 0; i < leaves_.size(); ++i) {
+    const std::lock_guard lock(mutex_of(i * leaf_pages));
+    if (leaves_[i]) pages += leaves_[i]->pending.count();
+  }
+  return pages;
 }
 
 void PageStore::end_cut(bool kept) {

@@ -1,11 +1,12 @@
 #pragma once
 // What a memory server holds of one workload. Thread-safe. No sockets here.
 //
-// A page is absent, zero, in memory, or (after LOAD) still only on the disk. Beside its place a page has three bits, so that
+// A page is absent, zero, in memory, or (after LOAD) still only on the disk. Beside its place a page has four bits, so that
 // a cut can be saved while pages come and go:
 //
 //   changed        put since the last cut that was kept
 //   pending        has to be written for the cut under way; after fix() whoever overwrites such a page sets it aside first
+//   put            since the cut under way began
 //   changed_after  put since fix(): changed, once that cut is kept
 
 #include <array>
@@ -71,13 +72,18 @@ class PageStore {
   };
   /// The next page from `from` on that is pending, no longer so; its content goes to `space`. After fix() the content of
   /// that instant.
-  Result<std::optional<Pending>> take_pending(PageNumber from, std::span<std::byte, page_bytes> space);
+  /// `settled`: none that was put since the cut began, because it may be put again before fix().
+  enum class Which { all, settled };
+  Result<std::optional<Pending>> take_pending(PageNumber from, std::span<std::byte, page_bytes> space, Which which = Which::all);
   /// The content of a page that was set aside, if any is: these have to be written, too.
   Result<std::optional<Pending>> take_aside(std::span<std::byte, page_bytes> space);
   /// `kept`: the changed pages are now those that were put since fix(). Otherwise they stay what they were.
   void end_cut(bool kept);
   /// True when so much is set aside that writers should wait; then `wake` is called once when they need not any more.
   bool is_full_aside(std::function<void()> wake);
+  /// Pages that may be set aside.
+  std::uint64_t most_aside() const;
+  std::uint64_t pending_pages() const;
 
   /// These pages of the chain are held from now on, but for those that are held already: on the disk only, unchanged.
   /// Returns how many are. Errors: stale_epoch, invalid_argument, no_space, conflict (another chain is being loaded),
@@ -102,7 +108,7 @@ class PageStore {
   static constexpr std::size_t leaf_pages = 4096;
   struct Leaf {
     std::array<Slot, leaf_pages> slots;
-    std::bitset<leaf_pages> changed, pending, changed_after;
+    std::bitset<leaf_pages> changed, pending, put, changed_after;
     Leaf() { slots.fill(absent); }
   };
   static constexpr std::size_t shards = 64;

@@ -86,6 +86,8 @@ class PageTable {
   std::uint64_t local_limit() const { return local_limit_; }
   PageState state(PageNumber page) const { return entries_[page].state; }
   std::uint64_t pages() const { return entries_.size(); }
+  /// Still on its way out by this eviction: nobody has used it since it was taken out of view.
+  bool leaves_by(std::uint64_t ticket, PageNumber page) const { return entries_[page].state == PageState::evicting && entries_[page].ticket == ticket; }
   /// The page's content is nowhere but in remote memory, or soon will be.
   bool needs_remote(PageNumber page) const;
 

@@ -52,8 +52,11 @@ class MapServer : public PageServer {
     boost::asio::post(executor_, [this, batch = std::move(batch), done = std::move(done)] {
       if (dead_) return done(fail(Errc::unavailable, "{} is dead", name_));
       if (refuse_) return done(fail(Errc::no_space, "{} is full", name_));
-      for (std::size_t i = 0; i < batch.pages.size(); ++i)
-        pages_[batch.pages[i]] = batch.contents[i] == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(batch.contents[i], batch.contents[i] + page_bytes);
+      for (std::size_t i = 0; i < batch.pages.size(); ++i) {
+        std::vector<std::byte>& page = pages_[batch.pages[i]];
+        page = batch.contents[i] == nullptr ? std::vector<std::byte>() : std::vector<std::byte>(batch.contents[i], batch.contents[i] + page_bytes);
+        if (batch.unchanged) said_unchanged_.emplace_back(batch.pages[i], page);
+      }
       done({});
     });
   }
@@ -84,11 +87,14 @@ class MapServer : public PageServer {
   }
   std::size_t held() const { return pages_.size(); }
   const std::map<PageNumber, std::vector<std::byte>>& contents() const { return pages_; }
+  /// All that ever came as unchanged since the last cut.
+  const std::vector<std::pair<PageNumber, std::vector<std::byte>>>& said_unchanged() const { return said_unchanged_; }
 
  private:
   boost::asio::any_io_executor executor_;
   std::string name_;
   std::map<PageNumber, std::vector<std::byte>> pages_;
+  std::vector<std::pair<PageNumber, std::vector<std::byte>>> said_unchanged_;
   std::vector<std::pair<std::size_t, std::function<void()>>> held_gets_;  ///< with their pages
   bool dead_ = false, refuse_ = false, hold_ = false;
 };

@@ -252,6 +252,7 @@ Status Pager::evict(const Evict& evict) {
     }
   }
   evicted.piece.hold = std::move(block);
+  evicted.unchanged = unchanged_since_cut(evict);
   asio::post(network_, [this, evict, evicted = std::move(evicted)]() mutable {
     remote_.store(std::move(evicted), [this, evict](const Status& stored) {
       if (!stored && retry_pause_ == 0ns) log::warn("pager: pages stay here, the memory servers do not take them: {}", stored.error().text());
@@ -268,6 +269,15 @@ Status Pager::evict(const Evict& evict) {
     });
   });
   return {};
+}
+
+/// Asked after they were read: who used a page since it was unmapped has undone its eviction, and what was read of it may be of any time.
+std::vector<bool> Pager::unchanged_since_cut(const Evict& evict) const {
+  const std::lock_guard lock(table_mutex_);
+  if (!has_cut_) return {};
+  std::vector<bool> unchanged(evict.pages.size());
+  for (std::size_t i = 0; i < evict.pages.size(); ++i) unchanged[i] = table_.leaves_by(evict.ticket, evict.pages[i]) && !changed_.test(evict.pages[i]);
+  return unchanged;
 }
 
 /// No server says when it has room again: asked anew after growing pauses.
@@ -347,6 +357,14 @@ Status Pager::note_written_pages() {
   return {};
 }
 
+Status Pager::see_written_pages() {
+  std::vector<PageRun> written;
+  YADO_TRY(memory_.see_written([&](const PageRun& run) { written.push_back(run); }), "written pages");
+  const std::lock_guard lock(table_mutex_);
+  note_written(written);
+  return {};
+}
+
 Status Pager::begin_save(bool incremental) {
   if (incremental && !has_cut_) return fail(Errc::conflict, "there is no earlier checkpoint of this memory to save changes from");
   bool first = false;
@@ -381,28 +399,63 @@ Status Pager::read_here(std::span<const PageNumber> pages, const SaveSink& sink)
   return {};
 }
 
-Result<Pager::Round> Pager::save_round(const SaveSink& sink) {
+Result<Pager::Round> Pager::save_round(const SaveSink& sink, Hot hot) {
   return round_into([&](PageNumber page, const std::byte* content) {
     last_.erase(page);  // a copy that is older
     return sink(page, content);
-  });
+  }, hot);
 }
 
-Result<Pager::Round> Pager::round_into(const SaveSink& sink) {
+/// Looks at what is written while a round goes on, and begins anew in the middle of it.
+class Pager::RoundWatch {
+ public:
+  RoundWatch(Pager& pager, PageNumber middle) : pager_(pager), middle_(middle) {}
+  Status after(PageNumber page) {
+    if (page >= middle_) {
+      middle_ = pager_.pages();
+      YADO_TRY(pager_.note_written_pages(), "checkpoint");
+      const std::lock_guard lock(pager_.table_mutex_);
+      pager_.save_->middle_of_round();
+      return {};
+    }
+    const Instant begun = os::now();
+    if (begun < next_look_) return {};
+    YADO_TRY(pager_.see_written_pages(), "checkpoint");
+    const Instant now = os::now();
+    next_look_ = now + 31 * (now - begun);  // however large the memory is, a small part of the time
+    return {};
+  }
+
+ private:
+  Pager& pager_;
+  PageNumber middle_;
+  Instant next_look_{};
+};
+
+Result<Pager::Round> Pager::round_into(const SaveSink& sink, Hot hot) {
   YADO_TRY(note_written_pages(), "checkpoint");
   const auto here = [&](PageNumber page) { return !table_.needs_remote(page); };
+  const auto wanted = [&](PageNumber page) { return here(page) && !(hot == Hot::leave && save_->is_hot(page)); };
+  PageNumber middle = 0;
+  {
+    const std::lock_guard lock(table_mutex_);
+    save_->begin_round();
+    if (hot == Hot::leave) middle = save_->middle(wanted);
+  }
+  RoundWatch watch(*this, middle);
   Round round;
   PageNumber from = 0;
   for (;;) {
     std::vector<PageNumber> pages;
     {
       const std::lock_guard lock(table_mutex_);
-      pages = save_->take(from, block_pages, here);
+      pages = save_->take(from, block_pages, wanted);
     }
     if (pages.empty()) break;
     YADO_TRY(read_here(pages, sink), "checkpoint");
     round.pages += pages.size();
     from = pages.back() + 1;
+    if (hot == Hot::leave) YADO_TRY(watch.after(from - 1), "checkpoint");
   }
   YADO_TRY(note_written_pages(), "checkpoint");
   const std::lock_guard lock(table_mutex_);
@@ -421,7 +474,7 @@ Pager::SaveSink Pager::copies() {
 }
 
 Result<std::uint64_t> Pager::copy_round() {
-  YADO_ASSIGN(const Round round, round_into(copies()), "copy");
+  YADO_ASSIGN(const Round round, round_into(copies(), Hot::save), "copy");
   return round.left;
 }
 

@@ -68,6 +68,8 @@ class Pager {
   //   begin_save · save_round, then copy_round, again and again while the process runs · [it stands still] fix_save [it runs on] · finish_save ·
   //   kept or abandoned
 
+  /// What a round does with pages that are written again and again (save_progress.hpp).
+  enum class Hot : bool { save, leave };
   /// A page and its content; null: zeros. May take its time: nothing waits for it but the checkpoint.
   using SaveSink = std::function<Status(PageNumber, const std::byte* content)>;
   /// `incremental`: what changed since the last kept cut; without one, `conflict`.
@@ -76,7 +78,7 @@ class Pager {
     std::uint64_t pages = 0;  ///< saved in it
     std::uint64_t left = 0;   ///< here and unsaved after it, without what was written meanwhile
   };
-  Result<Round> save_round(const SaveSink& sink);
+  Result<Round> save_round(const SaveSink& sink, Hot hot = Hot::save);
   /// The same into memory, which takes what a disk is too slow for: finish_save has it, so far as nothing newer came. Returns `left`.
   Result<std::uint64_t> copy_round();
   /// The instant of the image. Takes what is left into memory.
@@ -119,12 +121,15 @@ class Pager {
   void fetch(std::vector<PageNumber> pages);
   Status place(const Piece& piece);
   Status evict(const Evict& evict);
+  std::vector<bool> unchanged_since_cut(const Evict& evict) const;
   Status punch(const Punch& punch);
   Status unmap(std::span<const PageNumber> pages);
   void evict_again_later();
   Status note_written_pages();
+  Status see_written_pages();
   SaveSink copies();
-  Result<Round> round_into(const SaveSink& sink);
+  Result<Round> round_into(const SaveSink& sink, Hot hot);
+  class RoundWatch;
   Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
   void prefetch_more(Actions& actions);              // table_mutex_ is held; the network's thread
   void prefetch_later(Instant when);                 // the same
@@ -160,7 +165,7 @@ class Pager {
   bool fixed_ = false;                                    // guarded by table_mutex_
   bool hold_punches_ = false;                             // guarded by table_mutex_
   std::condition_variable punches_allowed_;
-  bool has_cut_ = false;                                  // the owner's thread
+  bool has_cut_ = false;                                  // changed by the owner's thread, with table_mutex_
   std::map<PageNumber, std::vector<std::byte>> last_;     // the owner's thread: the newest that was copied; empty: zeros
 
   std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held

@@ -273,6 +273,18 @@ TEST_F(PagerLiveTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) 
   EXPECT_GT(changed, 0u);
   EXPECT_LT(cut->changed.count(), pages / 2) << "pages that were only read count as changed";
   pager_->end_save(true);
+  // A server does not save again what it was told is as it was at the cut.
+  std::uint64_t unchanged = 0, not_so = 0;
+  network_.run([&] {
+    for (const MapServer* server : {&a_, &b_})
+      for (const auto& [page, came] : server->said_unchanged()) {
+        ++unchanged;
+        not_so += (came.empty() ? nothing : came) != old[page] ? 1 : 0;
+      }
+    return true;
+  });
+  EXPECT_EQ(not_so, 0u);
+  EXPECT_GT(unchanged, pages / 16) << "what was here at the cut, was not written since and had to leave";
 }
 
 TEST_F(PagerLiveTest, TheProcessEndsWithItsPager) {

@@ -4,6 +4,9 @@
 // `wanted`: pages that belong into the image: all, or those changed since its base. A wanted page is `unsaved` here when
 // its newest content, if it is here, is not in this host's log. Who owns a page at the end decides whose record counts; so a page
 // that left needs nothing, and one that came is unsaved until it was read here.
+//
+// A round may leave out what is hot: a page that was written since the round began would have to be saved once more, one that came since
+// will go again or be written, and one that did so in both halves of the round before will in this one, too. Left out, it is read once, at the end.
 
 #include "pager/page_set.hpp"
 
@@ -12,17 +15,30 @@ namespace yado::pager {
 class SaveProgress {
  public:
   /// `wanted` at the beginning; written pages join it.
-  explicit SaveProgress(PageBits wanted) : wanted_(std::move(wanted)), unsaved_(wanted_), left_(wanted_.size()) {}
+  explicit SaveProgress(PageBits wanted)
+      : wanted_(std::move(wanted)), unsaved_(wanted_), left_(wanted_.size()), used_(wanted_.size()), used_early_(wanted_.size()),
+        used_twice_(wanted_.size()), hot_before_(wanted_.size()) {}
 
   void written(const PageRun& run) {
     wanted_.set(run);
     unsaved_.set(run);
+    for (PageNumber page = run.first; page < run.first + run.pages; ++page) use(page);
   }
   void came(PageNumber page) {
     if (wanted_.test(page)) unsaved_.set(page);
+    use(page);
   }
   void goes(PageNumber page) { left_.set(page); }
-
+  /// What was written up to now has been noted.
+  void begin_round() {
+    std::swap(hot_before_, used_twice_);
+    used_twice_.clear();
+    used_.clear();
+    used_early_.clear();
+  }
+  /// The same.
+  void middle_of_round() { used_early_ = used_; }
+  bool is_hot(PageNumber page) const { return used_.test(page) || hot_before_.test(page); }
   /// The next pages to read, at most `most`, from `from` on, which `here` accepts; they count as saved now.
   template <class Here>
   std::vector<PageNumber> take(PageNumber from, std::size_t most, Here here) {
@@ -45,9 +61,26 @@ class SaveProgress {
     for (PageNumber page = unsaved_.next(0); page < unsaved_.size(); page = unsaved_.next(page + 1)) count += here(page) ? 1 : 0;
     return count;
   }
+  /// The page before which half of those lie.
+  template <class Here>
+  PageNumber middle(Here here) const {
+    std::uint64_t half = unsaved(here) / 2;
+    PageNumber page = unsaved_.next(0);
+    for (; page < unsaved_.size() && half > 0; page = unsaved_.next(page + 1)) half -= here(page) ? 1 : 0;
+    return page;
+  }
 
  private:
+  void use(PageNumber page) {
+    if (used_early_.test(page)) used_twice_.set(page);
+    used_.set(page);
+  }
+
   PageBits wanted_, unsaved_, left_;
+  PageBits used_;        ///< written or come in this round
+  PageBits used_early_;  ///< in its first half, once that is over
+  PageBits used_twice_;  ///< in both halves
+  PageBits hot_before_;  ///< used_twice_ of the round before
 };
 
 }  // namespace yado::pager

@@ -9,6 +9,24 @@ std::uint64_t rate_of(const PageArchive& archive, const SaveRequest& request) {
   const std::uint64_t most = archive.bytes_per_second();
   return most == 0 || (request.bytes_per_second != 0 && request.bytes_per_second < most) ? request.bytes_per_second : most;
 }
+
+/// Looked at again when half of what was too much is written: it is counted from the beginning.
+class CanFixWatch {
+ public:
+  CanFixWatch(const PageStore& store, const Saving::CanFix& tell) : store_(store), tell_(tell) {}
+  void after(const Saved& saved) {
+    if (!tell_ || told_ || saved.pages < next_look_) return;
+    const std::uint64_t pending = store_.pending_pages(), most = store_.most_aside();
+    if (told_ = pending <= most; told_) return tell_(saved);
+    next_look_ = saved.pages + std::max<std::uint64_t>((pending - most) / 2, pages_between_looks);
+  }
+
+ private:
+  const PageStore& store_;
+  const Saving::CanFix& tell_;
+  bool told_ = false;
+  std::uint64_t next_look_ = 0;
+};
 }  // namespace
 
 Result<std::unique_ptr<Saving>> Saving::begin(PageStore& store, PageArchive& archive, const std::string& session,
@@ -34,7 +52,7 @@ Saving::~Saving() {
   archive_.abandon(session_, request_.name);
 }
 
-Result<Saved> Saving::write(bool only_owned) {
+Result<Saved> Saving::write(bool only_owned, const CanFix& can_fix) {
   image::PageSet owned;
   {
     const std::lock_guard lock(mutex_);
@@ -46,11 +64,13 @@ Result<Saved> Saving::write(bool only_owned) {
   const image::Round round{++rounds_};
   std::array<std::byte, page_bytes> content;
   Saved saved;
+  CanFixWatch watch(store_, can_fix);
+  watch.after(saved);
   for (PageNumber next = 0;;) {
     // Writers may wait for room there.
     YADO_ASSIGN(auto pending, store_.take_aside(content), "save");
     if (!pending) {
-      YADO_ASSIGN(pending, store_.take_pending(next, content), "save");
+      YADO_ASSIGN(pending, store_.take_pending(next, content, which()), "save");
       if (pending) next = pending->page + 1;
     }
     // Looked at after the store: nothing is left of one that was closed, which is not to say that all was saved.
@@ -63,12 +83,19 @@ Result<Saved> Saving::write(bool only_owned) {
     if (saved.pages % pages_between_looks == 0) {
       const std::uint64_t written = writer_.figures().bytes_written - before.bytes_written;
       wait_for_turn(written - std::exchange(counted, written));
+      watch.after({saved.pages, written});
     }
   }
   YADO_TRY(appender.flush(), "save");
   saved.bytes = writer_.figures().bytes_written - before.bytes_written;
   wait_for_turn(saved.bytes - counted);
   return saved;
+}
+
+/// What comes during the first round is mostly on its way back: FINISH writes what is still here then.
+PageStore::Which Saving::which() {
+  const std::lock_guard lock(mutex_);
+  return rounds_ == 1 && !fixed_ ? PageStore::Which::settled : PageStore::Which::all;
 }
 
 void Saving::stop() {
@@ -85,8 +112,8 @@ void Saving::wait_for_turn(std::uint64_t written) {
   stop_.wait_until(lock, turn, [&] { return stopped_.load(); });
 }
 
-Result<Saved> Saving::round() {
-  auto saved = write(false);
+Result<Saved> Saving::round(const CanFix& can_fix) {
+  auto saved = write(false, can_fix);
   if (saved && rounds_ == 1) first_round_ = *saved;
   return saved;
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -27,9 +28,11 @@ class Saving {
   Saving& operator=(const Saving&) = delete;
   ~Saving();
 
+  /// Told how much the first round has written when what it has left may as well be set aside (PageStore::most_aside): a FIX from then on makes no writer wait.
+  using CanFix = std::function<void(const Saved&)>;
   /// Writes what is pending. Errors (also of finish): those of image::PageAppender and of PageStore::take_pending; `canceled`
   /// after stop(). No further step is of use then.
-  Result<Saved> round();
+  Result<Saved> round(const CanFix& can_fix = {});
   /// The instant of the cut. Again: nothing.
   Status fix();
   /// These pages are owned, too.
@@ -45,7 +48,8 @@ class Saving {
 
  private:
   Saving(PageStore& store, PageArchive& archive, std::string session, SaveRequest request, image::PageWriter writer);
-  Result<Saved> write(bool only_owned);
+  Result<Saved> write(bool only_owned, const CanFix& can_fix = {});
+  PageStore::Which which();
   void wait_for_turn(std::uint64_t written);
 
   PageStore& store_;

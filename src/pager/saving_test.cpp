@@ -253,6 +253,55 @@ TEST_F(SavingTest, NothingHalfSavedIsTakenForAnImage) {
   EXPECT_FALSE(std::filesystem::exists(directory.path() / name(1)));
 }
 
+TEST_F(SavingTest, WhatIsPutDuringTheFirstRoundIsWrittenOnceAtTheEnd) {
+  put_everything();
+  auto& store = holder.session.store();
+  store.begin_cut(PageStore::Scope::all);
+  put({{3, 77}, {5000, 78}});
+  Page content;
+  std::set<PageNumber> first, rest;
+  const auto take = [&](std::set<PageNumber>& into, PageStore::Which which) {
+    for (auto page = store.take_pending(0, content, which); page && *page; page = store.take_pending((*page)->page + 1, content, which)) into.insert((*page)->page);
+  };
+  take(first, PageStore::Which::settled);
+  EXPECT_EQ(first.size(), guest_pages - 2);
+  put({{3, 79}});
+  store.fix();
+  EXPECT_EQ(store.pending_pages(), 2u);
+  take(rest, PageStore::Which::all);
+  EXPECT_EQ(rest, (std::set<PageNumber>{3, 5000}));
+  store.end_cut(false);
+}
+
+TEST_F(SavingTest, FixMayComeAsSoonAsWhatIsLeftMayBeSetAside) {
+  put_everything();
+  int told = 0;
+  ASSERT_TRUE(holder.session.save({name(1), cut(1), {}}, true, [&](const Saved& so_far) {
+    ++told;
+    EXPECT_EQ(so_far.pages, 0u) << "64 MiB may be, and all of it is less";
+    EXPECT_TRUE(holder.session.fix(name(1)));
+    put({{3, 90}, {12, 91}});
+  }));
+  EXPECT_EQ(told, 1);
+  ASSERT_TRUE(holder.finish(1, all));
+  ASSERT_TRUE(holder.session.keep(name(1)));
+  const Contents kept = read_chain(*holder.archive, 1, 1);
+  EXPECT_EQ(kept.at(3), 4u);
+  EXPECT_EQ(kept.at(12), 13u);
+  EXPECT_EQ(holder.session.store().stats().changed_pages, 2u);
+}
+
+TEST_F(SavingTest, WhoAsksForADraftThatFailedIsToldWhy) {
+  put_everything();
+  ASSERT_TRUE(holder.session.save({name(1), cut(1), {}}, true));
+  holder.session.stop_saving(name(1));
+  EXPECT_EQ(holder.session.save({name(1), {}, {}}, false).error().code, Errc::canceled);
+  const Status late = holder.session.fix(name(1));
+  EXPECT_EQ(late.error().code, Errc::canceled);
+  EXPECT_NE(late.error().message.find("image-1"), std::string::npos) << late.error().text();
+  EXPECT_TRUE(holder.save(2, {}, all)) << "the next one is not concerned";
+}
+
 TEST_F(SavingTest, MuchThatIsSetAsideMakesWritersWait) {
   put_everything();
   Contents some;

@@ -590,7 +590,7 @@ class Client {
       save_.reset();
       return std::unexpected(done.error());
     }
-    return json{{"pages", done->pages}, {"left", done->left}, {"memory_pages", pager_.pages()}};
+    return json{{"pages", done->pages}, {"here", done->here}, {"left", done->left}, {"memory_pages", pager_.pages()}};
   }
 
   Result<json> copy() {

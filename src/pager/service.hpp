@@ -12,9 +12,9 @@
 //   servers   local_bytes, servers: as in the           notes: [text]   (what is not quite as asked for)
 //             configuration, without load
 //   drained                                             —             (when nobody is being emptied any more)
-//   save      part, name, cut, base_cut, base           pages, left   (begins; the workload runs on): what changed since the cut that was
+//   save      part, name, cut, base_cut, base           pages, here, left   (begins; the workload runs on): what changed since the cut that was
 //                                                                     kept last, if that is `base_cut`, else all
-//   round                                               pages, left   (again)
+//   round                                               pages, here, left   (again; pages: saved on all hosts, here: of these on this one)
 //   copy                                                left          (again, into memory: when little is left, or less than a disk could keep up with)
 //   fix                                                 —             (the workload stands still before, until the answer)
 //   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved,

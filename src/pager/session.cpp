@@ -41,17 +41,19 @@ void Session::end() {
 
 Result<Saving*> Session::saving(const std::string& name) const {
   if (saving_ && saving_->request().name == name) return saving_.get();
+  if (!saving_ && failed_) return fail(failed_->code, "draft {} of session {} is gone: {}", name, name_, failed_->message);
   return fail(Errc::conflict, "there is no draft {} of session {} here{}", name, name_,
               saving_ ? ", but one of " + saving_->request().name : std::string());
 }
 
-void Session::forget_saving() {
+void Session::forget_saving(const Error& why) {
   std::unique_ptr<Saving> gone;
   const std::lock_guard lock(mutex_);
   gone = std::move(saving_);
+  failed_ = why;
 }
 
-Result<Saved> Session::save(const SaveRequest& request, bool first) {
+Result<Saved> Session::save(const SaveRequest& request, bool first, const Saving::CanFix& can_fix) {
   Saving* saving = nullptr;
   {
     const std::lock_guard lock(mutex_);
@@ -61,6 +63,7 @@ Result<Saved> Session::save(const SaveRequest& request, bool first) {
     if (first && saving_)
       return fail(Errc::conflict, "draft {} was neither kept nor abandoned", saving_->request().name);
     if (first) {
+      failed_.reset();
       const bool changed_only = !request.base.none() && kept_cut_ == request.base;
       YADO_ASSIGN(saving_, Saving::begin(store_, *archive_, name_, request,
                                          changed_only ? PageStore::Scope::changed : PageStore::Scope::all),
@@ -68,8 +71,8 @@ Result<Saved> Session::save(const SaveRequest& request, bool first) {
     }
     YADO_ASSIGN(saving, this->saving(request.name), "SAVE");
   }
-  auto saved = saving->round();
-  if (!saved) forget_saving();
+  auto saved = saving->round(can_fix);
+  if (!saved) forget_saving(saved.error());
   return saved;
 }
 
@@ -92,7 +95,7 @@ Result<Saved> Session::finish(const std::string& name) {
     YADO_ASSIGN(saving, this->saving(name), "FINISH");
   }
   auto saved = saving->finish();
-  if (!saved) forget_saving();
+  if (!saved) forget_saving(saved.error());
   return saved;
 }
 
@@ -237,7 +240,7 @@ Result<Sessions::Opened> Sessions::open(const Hello& hello, const std::string& p
     return fail(Errc::no_space, "{} pages are asked for, {} of {} are free", hello.quota_pages, free, arena_.capacity_pages());
   std::uint64_t instance = 0;
   if (::getrandom(&instance, sizeof instance, 0) != sizeof instance) return fail_errno("getrandom");
-  opened.session = std::make_shared<Session>(hello.session, peer, instance, arena_, hello, archive_);
+  opened.session = std::make_shared<Session>(hello.session, peer, instance, arena_, hello, archive_, new_line_());
   sessions_.emplace(hello.session, opened.session);
   return opened;
 }

@@ -93,7 +93,7 @@ Result<SplitSave::Round> SplitSave::round() {
       const SaveRequest request{name_on(server), options_.cut, options_.base_cut, options_.base, options_.bytes_per_second};
       answers.push_back(ask(server, Operation::save, make_save(request), flags_of(request)));
     }
-  const auto here = pager_.save_round(sink());
+  const auto here = pager_.save_round(sink(), Pager::Hot::leave);
   Round sum;
   Status all;
   for (auto& answer : answers) {
@@ -106,6 +106,7 @@ Result<SplitSave::Round> SplitSave::round() {
   if (!here) return std::unexpected(here.error());
   if (!all) return std::unexpected(all.error());
   sum.pages += here->pages;
+  sum.here = here->pages;
   sum.left = here->left;
   return sum;
 }

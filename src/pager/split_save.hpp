@@ -45,7 +45,8 @@ class SplitSave {
     std::string sum;   ///< after keep(): of the manifest of the image that the server made of it
   };
   struct Round {
-    std::uint64_t pages = 0;  ///< saved in it, on all hosts
+    std::uint64_t pages = 0;  ///< saved in it, on all hosts, as far as they have told
+    std::uint64_t here = 0;   ///< of these, here
     std::uint64_t left = 0;   ///< here, after it
   };
 

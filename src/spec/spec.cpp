@@ -342,20 +342,23 @@ class Reader {
     });
     optional(*table, path, "vcpus", [&](auto& n, auto& f) { integer(n, f, value.vcpus, 1, 255); });
     optional(*table, path, "cpus", [&](auto& n, auto& f) { cpus(n, f, value.cpus); });
-    optional(*table, path, "split", [&](auto& n, auto& f) { split(n, f, value.split.emplace()); });
+    optional(*table, path, "split", [&](auto& n, auto& f) { split(n, f, value.split.emplace(), value.memory_bytes); });
   }
 
-  void split(const toml::node& node, const std::string& path, Split& value) {
+  void split(const toml::node& node, const std::string& path, Split& value, std::uint64_t memory_bytes) {
     const toml::table* table = as_table(node, path, "vm.split");
     if (!table) return;
-    required(*table, path, "local", [&](auto& n, auto& f) {
-      parsed(n, f, parse_size, [&](std::uint64_t bytes) { value.local_bytes = bytes; });
-    });
-    required(*table, path, "over", [&](auto& n, auto& f) {
+    optional(*table, path, "over", [&](auto& n, auto& f) {
       list(n, f, "an array of hosts: \"h2\", or with the most that it keeps \"h2:512MiB\"", [&](auto& e, auto& place) {
         parsed(e, place, parse_memory_host, [&](MemoryHost host) { value.over.push_back(std::move(host)); });
       });
     });
+    const auto local = [&](auto& n, auto& f) {
+      parsed(n, f, parse_size, [&](std::uint64_t bytes) { value.local_bytes = bytes; });
+    };
+    if (value.over.empty()) value.local_bytes = memory_bytes;
+    if (value.over.empty()) optional(*table, path, "local", local);
+    else required(*table, path, "local", local);
     optional(*table, path, "redundancy", [&](auto& n, auto& f) { word(n, f, value.redundancy, {Redundancy::none, Redundancy::replica, Redundancy::parity}); });
     optional(*table, path, "checkpoint_rate", [&](auto& n, auto& f) {
       parsed(n, f, parse_bytes_per_second, [&](std::uint64_t bytes) { value.checkpoint_bytes_per_second = bytes; });

@@ -195,6 +195,21 @@ TEST(SpecTest, ASplitSaysHowItsPagesAreHeldAndSaved) {
   EXPECT_THAT(refusal("over = [\"h2\"], checkpoint_rate = \"64KiB/s\""), HasSubstr("at least 1MiB/s"));
 }
 
+TEST(SpecTest, ASplitThatNamesNobodyKeepsAllOfTheMemoryWhereItRuns) {
+  const auto split = [](const std::string& what) {
+    std::string text(machine);
+    return parse(text.insert(text.find("[service]"), "split = " + what + "\n"), "big.toml", {});
+  };
+  for (const char* nobody : {"{}", "{ over = [] }", "{ local = \"256MiB\", over = [] }", "{ local = \"256MiB\" }"}) {
+    const auto spec = split(nobody);
+    ASSERT_TRUE(spec) << nobody << ": " << spec.error().text();
+    EXPECT_EQ(spec->vm.split->local_bytes, 256_MiB);
+    EXPECT_TRUE(spec->vm.split->over.empty());
+  }
+  EXPECT_THAT(split("{ local = \"64MiB\" }").error().message, HasSubstr("vm.split.over: no host is named that could keep the other 201326592 bytes"));
+  EXPECT_THAT(split("{ over = [\"h2\"] }").error().message, HasSubstr("vm.split.local"));
+}
+
 TEST(SpecTest, AMemoryHostMayHaveASizeAndTogetherTheyHaveRoom) {
   const auto with_over = [](const std::string& over, const std::string& more = "") {
     std::string text(machine);

@@ -73,8 +73,9 @@ void FaultTest::round() {
   ASSERT_TRUE(ready);
   // On a busy machine a small application may start as fast as its image is restored; then its agent knows and says so.
   const json& fields = (*ready)["fields"];
-  if (!fields.value("detail", "").starts_with(GetParam().standby + " takes "))
+  if (!fields.value("detail", "").starts_with(GetParam().standby + " takes ")) {
     EXPECT_EQ(fields.value("way", ""), GetParam().standby) << ready->dump();
+  }
 }
 
 TEST_P(FaultTest, ClientsGetAnswersLateButRight) {

@@ -154,6 +154,30 @@ TEST_F(PagedVmProcessTest, AChainIsRestoredWhereItWasSavedWithoutALogBeingCopied
   EXPECT_NE(restored.error().message.find("a-img.2.h2"), std::string::npos) << restored.error().text();
 }
 
+/// What is written faster than it is saved is copied in memory, of which there may be too little.
+TEST_F(PagedVmProcessTest, AGuestThatWritesMoreThanThereIsRoomForIsSlowedDown) {
+  boot(place("a", memory_bytes, {}));
+  ASSERT_NO_FATAL_FAILURE(write_a_while('w'));
+  Image slow{.name = "a-img.1"};
+  slow.directory = directory_.path() / slow.name;
+  for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(slow.directory / part);
+  int asked = 0;
+  PagedMemory memory({.control = vm_->pager(), .part = slow.directory / "memory", .name = slow.name, .cut = image::CutId::of(slow.name), .base_cut = {}, .base = {},
+                      .progress = {}, .room_for_copies = [&asked] { return ++asked, 1_MiB; }});
+  auto saved = vm_->save(slow.directory / "device-state", slow.directory / "disk", memory);
+  ASSERT_OK(saved);
+  slow.saved = std::move(*saved);
+  slow.chain = {{slow.directory / "memory"}};
+  ASSERT_OK(memory.keep());
+  EXPECT_GT(asked, 1) << "it wrote less than a megabyte meanwhile";
+  expect_flawless();
+  vm_.reset();
+  Place where = place("b", memory_bytes, {});
+  where.paging->config.image = slow.chain;
+  ASSERT_NO_FATAL_FAILURE(restore(slow, where));
+  expect_flawless();
+}
+
 /// kill -9 of the pager at any moment: the guest ends, and the image before is whole.
 TEST_F(PagedVmProcessTest, WhoDiesWhenDuringACheckpointTheGuestOrTheImageBeforeIsRight) {
   boot(place("a", memory_bytes / 4, {"h2", "h3"}, 2));

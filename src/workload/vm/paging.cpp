@@ -12,6 +12,7 @@
 #include "base/log.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
+#include "os/memory.hpp"
 #include "pager/guest_memory.hpp"
 #include "pager/page.hpp"
 #include "workload/vm/brake.hpp"
@@ -85,7 +86,8 @@ Result<json> exchange(const os::Fd& socket, std::string& heard, const std::strin
   return answer;
 }
 
-/// Rounds while the guest runs, until no more than 1/8 of the memory is left, or as little as there will be. Returns what is left.
+/// Rounds while the guest runs, until no more than 1/8 of the memory is left, or as little as there will be: of what a round saved, more than three
+/// quarters were written again meanwhile, or it left hardly less than the one before. Returns what is left.
 Result<std::uint64_t> converge(const os::Fd& socket, std::string& heard, std::string call, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
   std::uint64_t before = ~std::uint64_t{0}, saved = 0;
   for (int rounds = 0; rounds < most_rounds; ++rounds) {
@@ -93,8 +95,8 @@ Result<std::uint64_t> converge(const os::Fd& socket, std::string& heard, std::st
     const auto left = answer.value("left", std::uint64_t{0});
     saved += answer.value("pages", std::uint64_t{0});
     if (progress) progress(saved, left);
-    // Less than a tenth less than after the round before.
-    const bool no_more = left > before - before / 10;
+    const auto here = answer.value("here", std::uint64_t{0});
+    const bool no_more = left > here - here / 4 || left > before - before / 10;
     before = left;
     if (no_more || left <= std::max(little, answer.value("memory_pages", std::uint64_t{0}) / part_to_copy)) break;
     call = R"({"do":"round"})";
@@ -188,11 +190,40 @@ Result<std::string> PagedMemory::ask(const std::string& call) {
   return answer.dump();
 }
 
-Status PagedMemory::before_pause(Brake&) {
+std::uint64_t PagedMemory::half_of_free_memory() { return os::memory_available() / 2; }
+
+/// Half of the processor time that it had, round by round. Returns what is left.
+Result<std::uint64_t> PagedMemory::slow_down_until_there_is_room(std::uint64_t left, Brake& brake) {
+  constexpr double least_cpus = 0.01;
+  double cpus = 0;  // unknown
+  Instant begun = os::now();
+  YADO_ASSIGN(nanoseconds used, brake.used(), "memory");
+  for (std::uint64_t room; left * pager::page_bytes > (room = options_.room_for_copies());) {
+    const auto too_much = [&](std::string_view why) {
+      return fail(Errc::no_space, "memory: the guest goes on writing {} MiB, and this host has room for a copy of {} MiB; {}", left * pager::page_bytes >> 20, room >> 20, why);
+    };
+    if (cpus > 0 && cpus <= least_cpus) return too_much("slowing it down did not help: make a checkpoint when it writes less, or give it a larger share of another host");
+    if (cpus > 0) {
+      if (const Status slower = brake.limit(cpus); !slower) return too_much("it cannot be slowed down: " + slower.error().message);
+    }
+    YADO_ASSIGN(const json answer, exchange(socket_, heard_, R"({"do":"round"})"), "memory");
+    left = answer.value("left", std::uint64_t{0});
+    const Instant now = os::now();
+    YADO_ASSIGN(const nanoseconds used_now, brake.used(), "memory");
+    const double had = to_ms(used_now - used) / std::max(to_ms(now - begun), 1.0);
+    cpus = std::max((cpus > 0 ? std::min(cpus, had) : had) / 2, least_cpus);
+    begun = now;
+    used = used_now;
+  }
+  return left;
+}
+
+Status PagedMemory::before_pause(Brake& brake) {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
   const json begin{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
                    {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}};
-  YADO_ASSIGN(const std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress), "memory");
+  YADO_ASSIGN(std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress), "memory");
+  YADO_ASSIGN(left, slow_down_until_there_is_room(left, brake), "memory");
   return copy(socket_, heard_, left);
 }
 

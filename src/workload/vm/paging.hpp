@@ -66,10 +66,14 @@ class PagedMemory final : public MemoryPart {
     std::string base;               ///< the name of the image of `base_cut`
     /// Told after every round.
     std::function<void(std::uint64_t pages_saved, std::uint64_t left)> progress;
+    /// How many bytes the copies of what is written last may take.
+    std::function<std::uint64_t()> room_for_copies = half_of_free_memory;
   };
+  static std::uint64_t half_of_free_memory();
   explicit PagedMemory(Options options) : options_(std::move(options)) {}
 
-  Status before_pause(Brake&) override;
+  /// Error no_space: no room for the copies, and the guest cannot be slowed down until there is.
+  Status before_pause(Brake& brake) override;
   Status save(const os::Fd& memory, std::uint64_t bytes) override;
   Status after_pause() override;
   /// Everything else of the image is complete: this cut is the one that later changes are counted from.
@@ -86,6 +90,7 @@ class PagedMemory final : public MemoryPart {
  private:
   Result<std::string> ask(const std::string& call);
   Status learn_shares(const std::string& call);
+  Result<std::uint64_t> slow_down_until_there_is_room(std::uint64_t left, Brake& brake);
   Options options_;
   os::Fd socket_;
   std::string heard_;
