@@ -1,6 +1,7 @@
 #pragma once
 // A set of pages: a bit each.
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <vector>
@@ -34,6 +35,13 @@ class PageBits {
   PageBits& operator|=(const PageBits& other) {
     for (std::size_t i = 0; i < words_.size(); ++i) words_[i] |= other.words_[i];
     return *this;
+  }
+  /// About half of the set lies before this page: to 64 pages.
+  PageNumber middle() const {
+    const std::uint64_t half = count() / 2;
+    std::size_t at = 0;
+    for (std::uint64_t sum = 0; at < words_.size() && sum < half; ++at) sum += static_cast<std::uint64_t>(std::popcount(words_[at]));
+    return std::min<PageNumber>(at * 64, pages_);
   }
   /// The first page from `from` on that is in the set; size() for none.
   PageNumber next(PageNumber from) const {

@@ -440,7 +440,7 @@ Result<Pager::Round> Pager::round_into(const SaveSink& sink, Hot hot) {
   {
     const std::lock_guard lock(table_mutex_);
     save_->begin_round();
-    if (hot == Hot::leave) middle = save_->middle(wanted);
+    if (hot == Hot::leave) middle = save_->middle();
   }
   RoundWatch watch(*this, middle);
   Round round;

@@ -61,14 +61,8 @@ class SaveProgress {
     for (PageNumber page = unsaved_.next(0); page < unsaved_.size(); page = unsaved_.next(page + 1)) count += here(page) ? 1 : 0;
     return count;
   }
-  /// The page before which half of those lie.
-  template <class Here>
-  PageNumber middle(Here here) const {
-    std::uint64_t half = unsaved(here) / 2;
-    PageNumber page = unsaved_.next(0);
-    for (; page < unsaved_.size() && half > 0; page = unsaved_.next(page + 1)) half -= here(page) ? 1 : 0;
-    return page;
-  }
+  /// About half of what is unsaved, wherever it is, lies before this page.
+  PageNumber middle() const { return unsaved_.middle(); }
 
  private:
   void use(PageNumber page) {
