@@ -104,13 +104,19 @@ Status Connection::welcome(const Frame& frame) {
   YADO_ASSIGN(const Sessions::Opened opened, parts_.sessions.open(hello_, peer_), "HELLO");
   if (opened.abandoned)  // what the owner of an earlier life began, nobody ends
     asio::post(opened.abandoned->line(), [session = opened.abandoned] { session->abandon({}); });
-  if (hello_.role == Role::heir) hello_.role = Role::owner;
   if (hello_.role == Role::owner) YADO_TRY(opened.session->store().take_over(owner()), "HELLO");
+  if (hello_.role == Role::heir) hello_.role = Role::owner;  // it has taken over
   session_ = opened.session;
   hello_deadline_.guard(nullptr);
   const SessionStats stats = session_->store().stats();
   channel_->send(Operation::welcome, frame.header.id, make_welcome({session_->instance(), stats.data_pages + stats.zero_pages}));
   return {};
+}
+
+/// As long as the owner is the one it was told of, whichever of that one's connections.
+PageStore::Owner Connection::reads_as() const {
+  const PageStore::Owner now = session_->store().owner();
+  return hello_.role == Role::reader && now.epoch == hello_.from ? now : owner();
 }
 
 bool Connection::may(Operation operation) const {
@@ -119,6 +125,7 @@ bool Connection::may(Operation operation) const {
     case Role::heir: return true;
     case Role::looker: return operation == Operation::list || operation == Operation::stat;
     case Role::mover: return operation == Operation::put || operation == Operation::stat;
+    case Role::reader: return operation == Operation::get || operation == Operation::list || operation == Operation::stat;
   }
   return false;
 }
@@ -153,7 +160,7 @@ Status Connection::get(const Frame& frame) {
   // Answers wait in their blocks: many small ones must not hold many large blocks.
   const std::size_t bytes = wanted.pages() * page_bytes;
   auto block = bytes <= 64_KiB ? std::make_shared_for_overwrite<std::byte[]>(bytes) : parts_.blocks.take();
-  YADO_ASSIGN(PageStore::Found found, session_->store().get(owner(), wanted, {block.get(), bytes}), "GET");
+  YADO_ASSIGN(PageStore::Found found, session_->store().get(reads_as(), wanted, {block.get(), bytes}), "GET");
   if (found.from_disk > 0) parts_.pace.wished(os::now());
   channel_->send(Operation::pages, frame.header.id, make_batch(found.runs), {found.data}, std::move(block));
   return {};

@@ -74,6 +74,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void archived(std::uint64_t id, Result<std::vector<std::byte>> result);
   Status begin_saving(std::uint64_t id, SaveRequest request);
   PageStore::Owner owner() const { return {hello_.epoch, hello_.generation}; }
+  PageStore::Owner reads_as() const;
 
   std::shared_ptr<wire::Stream> stream_;
   Worker& worker_;

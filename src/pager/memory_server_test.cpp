@@ -170,12 +170,16 @@ TEST_F(MemoryServerTest, AnHeirGoesOnWithThePagesAndFencesWhoHadThem) {
   ASSERT_EQ(first.ask(Operation::put, 2, put_body({{1, 1}, {2, 0}}).bytes)->header.operation, Operation::done);
   Hello heir = hello("vm", 1);
   heir.role = Role::heir;
+  heir.from = 1;
   EXPECT_EQ(refusal(heir).code, Errc::stale_epoch) << "of the same life";
   heir.epoch = 2;
   Hello other = heir;
   other.pages = 7;
   EXPECT_EQ(refusal(other).code, Errc::conflict);
   EXPECT_EQ(first.ask(Operation::get, 3, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}})) << "who was refused changed nothing";
+  Hello of_another = heir;
+  of_another.from = 7;
+  EXPECT_EQ(refusal(of_another).code, Errc::stale_epoch);
   const RawPeer second = open(heir);
   EXPECT_EQ(first.ask(Operation::put, 4, put_body({{1, 66}}).bytes)->error().code, Errc::stale_epoch);
   EXPECT_EQ(first.ask(Operation::end, 5, {})->error().code, Errc::stale_epoch);
@@ -187,6 +191,52 @@ TEST_F(MemoryServerTest, AnHeirGoesOnWithThePagesAndFencesWhoHadThem) {
   Hello nothing = heir;
   nothing.session = "another";
   EXPECT_EQ(refusal(nothing).code, Errc::not_found);
+}
+
+TEST_F(MemoryServerTest, OfOneOwnerOneInheritsAndItMayRepeatItself) {
+  const RawPeer first = open(hello("vm", 1));
+  ASSERT_EQ(first.ask(Operation::put, 2, put_body({{1, 1}}).bytes)->header.operation, Operation::done);
+  Hello heir = hello("vm", 1);
+  heir.role = Role::heir;
+  heir.epoch = 3;
+  heir.from = 1;
+  open(heir);
+  Hello later = heir;
+  later.epoch = 4;
+  EXPECT_EQ(refusal(later).code, Errc::stale_epoch) << "a greater epoch alone does not do: it knows what epoch 1 had, and epoch 3 may have changed it";
+  later.from = 3;
+  heir.generation = 2;
+  EXPECT_EQ(open(heir).ask(Operation::get, 2, runs({{1, 1}}))->contents(), (Contents{{1, 1}})) << "it did not hear that it was welcome";
+  open(later);
+  heir.generation = 3;
+  EXPECT_EQ(refusal(heir).code, Errc::stale_epoch);
+}
+
+TEST_F(MemoryServerTest, AReaderSeesWhatTheOwnerItWasToldOfHasAndChangesNothing) {
+  Hello of_owner = hello("vm", 1);
+  const RawPeer peer = connect();
+  const std::uint64_t instance = parse_welcome(peer.ask(Operation::hello, 1, make_hello(of_owner))->body)->instance;
+  ASSERT_EQ(peer.ask(Operation::put, 2, put_body({{1, 1}, {2, 0}}).bytes)->header.operation, Operation::done);
+  Hello reader = hello("vm", instance);
+  reader.role = Role::reader;
+  reader.epoch = 2;
+  reader.from = 1;
+  const RawPeer other = open(reader);
+  EXPECT_EQ(other.ask(Operation::get, 2, runs({{1, 2}}))->contents(), (Contents{{1, 1}, {2, 0}}));
+  EXPECT_EQ(other.ask(Operation::list, 3, make_number(0))->header.operation, Operation::pages);
+  for (const Operation operation : {Operation::put, Operation::drop, Operation::save, Operation::move, Operation::end, Operation::quota})
+    EXPECT_EQ(other.ask(operation, 10 + static_cast<std::uint64_t>(operation), put_body({{1, 9}}).bytes)->error().code, Errc::permission) << name_of(operation);
+  open(hello("vm", 2));
+  EXPECT_EQ(other.ask(Operation::get, 40, runs({{1, 1}}))->contents(), (Contents{{1, 1}})) << "another connection of the same owner's";
+  Hello guess = reader;
+  guess.generation ^= 1;
+  EXPECT_EQ(refusal(guess).code, Errc::permission) << "only the owner knows the session's instance";
+  Hello heir = reader;
+  heir.role = Role::heir;
+  heir.generation = 1;
+  open(heir);
+  EXPECT_EQ(other.ask(Operation::get, 50, runs({{1, 1}}))->error().code, Errc::stale_epoch) << "from now on it may change";
+  EXPECT_EQ(refusal(reader).code, Errc::stale_epoch);
 }
 
 TEST_F(MemoryServerTest, TheInstanceStaysOverConnectionsAndChangesWithTheServer) {

@@ -43,12 +43,15 @@ void PageStore::forget_aside() {
   for (const auto& one : wake) one();
 }
 
-Result<PageStore::Owner> PageStore::take_over(const Owner& owner) {
+Result<PageStore::Owner> PageStore::take_over(const Owner& owner, std::optional<std::uint64_t> from) {
   const std::lock_guard lock(writer_);
   const std::lock_guard moment(owner_mutex_);
   if (owner <= owner_)
     return fail(Errc::stale_epoch, "epoch {} generation {} comes after epoch {} generation {}", owner.epoch,
                 owner.generation, owner_.epoch, owner_.generation);
+  const bool again = owner.epoch == owner_.epoch && life_of(owner.generation) == life_of(owner_.generation);
+  if (from && owner_.epoch != *from && !again)
+    return fail(Errc::stale_epoch, "epoch {} inherits from epoch {}, and epoch {} has taken over meanwhile", owner.epoch, *from, owner_.epoch);
   return std::exchange(owner_, owner);
 }
 

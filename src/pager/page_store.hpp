@@ -38,8 +38,8 @@ class PageStore {
     std::uint64_t epoch = 0, generation = 0;
     auto operator<=>(const Owner&) const = default;
   };
-  /// The one before.
-  Result<Owner> take_over(const Owner& owner);
+  /// The one before. `from`: only from an owner of that epoch (or from an earlier connection of the same life, whose answer was lost).
+  Result<Owner> take_over(const Owner& owner, std::optional<std::uint64_t> from = std::nullopt);
   Owner owner() const;
   /// Gives all pages back at once, however long somebody still knows this store. Owners get stale_epoch from now on.
   void close();

@@ -162,9 +162,11 @@ void PageTable::resume(Actions& out) {
 }
 
 void PageTable::set_local_limit(std::uint64_t pages, Actions& out) {
-  local_limit_ = std::max<std::uint64_t>(pages, 16);
+  set_local_limit(pages);
   balance(out);
 }
+
+void PageTable::set_local_limit(std::uint64_t pages) { local_limit_ = std::max<std::uint64_t>(pages, 16); }
 
 std::size_t PageTable::prefetch(std::span<const PageNumber> pages, Actions& out) {
   std::vector<PageNumber> wanted;

@@ -70,6 +70,8 @@ class PageTable {
   void punched(std::uint64_t ticket, Actions& out);
   void resume(Actions& out);
   void set_local_limit(std::uint64_t pages, Actions& out);
+  /// The same, but room is not made before the next event.
+  void set_local_limit(std::uint64_t pages);
   /// Nobody waits for these yet: fetches them, in this order, as far as there is room. Returns how many were looked at.
   std::size_t prefetch(std::span<const PageNumber> pages, Actions& out);
   /// They shall be here: how many of them, from the first on, are on their way or in the file; there is no room for the others.

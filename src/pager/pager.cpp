@@ -557,6 +557,11 @@ void Pager::keep_all() {
   job_done_.wait(lock, [&, last = jobs_told_] { return stopping_ || jobs_done_ >= last; });
 }
 
+void Pager::keep_all_no_more(std::uint64_t limit) {
+  const std::lock_guard lock(table_mutex_);
+  table_.set_local_limit(limit);
+}
+
 PageBits Pager::here() const {
   PageBits bits(memory_.pages());
   const std::lock_guard lock(table_mutex_);

@@ -105,6 +105,8 @@ class Pager {
   /// Nothing is brought in for later any more, and nothing leaves: the limit is off until the next set_local_limit. Returns when what was
   /// to leave was handed to the network's thread, or has left.
   void keep_all();
+  /// The limit again, after keep_all(); but as long as the process stands still nothing leaves for it.
+  void keep_all_no_more(std::uint64_t limit);
   /// Pages that are here.
   PageBits here() const;
   /// Joins the threads; nothing is called after it. The process must have ended, or stands still for ever.

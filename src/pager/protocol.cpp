@@ -260,15 +260,16 @@ void append(std::vector<KindRun>& runs, PageNumber page, PageKind kind) {
 }
 
 std::vector<std::byte> make_hello(const Hello& hello) {
-  return Writer()
-      .add(hello.epoch)
+  Writer out;
+  out.add(hello.epoch)
       .add(hello.generation)
       .add(hello.pages)
       .add(hello.quota_pages)
       .add(static_cast<std::uint32_t>(page_bytes))
       .add(static_cast<std::uint32_t>(hello.role))
-      .add_text(hello.session)
-      .take();
+      .add_text(hello.session);
+  if (names_predecessor(hello.role)) out.add(hello.from);
+  return out.take();
 }
 
 Result<Hello> parse_hello(Bytes body) {
@@ -282,7 +283,8 @@ Result<Hello> parse_hello(Bytes body) {
   const auto flags = in.take<std::uint32_t>();
   hello.role = static_cast<Role>(flags);
   hello.session = in.take_text(most_name_bytes);
-  if (!in.done() || flags > 3) return wrong("HELLO is malformed");
+  if (names_predecessor(hello.role)) hello.from = in.take<std::uint64_t>();
+  if (!in.done() || flags > 4) return wrong("HELLO is malformed");
   if (size != page_bytes) return fail(Errc::unsupported, "HELLO: pages of {} bytes, this program knows {}", size, page_bytes);
   if (hello.pages > most_pages || hello.quota_pages > most_pages) return wrong("HELLO: a size beyond every memory");
   return hello;

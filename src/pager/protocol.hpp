@@ -84,19 +84,22 @@ std::vector<KindRun> with_kind(std::span<const PageRun> runs, PageKind kind);
 /// Adds a page behind the others, to the last run where it fits.
 void append(std::vector<KindRun>& runs, PageNumber page, PageKind kind);
 
-/// An heir is an owner of a greater epoch who goes on with the session's pages instead of beginning a new one: once welcome, the owner.
-enum class Role : std::uint32_t { looker = 0, owner = 1, mover = 2, heir = 3 };
+/// An heir is an owner of a greater epoch who goes on with the session's pages instead of beginning a new one: once welcome, the owner. It says
+/// whom it inherits from, so that of several only one can. A reader sees the pages of that owner before, and changes nothing.
+enum class Role : std::uint32_t { looker = 0, owner = 1, mover = 2, heir = 3, reader = 4 };
+constexpr bool names_predecessor(Role role) { return role == Role::heir || role == Role::reader; }
 
 /// Of a generation: which process of the epoch (upper half); the lower half counts its connections.
 constexpr std::uint32_t life_of(std::uint64_t generation) { return static_cast<std::uint32_t>(generation >> 32); }
 
 struct Hello {
   std::uint64_t epoch = 0;
-  std::uint64_t generation = 0;   ///< a mover's: the session's instance
+  std::uint64_t generation = 0;   ///< a mover's and a reader's: the session's instance
   std::uint64_t pages = 0;        ///< of the workload
   std::uint64_t quota_pages = 0;  ///< what the session may hold
   Role role = Role::owner;
   std::string session;
+  std::uint64_t from = 0;         ///< an heir's and a reader's: the epoch of the owner before
   bool operator==(const Hello&) const = default;
 };
 std::vector<std::byte> make_hello(const Hello& hello);

@@ -173,9 +173,12 @@ TEST(PageProtocolTest, ValuesSurviveTheirWay) {
   const Hello hello{3, 4, 1000, 500, Role::owner, "bigvm.2"};
   EXPECT_EQ(parse_hello(make_hello(hello)).value(), hello);
   Hello heir = hello;
-  heir.role = Role::heir;
-  EXPECT_EQ(parse_hello(make_hello(heir)).value(), heir);
-  heir.role = static_cast<Role>(4);
+  heir.from = 2;
+  for (const Role role : {Role::heir, Role::reader}) {
+    heir.role = role;
+    EXPECT_EQ(parse_hello(make_hello(heir)).value(), heir);
+  }
+  heir.role = static_cast<Role>(5);
   EXPECT_FALSE(parse_hello(make_hello(heir)));
   EXPECT_EQ(parse_welcome(make_welcome({9, 10}))->held_pages, 10u);
   EXPECT_EQ(parse_stats(make_stats({1, 2, 3, 4, 5, 6}))->gets, 6u);

@@ -98,7 +98,8 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
   auto channel = std::make_shared<Channel>(stream, self->executor_, self->blocks_);
   asio::co_spawn(self->executor_, Channel::write_loop(channel), asio::detached);
   if (self->hello_.role == Role::owner || self->hello_.role == Role::heir) ++self->hello_.generation;
-  channel->send(Operation::hello, hello_id, make_hello(self->hello_));
+  const Hello said = self->hello_;
+  channel->send(Operation::hello, hello_id, make_hello(said));
   auto frame = co_await Channel::receive(channel);
   deadline.guard(nullptr);
   const auto refuse = [&](const Error& error) -> Result<Welcome> {
@@ -113,6 +114,7 @@ asio::awaitable<Result<Welcome>> ServerLink::connect(std::shared_ptr<ServerLink>
   auto welcome = parse_welcome(frame->body);
   if (!welcome) co_return refuse(welcome.error());
   if (self->dead_) co_return refuse({Errc::canceled, "closed"});  // meanwhile
+  if (self->hello_ != said) co_return refuse({Errc::unavailable, "it was welcomed as what it is no more"});
   if (self->instance_ && *self->instance_ != welcome->instance)
     co_return refuse({Errc::not_owner, "it was started anew, its pages are gone"});
   self->instance_ = welcome->instance;
@@ -338,7 +340,9 @@ void ServerLink::request_told(Operation operation, std::vector<std::byte> head, 
   }, flags);
 }
 
+/// What is old for an heir must not be found there by the next one, and is what the host before goes on with until it is an heir.
 void ServerLink::drop(std::vector<PageRun> pages, Done done) {
+  if (hello_.role == Role::reader && !dead_) return kept_back_.emplace_back(std::move(pages), std::move(done)), void();
   request_done(Operation::drop, make_batch(with_kind(pages, PageKind::wanted)), std::move(done));
 }
 
@@ -374,6 +378,16 @@ void ServerLink::set_quota(std::uint64_t pages, Done done) {
   });
 }
 void ServerLink::end(Done done) { request_done(Operation::end, {}, std::move(done)); }
+
+void ServerLink::inherit(std::uint64_t epoch, std::uint32_t life, Told<SessionStats> told) {
+  if (hello_.role == Role::owner) hello_.from = hello_.epoch;  // its own earlier self
+  hello_.epoch = epoch;
+  hello_.generation = std::uint64_t{life} << 32;
+  hello_.role = Role::heir;
+  distrust({Errc::unavailable, "its session is inherited"});
+  stat(std::move(told));  // answered by the connection that is made now
+  for (auto& [pages, done] : std::exchange(kept_back_, {})) drop(std::move(pages), std::move(done));
+}
 
 /// What fits into one message, and more of them in front of it where needed: the first error of any is the answer.
 template <class T, class Make, class Parse>

@@ -22,7 +22,7 @@ struct LinkOptions {
   Hello hello;                      ///< its generation counts up with every connection
   nanoseconds patience = 5s;        ///< with silence while something is waited for; then once more to be connected again
   const wire::Identity* identity = nullptr;  ///< for TLS; only used by make()
-  std::optional<std::uint64_t> instance;     ///< an heir's: of the session that it expects; any other one is refused
+  std::optional<std::uint64_t> instance;     ///< of the session that a reader or an heir expects; any other one is refused
 };
 
 /// One thread: that of `executor`. Dead, for good, when nobody listens there any more (proof), when it has lost the pages
@@ -78,6 +78,9 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   /// What the session may hold from now on: more, or less than it may now, but not than it does. Error no_space: it stays as it was.
   void set_quota(std::uint64_t pages, Done done);
   void end(Done done);
+  /// A reader's, or an owner's: its session is inherited under `epoch` by process `life`, on a connection that is made anew for it; told when it
+  /// is, in front of what a reader wanted to drop. Somebody else was faster: the link dies of `stale_epoch`.
+  void inherit(std::uint64_t epoch, std::uint32_t life, Told<SessionStats> told);
 
   /// Of the session in the server's memory: known once open.
   std::uint64_t instance() const { return instance_.value_or(0); }
@@ -141,6 +144,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   std::function<void(const Error&)> on_dead_;
   std::function<void()> on_silent_;
   Traffic traffic_;
+  std::vector<std::pair<std::vector<PageRun>, Done>> kept_back_;  ///< a reader's drops
 };
 
 }  // namespace yado::pager

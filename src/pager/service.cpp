@@ -1,6 +1,7 @@
 #include "pager/service.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <iterator>
 #include <limits>
 #include <boost/asio/co_spawn.hpp>
@@ -25,6 +26,7 @@
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/pidfd.hpp"
+#include "pager/heritage.hpp"
 #include "pager/image_server.hpp"
 #include "pager/parity.hpp"
 #include "pager/server_set.hpp"
@@ -49,7 +51,9 @@ json error_of(const Error& error) { return {{"error", {{"code", name_of(error.co
 /// One remote memory with everything that hangs on it. Of the network's thread, except for what says otherwise.
 class Network {
  public:
-  explicit Network(const ServiceConfig& config) : config_(config) {}
+  explicit Network(const ServiceConfig& config) : config_(config), epoch_(config.epoch) {
+    if (std::ranges::any_of(config.servers, [](const auto& one) { return one.instance != 0; })) holding_ = Holding::read;
+  }
   ~Network() {
     busy_.reset();
     io_.stop();
@@ -71,7 +75,7 @@ class Network {
       members.emplace_back();
     }
     make_memory(members, seed);
-    servers_ = std::make_unique<ServerSet>(executor(), *memory_, copies_, std::move(members), [this](const ServiceConfig::Server& one) { return connect_member(one, Role::owner); });
+    servers_ = std::make_unique<ServerSet>(executor(), *memory_, copies_, std::move(members), [this](const ServiceConfig::Server& one) { return connect_new(one); });
     if (chain_) YADO_TRY(adopt(), "image");
     PageBits had(pages());
     for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet
@@ -104,19 +108,34 @@ class Network {
     return result.get_future().get();
   }
 
-  /// For main host `to`. What its own server has is meant for its local memory.
-  std::vector<ServiceConfig::Server> to_inherit(const std::string& to) {
-    return run([&] {
-      std::vector<ServiceConfig::Server> servers;
-      for (const ServerSet::Member& one : servers_->members()) {
-        if (!one.link || one.gone || !one.link->alive()) continue;
-        servers.push_back(one.told);
-        servers.back().load.clear();
-        servers.back().instance = one.link->instance();
-        servers.back().leaving = one.told.host == to;
-      }
-      return servers;
-    });
+  /// For main host `to`. What its own server has is meant for its local memory. From now on own() decides who goes on.
+  Result<std::vector<ServiceConfig::Server>> leave_to(const std::string& to) {
+    const auto members = living();
+    const auto stats = stats_of(executor(), links_of(members));
+    std::vector<ServiceConfig::Server> servers;
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      ServiceConfig::Server& server = servers.emplace_back(members[i].told);
+      if (!stats[i]) return context(stats[i].error(), fmt::format("memory on {}", server.host));
+      server.load.clear();
+      server.leaving = server.host == to;
+      describe(server, *members[i].link, epoch_, *stats[i]);
+    }
+    const std::lock_guard lock(own_mutex_);
+    holding_ = Holding::left;
+    return servers;
+  }
+
+  bool owns() const { return holding_ != Holding::read; }
+  /// In front of the guest's next step: what is to be inherited is, and what was left is taken back. True: it was only read until now. From another thread.
+  Result<bool> own(std::uint64_t epoch, const Pager& pager) {
+    const std::lock_guard lock(own_mutex_);
+    const Holding before = holding_;
+    if (before == Holding::owned || (before == Holding::left && epoch == epoch_)) return false;
+    const Status done = before == Holding::read ? inherit_all(epoch) : take_back(epoch, pager.here());
+    if (!done) return std::unexpected(done.error());
+    epoch_ = epoch;
+    holding_ = Holding::owned;
+    return before == Holding::read;
   }
 
  private:
@@ -139,26 +158,59 @@ class Network {
   bool with_parity() const { return config_.parity && !config_.servers.empty(); }
   unsigned columns() const { return Parity::columns_for(config_.servers.size()); }
 
-  /// Whoever inherits one session fences the host before: so all of them must be there to be had.
-  Status look_at_heritage() {
-    std::vector<std::future<Result<std::shared_ptr<ServerLink>>>> looking;
-    for (const ServiceConfig::Server& one : config_.servers)
-      if (one.instance != 0) looking.push_back(std::async(std::launch::async, [this, &one] { return connect(one, Role::looker); }));
-    Status all;
-    for (auto& look : looking) {
-      const auto link = look.get();
-      if (link) run([&] { return (*link)->close(), true; });
-      else if (all) all = std::unexpected(link.error());
-    }
-    return all;
+  std::vector<ServerSet::Member> living() {
+    return run([&] {
+      std::vector<ServerSet::Member> members;
+      for (const ServerSet::Member& one : servers_->members())
+        if (one.link && !one.gone && one.link->alive()) members.push_back(one);
+      return members;
+    });
+  }
+  static std::vector<std::shared_ptr<ServerLink>> links_of(const std::vector<ServerSet::Member>& members) {
+    std::vector<std::shared_ptr<ServerLink>> links;
+    for (const ServerSet::Member& one : members) links.push_back(one.link);
+    return links;
+  }
+
+  /// Whoever inherits one session keeps the host before from going on: so all of them must be there to be had, and as they were left.
+  Status inherit_all(std::uint64_t epoch) {
+    const auto is_heritage = [](const ServiceConfig::Server& one) { return one.instance != 0; };
+    auto members = living();
+    std::erase_if(members, [&](const ServerSet::Member& one) { return !is_heritage(one.told); });
+    if (std::ssize(members) != std::ranges::count_if(config_.servers, is_heritage)) return fail(Errc::unavailable, "inherit: a memory server was lost meanwhile");
+    const auto all_as_left = [&](const std::vector<Result<SessionStats>>& stats) -> Status {
+      for (std::size_t i = 0; i < members.size(); ++i) {
+        if (!stats[i]) return owned_by_another(stats[i].error());
+        if (const Status same = is_as_left(members[i].told, *stats[i]); !same) return same;
+      }
+      return {};
+    };
+    YADO_TRY(all_as_left(stats_of(executor(), links_of(members))), "look first");
+    return all_as_left(inherit(executor(), links_of(members), epoch));
+  }
+
+  /// Who has died meanwhile, or has ended the session, is done without.
+  Status take_back(std::uint64_t epoch, const PageBits& here) {
+    for (const auto& stats : inherit(executor(), links_of(living()), epoch))
+      if (!stats && stats.error().code == Errc::stale_epoch) return owned_by_another(stats.error());
+    return run([&]() -> Status {
+      for (PageNumber page = 0; page < pages(); ++page)
+        if (!here.test(page) && memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
+      return {};
+    });
+  }
+
+  /// Not `stale_epoch`: nobody was granted a later one than this.
+  static std::unexpected<Error> owned_by_another(const Error& error) {
+    if (error.code != Errc::stale_epoch) return std::unexpected(error);
+    return fail(Errc::not_owner, "another main host has this memory, and its guest may have run: {}", error.message);
   }
 
   /// One that cannot be had is done without, unless it has a share of the image or a heritage, or nobody else is left.
   Status connect_all(std::vector<ServerSet::Member>& members) {
-    YADO_TRY(look_at_heritage(), "inherit");
     std::vector<std::future<Result<ServerSet::Member>>> opening;
     for (const ServiceConfig::Server& one : config_.servers)
-      opening.push_back(std::async(std::launch::async, [this, &one] { return connect_member(one, one.instance != 0 ? Role::heir : Role::owner); }));
+      opening.push_back(std::async(std::launch::async, [this, &one] { return connect_member(one, one.instance != 0 ? Role::reader : Role::owner); }));
     std::optional<Error> missing;
     for (std::size_t i = 0; i < opening.size(); ++i) {
       const ServiceConfig::Server& server = config_.servers[i];
@@ -188,6 +240,12 @@ class Network {
     return member;
   }
 
+  /// A further one, while it is in use. Of what another host may go on with nothing is begun anew.
+  Result<ServerSet::Member> connect_new(const ServiceConfig::Server& server) {
+    if (!owns()) return fail(Errc::conflict, "this memory is not inherited yet");
+    return connect_member(server, Role::owner);
+  }
+
   /// A session of its own: no image contains it. A host keeps the parity of every so many groups, and of those that a lost one kept.
   Result<std::shared_ptr<ServerLink>> connect_parity(const ServiceConfig::Server& server) {
     const std::uint64_t stripes = Parity::stripes(pages(), columns());
@@ -204,9 +262,8 @@ class Network {
   Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role) { return connect(server, role, {config_.session, pages()}); }
   Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role, const Session& session) {
     LinkOptions options;
-    // Of two pagers under one epoch, on one host, the later one is another life.
-    const auto life = static_cast<std::uint64_t>(os::now().time_since_epoch() / 125ms) & 0xffffffff;
-    options.hello = {.epoch = config_.epoch, .generation = life << 32, .pages = session.pages, .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = session.name};
+    const std::uint64_t generation = role == Role::reader ? server.instance : std::uint64_t{life_now()} << 32;
+    options.hello = {.epoch = epoch_, .generation = generation, .pages = session.pages, .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = session.name, .from = server.epoch};
     if (server.instance != 0) options.instance = server.instance;
     if (!config_.identity.empty()) options.identity = &identity_;
     YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
@@ -307,6 +364,11 @@ class Network {
   }
 
   const ServiceConfig& config_;
+  /// owned: nobody else may want it. read: it is another host's still. left: another host may go on with it.
+  enum class Holding { owned, read, left };
+  std::mutex own_mutex_;
+  std::atomic<Holding> holding_ = Holding::owned;  // changed with own_mutex_
+  std::atomic<std::uint64_t> epoch_;               // the same
   wire::Identity identity_;
   BlockPool blocks_{channel_block_bytes};  // outlives the context
   asio::io_context io_{1};
@@ -398,6 +460,8 @@ class Client {
       pager_.set_local_limit(call.value("bytes", std::uint64_t{0}) / page_bytes);
       return json::object();
     }
+    if (what == "own") return own(call);
+    if (!network_.owns()) return fail(Errc::conflict, "\"{}\": this memory is not inherited yet", what);
     if (what == "servers") return servers(call);
     if (what == "drained") {
       YADO_TRY(network_.servers().drained(), "memory");
@@ -432,6 +496,14 @@ class Client {
     const auto set_limit = [&] { pager_.set_local_limit(local_bytes.get<std::uint64_t>() / page_bytes); };
     YADO_ASSIGN(const auto notes, network_.servers().change(wanted, set_limit), "memory");
     return json{{"notes", notes}};
+  }
+
+  Result<json> own(const json& call) {
+    const json epoch = call.value("epoch", json());
+    if (!epoch.is_number_unsigned()) return fail(Errc::invalid_argument, "own: under which \"epoch\"?");
+    YADO_ASSIGN(const bool begins, network_.own(epoch.get<std::uint64_t>(), pager_), "own");
+    if (begins) network_.servers().start(pager_);
+    return json::object();
   }
 
   Result<json> save(const json& call) {
@@ -505,7 +577,8 @@ class Client {
     if (!part.is_absolute()) return fail(Errc::invalid_argument, "left: \"part\" is an absolute path");
     YADO_TRY(write_order_of_use(part, pager_.by_recency()), "move");
     YADO_TRY((*leaving_)->finish(), "move");
-    return json{{"servers", json::parse(to_text(network_.to_inherit(to_)))}};
+    YADO_ASSIGN(const auto servers, network_.leave_to(to_), "move");
+    return json{{"servers", json::parse(to_text(servers))}};
   }
 
   Status write_order_of_use(const fs::path& part, const std::vector<PageNumber>& by_recency) const {
@@ -705,7 +778,7 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
   Pager pager(*memory, network.memory(), network.executor(),
               {{.pages = memory->pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
   if (!waits) YADO_TRY(memory->go(), "pager");
-  network.servers().start(pager);
+  if (network.owns()) network.servers().start(pager);
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
   if (heir.valid()) (void)os::write_all(heir, json{{"ok", true}}.dump() + "\n");
 

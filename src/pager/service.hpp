@@ -22,7 +22,11 @@
 //                                                       bytes_per_second: the limit of each host, 0: none
 //   keep                                                shares, now with the sum of each server's manifest
 //   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
-//   inherit   config: another configuration             —             (of one that waits: the first call, and the only one until it is answered)
+//   inherit   config: another configuration             —             (of one that waits: the first call, and the only one until it is answered.
+//                                                                     What it is to inherit it only reads, until `own`)
+//   own       epoch                                     —             (in front of the first step of a guest whose memory is inherited, and before one
+//                                                                     that was left goes on after all: heritage.hpp. Errors: not_owner, somebody
+//                                                                     else's guest may have run; unavailable, a page of it is lost. Else: nothing)
 //   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
 //                                                                     from before the call; the order of use is written into `part`)
 //
@@ -58,6 +62,8 @@ struct ServiceConfig {
     /// Of `image`'s directories those of parts whose logs this server has: it loads the pages that are newest there. None: all it has.
     std::vector<std::filesystem::path> parts;
     std::uint64_t instance = 0;     ///< of a session that is inherited with its pages; 0: a new one is begun
+    std::uint64_t epoch = 0;        ///< of that session's owner, who has left it …
+    std::uint64_t held_pages = 0, puts = 0;  ///< … like this (SessionStats): whoever inherits it must find it so
   };
   std::filesystem::path control;   ///< the socket to make
   std::uint64_t memory_bytes = 0;

@@ -16,7 +16,7 @@ json texts(const std::vector<fs::path>& paths) {
 json to_json(const ServiceConfig::Server& server) {
   return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
           {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"leaving", server.leaving}, {"load", server.load},
-          {"parts", texts(server.parts)}, {"instance", server.instance}};
+          {"parts", texts(server.parts)}, {"instance", server.instance}, {"epoch", server.epoch}, {"held_pages", server.held_pages}, {"puts", server.puts}};
 }
 
 /// Throws json::exception.
@@ -32,6 +32,9 @@ ServiceConfig::Server server_from_json(const json& one) {
   server.load = one.value("load", std::vector<std::string>());
   for (const std::string& part : one.value("parts", std::vector<std::string>())) server.parts.emplace_back(part);
   server.instance = one.value("instance", std::uint64_t{0});
+  server.epoch = one.value("epoch", std::uint64_t{0});
+  server.held_pages = one.value("held_pages", std::uint64_t{0});
+  server.puts = one.value("puts", std::uint64_t{0});
   return server;
 }
 

@@ -217,10 +217,12 @@ Result<Sessions::Opened> Sessions::open(const Hello& hello, const std::string& p
     const PageStore::Owner now = found->second->store().owner();
     const bool another_life = std::pair(hello.epoch, life_of(hello.generation)) > std::pair(now.epoch, life_of(now.generation));
     if (hello.role == Role::heir) {
-      if (!another_life) return fail(Errc::stale_epoch, "session {} is at epoch {} already: {} inherits nothing", hello.session, now.epoch, hello.epoch);
       YADO_TRY(same_size(*found->second, hello), "session");
+      // In one step: of two heirs of the same owner one comes too late.
+      YADO_ASSIGN(const PageStore::Owner before, found->second->store().take_over({hello.epoch, hello.generation}, hello.from), "session " + hello.session);
       found->second->belongs_to(peer);
-      opened.session = opened.abandoned = found->second;
+      opened.session = found->second;
+      if (before.epoch != hello.epoch) opened.abandoned = found->second;
       return opened;
     }
     if (hello.role != Role::owner || !another_life) {
@@ -251,7 +253,12 @@ Result<std::shared_ptr<Session>> Sessions::join(const std::shared_ptr<Session>& 
       return fail(Errc::permission, "{} may not move pages into session {}", peer, hello.session);
     return session;
   }
-  // A later owner, perhaps on another host, looks before it inherits.
+  if (hello.role == Role::reader) {
+    if (hello.generation != session->instance()) return fail(Errc::permission, "{} may not read session {}: it was told of another one", peer, hello.session);
+    if (const std::uint64_t epoch = session->store().owner().epoch; epoch != hello.from)
+      return fail(Errc::stale_epoch, "session {} is epoch {}'s, and not any more what epoch {} has left", hello.session, epoch, hello.from);
+    return session;
+  }
   if (hello.role != Role::looker && session->owner() != peer)
     return fail(Errc::permission, "session {} belongs to {}, not to {}", hello.session, session->owner(), peer);
   if (hello.role == Role::owner) YADO_TRY(same_size(*session, hello), "session");

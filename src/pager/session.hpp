@@ -102,7 +102,7 @@ class Sessions {
   Sessions(std::uint64_t capacity_pages, std::shared_ptr<PageArchive> archive, std::function<Session::Line()> new_line)
       : arena_(capacity_pages), archive_(std::move(archive)), new_line_(std::move(new_line)) {}
 
-  /// The session that a HELLO names, made if need be. Errors: invalid_argument, not_found, permission, conflict, no_space.
+  /// The session that a HELLO names, made if need be. An heir owns it then, an owner does after PageStore::take_over. Errors: stale_epoch, invalid_argument, not_found, permission, conflict, no_space.
   struct Opened {
     std::shared_ptr<Session> session;
     std::shared_ptr<Session> abandoned;  ///< of an earlier life, or inherited from one: its draft wants to be abandoned

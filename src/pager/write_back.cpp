@@ -24,7 +24,8 @@ struct WriteBack::Block {
 WriteBack::WriteBack(Pager& pager, Copies& remote, asio::any_io_executor network, std::vector<SplitSave::Server> servers, Options options)
     : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), options_(options) {}
 
-/// Copies of what goes on being written here are duplicates, which give way to what must be remote.
+/// Copies of what goes on being written here are duplicates, which give way to what must be remote: but not before it goes on, because until then
+/// the servers' pages may be what another host goes on with.
 WriteBack::~WriteBack() {
   if (!begun_) return;
   (void)wait_for_stores();
@@ -39,7 +40,7 @@ WriteBack::~WriteBack() {
     done.set_value();
   });
   done.get_future().wait();
-  pager_.set_local_limit(options_.local_limit);
+  pager_.keep_all_no_more(options_.local_limit);
 }
 
 Status WriteBack::begin() {

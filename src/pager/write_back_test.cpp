@@ -31,7 +31,7 @@ class WriteBackTest : public ::testing::Test {
   }
 
   std::shared_ptr<ServerLink> open(std::size_t server, Role role, std::uint64_t epoch, std::uint64_t quota) {
-    LinkOptions options{.hello = {.epoch = epoch, .generation = 1, .pages = pages, .quota_pages = quota, .role = role, .session = "vm"}};
+    LinkOptions options{.hello = {.epoch = epoch, .generation = 1, .pages = pages, .quota_pages = quota, .role = role, .session = "vm", .from = 1}};
     auto link = ServerLink::make(network_.io.get_executor(), blocks_, {.unix_path = path(server), .address = {}, .port = 0, .expected_peer = {}}, options);
     EXPECT_TRUE(link);
     const auto welcome = boost::asio::co_spawn(network_.io, ServerLink::open(*link), boost::asio::use_future).get();
@@ -184,6 +184,21 @@ TEST_F(WriteBackTest, AMoveThatComesToNothingLeavesAMemoryThatGoesOn) {
   EXPECT_LE(pager_->figures().table.in_file, pages / 4);
   ASSERT_TRUE(pager_->begin_save(false)) << "it is over";
   pager_->end_save(false);
+}
+
+/// What another host may go on with does not change for want of room here: an eviction may send pages, and drop others for them.
+TEST_F(WriteBackTest, AsLongAsItStandsStillNothingLeavesForTheLimit) {
+  start(pages / 4, {pages, pages});
+  local_ = pages / 8;
+  ASSERT_TRUE(leave(std::nullopt).begin());
+  ASSERT_TRUE(back_->finish());
+  const std::uint64_t here = pager_->here().count();
+  ASSERT_GT(here, local_);
+  back_.reset();
+  EXPECT_EQ(pager_->figures().table.evicting, 0u);
+  EXPECT_EQ(pager_->here().count(), here);
+  EXPECT_NE(paged_->ask("v").find(" bad=0"), std::string::npos);
+  EXPECT_LE(pager_->figures().table.in_file, pages / 8);
 }
 
 TEST_F(WriteBackTest, WithoutRoomForAllItSaysSoAndGoesOn) {

@@ -76,6 +76,9 @@ class Instance {
   /// can be written to.
   virtual Result<std::size_t> type(std::string_view) { return fail(Errc::unsupported, "only a VM has a console; into a container leads exec"); }
 
+  /// The workload's right to run is this instance's under `epoch`, before it is thawed for it. An error: somebody else may have gone on with it, so that it
+  /// must stay frozen.
+  virtual Status granted(std::uint64_t /*epoch*/) { return {}; }
   virtual Status freeze() = 0;
   /// `running` is called as soon as the instance can answer; the call itself may return a little later.
   virtual Status thaw(const std::function<void()>& running = {}) = 0;

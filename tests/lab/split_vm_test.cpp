@@ -7,6 +7,7 @@
 #include "drill/load.hpp"
 #include "lab_test.hpp"
 #include "os/cgroup.hpp"
+#include "workload/vm/paging.hpp"
 
 namespace yado::labtest {
 namespace {
@@ -243,6 +244,45 @@ TEST_F(SplitVmTest, AGuestThatIsSlowAfterAMoveIsWaitedFor) {
   const Ended moved = moving.get();
   EXPECT_EQ(moved.status, 0) << moved.output;
   EXPECT_EQ(cluster().owner_host("bigvm"), home);
+}
+
+/// Its QEMU dies when the memory is inherited there and the guest has not run yet: without any image, what goes on can only be what stood here.
+TEST_F(SplitVmTest, WhenTheNextHostFailsTheGuestGoesOnWhereItStood) {
+  if (!has_guest()) GTEST_SKIP() << no_guest;
+  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
+  spec["policy"]["placement"] = {"h1", "h2", "h3"};
+  LAB_OK(cluster().deploy(spec));
+  const auto load = start_load();
+  ASSERT_TRUE(load);
+  ASSERT_TRUE(answered_after(*load, 0));
+  const std::string home = cluster().owner_host("bigvm"), instance = cluster().owner_instance("bigvm");
+  const std::string target = home == "h2" ? "h3" : "h2";
+  const std::uint64_t before = cluster().epoch("bigvm"), since = cluster().newest_event();
+  auto moving = std::async(std::launch::async, [&] { return cluster().yado({"move", "bigvm", target}); });
+  const auto expected = cluster().event(since, "expected", "bigvm");
+  ASSERT_TRUE(expected);
+  const std::string next = (*expected)["fields"].value("as", "");
+  LAB_MUST(const os::Cgroup ready, os::Cgroup::open(cluster().cgroup(target, next)));
+  LAB_OK(ready.freeze(generous));
+  // Until it is told what to inherit, its pager answers nothing else.
+  const auto pager = cluster().host_directory(target) / "instances" / next / "pager";
+  EXPECT_TRUE(cluster().until([&] { return vm::ask_pager(pager, R"({"do":"figures"})").has_value(); })) << pager;
+  LAB_OK(ready.kill_all());
+  const Ended moved = moving.get();
+  EXPECT_NE(moved.status, 0) << moved.output;
+  EXPECT_TRUE(answered_after(*load, before));
+  const auto is_back = cluster().event(since, "ready", "bigvm");
+  ASSERT_TRUE(is_back);
+  EXPECT_EQ((*is_back)["fields"].value("way", ""), "frozen") << is_back->dump();
+  EXPECT_EQ(cluster().owner_host("bigvm"), home);
+  EXPECT_EQ(cluster().owner_instance("bigvm"), instance);
+  // And it can be moved later.
+  const std::uint64_t back = cluster().epoch("bigvm");
+  const Ended again = cluster().yado({"move", "bigvm", target});
+  EXPECT_EQ(again.status, 0) << again.output;
+  EXPECT_EQ(cluster().owner_host("bigvm"), target);
+  EXPECT_TRUE(answered_after(*load, back));
+  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
 }
 
 /// However far the move had come: the guest runs once, and what was ready for it elsewhere is gone, unless it is the one that runs.

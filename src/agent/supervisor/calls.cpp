@@ -345,6 +345,7 @@ Result<std::optional<json>> Supervisor::promote(const json& message, Asked asked
   YADO_TRY(need_instance(), "promote");
   config_.epoch = epoch;
   config_.purpose = Purpose::owner;
+  YADO_TRY(instance_->granted(epoch.value()), "promote");
   // Kept for whoever reads the directory after this process.
   (void)os::replace_text(config_of(config_.directory), to_text(config_));
   if (ttl > milliseconds(0)) YADO_TRY(set_lease(ttl), "promote");

@@ -123,6 +123,7 @@ class VmInstance final : public workload::Instance {
 
   Result<std::size_t> type(std::string_view text) override { return vm_.console().offer(text); }
 
+  Status granted(std::uint64_t epoch) override { return vm_.own_memory(epoch); }
   // By the group and not by QMP: it must hold when QEMU answers nobody.
   Status freeze() override { return vm_.cgroup().freeze(freeze_limit); }
   Status thaw(const std::function<void()>& running) override {
@@ -280,7 +281,7 @@ class VmDriver final : public workload::Driver {
     if (inherits && expected_suits(parts)) {
       Vm vm = *std::exchange(expected_, std::nullopt);
       YADO_TRY(vm.go_on(parts, place.paging->config, begin), "VM");
-      return restored(std::move(vm), image, frozen);
+      return restored(std::move(vm), place, image, frozen);
     }
     forget_expected();
     std::unique_ptr<MemoryPart> memory;
@@ -294,7 +295,7 @@ class VmDriver final : public workload::Driver {
     }
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
     YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, begin), "VM");
-    return restored(std::move(vm), image, frozen);
+    return restored(std::move(vm), place, image, frozen);
   }
   Status expect(const std::vector<std::string>& disks_ahead) override {
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
@@ -308,7 +309,9 @@ class VmDriver final : public workload::Driver {
   Status can_checkpoint() const override { return {}; }
 
  private:
-  Result<std::unique_ptr<workload::Instance>> restored(Vm vm, const workload::ImageParts& image, bool frozen) const {
+  Result<std::unique_ptr<workload::Instance>> restored(Vm vm, const Place& place, const workload::ImageParts& image, bool frozen) const {
+    // Whoever thaws it, once its lease allows, has no time to ask memory servers.
+    if (frozen && place.paging) YADO_TRY(vm.own_memory(place.paging->config.epoch), "VM");
     const auto disks = image.properties.find(disks_property);
     auto restored = std::make_unique<VmInstance>(std::move(vm), port_, disks != image.properties.end() && disks->second == "frozen");
     if (frozen) YADO_TRY(restored->freeze(), "VM");

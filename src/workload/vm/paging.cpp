@@ -168,6 +168,11 @@ Status PagerProcess::inherit(pager::ServiceConfig config) const {
   return {};
 }
 
+Status PagerProcess::own(std::uint64_t epoch) const {
+  YADO_TRY(ask_pager(control_, json{{"do", "own"}, {"epoch", epoch}}.dump()), "memory");
+  return {};
+}
+
 /// Servers that do not answer keep their pages until the workload's next epoch.
 void PagerProcess::wait_for_end() {
   constexpr nanoseconds moment = 2s;

@@ -30,6 +30,8 @@ class PagerProcess {
   Status wait_ready();
   /// Of one that was begun with `waits`: it pages by this configuration from now on. Returns as wait_ready.
   Status inherit(pager::ServiceConfig config) const;
+  /// What it inherited is its own from now on, or, of what it has left to another host, is so again (pager/service.hpp, `own`).
+  Status own(std::uint64_t epoch) const;
   /// What QEMU inherits, and its environment.
   const os::Fd& hook() const { return hook_; }
   const os::Fd& library() const { return library_; }

@@ -295,10 +295,14 @@ struct Vm::State {
     return {};
   }
 
-  Status load_devices(const ImageParts& image, Begin begin) {
+  Status own_memory(std::uint64_t epoch) const { return pager ? pager->own(epoch) : Status(); }
+
+  Status load_devices(const ImageParts& image, Begin begin, std::uint64_t epoch) {
     if (Status loaded = load_device_state(*monitor, image.device_state / state_file, qemu.limit); !loaded)
       return context(explain(loaded.error()).error(), "devices");
-    if (begin == Begin::running) YADO_TRY(yado::vm::resume(*monitor, qemu.limit), "resume");
+    if (begin != Begin::running) return {};
+    YADO_TRY(own_memory(epoch), "resume");
+    YADO_TRY(yado::vm::resume(*monitor, qemu.limit), "resume");
     return {};
   }
 
@@ -344,7 +348,7 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
   }
   YADO_TRY(memory.load(state->memory, spec.memory_bytes), "restore");
   YADO_TRY(state->launch(image.properties.at("machine"), true), "restore");
-  YADO_TRY(state->load_devices(image, begin), "restore");
+  YADO_TRY(state->load_devices(image, begin, place.paging ? place.paging->config.epoch : 0), "restore");
   return Vm(std::move(state));
 }
 
@@ -390,7 +394,7 @@ Status Vm::go_on(const ImageParts& image, const pager::ServiceConfig& heritage, 
   pager::ServiceConfig config = heritage;
   config.memory_bytes = state_->spec.memory_bytes;
   YADO_TRY(state_->pager->inherit(config), "restore");
-  return state_->load_devices(image, begin);
+  return state_->load_devices(image, begin, config.epoch);
 }
 
 Result<std::uint64_t> Vm::seal(const fs::path& disk, const std::vector<fs::path>& ahead) const {
@@ -499,6 +503,8 @@ Result<GuestAgent> Vm::agent(nanoseconds limit) const {
   YADO_ASSIGN(os::Fd socket, connect_agent(), "guest agent");
   return GuestAgent::open(std::move(socket), limit);
 }
+
+Status Vm::own_memory(std::uint64_t epoch) { return state_->own_memory(epoch); }
 
 Status Vm::pause() {
   YADO_TRY(state_->monitor->execute("stop", "{}", state_->qemu.limit), "pause");

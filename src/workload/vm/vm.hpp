@@ -83,7 +83,7 @@ class Vm {
   static Result<Vm> start(const VmSpec& spec, const Place& place, const Qemu& qemu, Begin begin = Begin::running);
   /// The guest goes on where it stood when it was saved, on overlays of its own. Needs the accelerator of the save.
   /// Errors: those of `start`, `conflict` when the directory holds disks, `corrupt` for an image that is not of this
-  /// spec or lacks something.
+  /// spec or lacks something. A memory that is inherited is only read until the guest runs: `paused`, until own_memory().
   static Result<Vm> restore(const VmSpec& spec, const Place& place, const Qemu& qemu, const ImageParts& image,
                             MemoryPart& memory, Begin begin = Begin::running);
 
@@ -119,6 +119,9 @@ class Vm {
   /// The same without a question to the guest.
   Result<os::Fd> connect_agent() const;
 
+  /// In front of resume(), where another main host may want the same memory: of a guest that was restored `paused` from what such a host left, and of one that
+  /// was saved to be gone on with elsewhere. Without a pager, or when nobody else can want it, nothing. Error `not_owner`: another one may have run.
+  Status own_memory(std::uint64_t epoch);
   Status pause();
   Status resume();
   /// QEMU's word for it: "running", "paused", …
