@@ -196,8 +196,11 @@ TEST_F(ImageArchiveTest, ASlowSaveHoldsUpNoOtherSession) {
     for (PageNumber page = first; page < first + 256; ++page) some[page] = page + 1;
     put(*slow, some);
   }
+  // Its first round goes on behind the answer.
+  ASSERT_TRUE(answer_of<Saved>([&](auto told) { slow->save({.name = "image-1", .cut = image::cut_number(1), .base = {}, .base_name = {}, .bytes_per_second = 1}, told); }));
+  ASSERT_TRUE(answer_of<void>([&](auto told) { slow->fix("image-1", told); }));
   const auto ended = std::make_shared<bool>(false);
-  slow->save({.name = "image-1", .cut = image::cut_number(1), .base = {}, .base_name = {}, .bytes_per_second = 1}, [ended](const Result<Saved>&) { *ended = true; });
+  slow->finish("image-1", {{0, 1}}, [ended](const Result<Saved>&) { *ended = true; });
   put(*saves, {{1, 5}});
   const Status saved = save(*saves, "image-2", image::cut_number(2), {}, {{1, 1}});
   EXPECT_TRUE(saved) << saved.error().text();
@@ -292,8 +295,10 @@ TEST_F(ImageArchiveTest, AServerMayEndInTheMiddleOfAMoveAndOfASave) {
     using DirectoryArchive::DirectoryArchive;
     std::uint64_t bytes_per_second() const override { return 1; }
   };
-  RawServer silent(path("silent"), [](RawPeer& peer, int) {
+  std::atomic<bool> moves = false;
+  RawServer silent(path("silent"), [&moves](RawPeer& peer, int) {
     if (peer.read()) peer.send(Operation::welcome, 1, make_welcome({77, 0}));
+    moves = true;
     while (peer.read()) {}
   });
   auto server = std::make_unique<MemoryServer>(
@@ -306,9 +311,13 @@ TEST_F(ImageArchiveTest, AServerMayEndInTheMiddleOfAMoveAndOfASave) {
     put(*link, some);
   }
   int failed = 0;
+  ASSERT_TRUE(answer_of<Saved>([&](auto told) { link->save({"image-1", image::cut_number(1), {}}, told); }));
+  ASSERT_TRUE(answer_of<void>([&](auto told) { link->fix("image-1", told); }));
   link->move({{0, 1000}}, {.unix_path = path("silent")}, 77, [&](const Result<std::uint64_t>& moved) { failed += !moved; });
-  link->save({"image-1", image::cut_number(1), {}}, [&](const Result<Saved>& saved) { failed += !saved; });
-  while (!std::filesystem::exists(path("images") + "/image-1/draft-h1/pages.log")) io.poll();
+  link->finish("image-1", {{0, 1000}}, [&](const Result<Saved>& saved) { failed += !saved; });
+  io.restart();
+  while (!moves) io.poll();
+  EXPECT_TRUE(std::filesystem::exists(path("images") + "/image-1/draft-h1/pages.log"));
   server.reset();
   io.restart();
   while (link->alive() && io.run_one() > 0) {}
