@@ -40,12 +40,12 @@ asio::awaitable<Result<workload::Properties>> Instances::checkpoint_running(Inst
   co_return co_await there->checkpoint(epoch, std::move(parts), std::move(image), true);
 }
 
-asio::awaitable<Result<workload::Properties>> Instances::hand_over(InstanceId id, workload::PartDirectories parts, HostId to) {
+asio::awaitable<Result<workload::Properties>> Instances::hand_over(InstanceId id, workload::PartDirectories parts, workload::Handover how) {
   const auto found = live_.find(id);
   if (found == live_.end() || !found->second->link) co_return fail(Errc::not_found, "{} is not here", id);
   const auto there = found->second->link;
   const Epoch epoch = found->second->record.epoch;
-  co_return co_await there->hand_over(epoch, std::move(parts), std::move(to));
+  co_return co_await there->hand_over(epoch, std::move(parts), std::move(how));
 }
 
 asio::awaitable<Result<std::string>> Instances::resplit(InstanceId id, WorkloadSpec spec) {

@@ -125,6 +125,9 @@ Result<std::shared_ptr<Instances::Shell>> Instances::make_shell(net::Ipv4 addres
 }
 
 asio::awaitable<Status> Instances::expect(ExpectCall call) {
+  std::vector<ImageId> images = call.ahead;
+  auto ahead = co_await disks_ahead(std::move(images));
+  if (!ahead) co_return std::unexpected(ahead.error());
   std::vector<InstanceId> earlier;
   for (const auto& [id, expected] : expected_) {
     if (expected.record.workload != call.spec.name) continue;
@@ -137,7 +140,8 @@ asio::awaitable<Status> Instances::expect(ExpectCall call) {
   const auto number = made ? std::optional(made->address.value) : addresses_.take();
   if (!number) co_return fail(Errc::no_space, "no bridge address is left on this host for {}", call.instance);
   const InstanceRecord record{.id = call.instance, .workload = call.spec.name, .epoch = call.epoch, .image = {}, .address = net::Ipv4{*number}};
-  const supervisor::Config config = config_of(record, call.spec);
+  supervisor::Config config = config_of(record, call.spec);
+  config.disks_ahead = std::move(*ahead);
   expected_[record.id] = {record, nullptr, os::now()};
   std::function<Result<std::shared_ptr<Shell>>()> work = [this, record, config, shell = std::move(made)]() mutable -> Result<std::shared_ptr<Shell>> {
     // So that whoever comes after this process clears it away.

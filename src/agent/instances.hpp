@@ -79,8 +79,8 @@ class Instances {
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(InstanceId id, workload::PartDirectories parts);
   /// The same of an instance that runs on; `image` becomes of it.
   boost::asio::awaitable<Result<workload::Properties>> checkpoint_running(InstanceId id, workload::PartDirectories parts, workload::NewImage image);
-  /// It stands frozen afterwards, for host `to` to go on with.
-  boost::asio::awaitable<Result<workload::Properties>> hand_over(InstanceId id, workload::PartDirectories parts, HostId to);
+  /// It stands frozen afterwards, for another host to go on with, or runs on, if `how` says so.
+  boost::asio::awaitable<Result<workload::Properties>> hand_over(InstanceId id, workload::PartDirectories parts, workload::Handover how);
   /// The memory of a running VM lies as `spec` says from now on; answered when it does. What is not quite as asked for.
   boost::asio::awaitable<Result<std::string>> resplit(InstanceId id, WorkloadSpec spec);
   /// A copy restored from `source` answers the readiness request; afterwards nothing is left of it.
@@ -140,6 +140,7 @@ class Instances {
   boost::asio::awaitable<Status> begin(LivePtr live, const std::optional<ImageSource>& source, bool frozen);
   boost::asio::awaitable<Status> settle(LivePtr live);
   boost::asio::awaitable<Status> add_chain(ImageId id, ImageSource& source);
+  boost::asio::awaitable<Result<std::vector<std::string>>> disks_ahead(std::vector<ImageId> images);
   boost::asio::awaitable<Result<ImageSource>> source_of(ImageId id, WorkloadSpec spec);
   boost::asio::awaitable<Error> with_log(LivePtr live, Error error);
   boost::asio::awaitable<void> clear_away(InstanceRecord record);

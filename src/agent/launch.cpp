@@ -1,6 +1,7 @@
 // A start, a restore or a thaw, up to the readiness answer.
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
+#include <sstream>
 
 #include "agent/instances.hpp"
 #include "agent/readiness.hpp"
@@ -50,6 +51,17 @@ asio::awaitable<Status> Instances::add_chain(ImageId id, ImageSource& source) {
   co_return Status{};
 }
 
+/// Sound images of disks that came before what lies on them, the oldest first.
+asio::awaitable<Result<std::vector<std::string>>> Instances::disks_ahead(std::vector<ImageId> images) {
+  std::vector<std::string> directories;
+  for (const ImageId& id : images) {
+    auto sound = co_await around_.images.verified(id);
+    if (!sound) co_return std::unexpected(sound.error());
+    directories.push_back(disks_of(around_.images.store(), id));
+  }
+  co_return directories;
+}
+
 asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSpec spec) {
   auto hash = co_await around_.images.spec_hash(spec);
   if (!hash) co_return std::unexpected(hash.error());
@@ -60,6 +72,14 @@ asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSp
   const image::Store& store = around_.images.store();
   ImageSource source{.properties = manifest->properties};
   for (const image::Part& part : manifest->parts) source.directories.emplace(part.name, store.part_directory(id, part.name));
+  if (const auto names = manifest->properties.find(vm::ahead_property); names != manifest->properties.end()) {
+    std::istringstream words(names->second);
+    std::vector<ImageId> images;
+    for (std::string word; words >> word;) images.emplace_back(word);
+    auto ahead = co_await disks_ahead(std::move(images));
+    if (!ahead) co_return std::unexpected(ahead.error());
+    for (std::size_t i = 0; i < ahead->size(); ++i) source.directories.emplace(fmt::format("{}{:02}/disk", vm::ahead_prefix, i), (*ahead)[i]);
+  }
   if (manifest->base) {
     const Status added = co_await add_chain(id, source);
     if (!added) co_return std::unexpected(added.error());
@@ -73,7 +93,7 @@ asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSp
     }
     auto share = co_await around_.images.verified(member.id);
     if (!share) co_return std::unexpected(share.error());
-    if (share->stands_for.value_or(image::checksum_of_manifest(*share)) != member.xxh128)
+    if (image::checksum_of_manifest(*share) != member.xxh128)
       co_return fail(Errc::corrupt, "image {} is not the share that {} was made with", member.id, id);
     for (const image::Part& part : share->parts)
       source.directories.emplace(std::string(vm::share_prefix) + member.host.str(), store.part_directory(member.id, part.name));

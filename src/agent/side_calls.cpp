@@ -44,7 +44,6 @@ asio::awaitable<Result<CallReply>> SideCalls::run(AgentCall what) {
   if (auto* c = std::get_if<BuildCall>(&what)) co_return co_await build(std::move(*c));
   if (auto* c = std::get_if<PullCall>(&what)) co_return co_await pull(std::move(*c));
   if (auto* c = std::get_if<HandoverCall>(&what)) co_return co_await hand_over(std::move(*c));
-  if (auto* c = std::get_if<MergeCall>(&what)) co_return co_await merger_.run(std::move(*c));
   CallReply reply;
   if (auto* c = std::get_if<ExpectCall>(&what)) {
     reply.instance = c->instance;
@@ -185,7 +184,7 @@ struct Wish {
 };
 
 Wish wish_of(const BuildCall& call, const std::map<ImageId, image::Manifest>& here, const std::string& hash) {
-  Wish wish{{.name = call.image.str(), .base = {}, .base_cut = {}, .bytes_per_second = call.bytes_per_second}, {}};
+  Wish wish{{.name = call.image.str(), .base = {}, .base_cut = {}}, {}};
   if (!call.base) return wish;
   const auto base = here.find(*call.base);
   if (base == here.end()) {
@@ -243,7 +242,7 @@ asio::awaitable<void> SideCalls::keep_indices(image::Manifest manifest, std::vec
   }
 }
 
-/// What is no page becomes an image, for the next host to pull.
+/// What is no page becomes an image, for the next host to pull; with disks_only what it has written to its disks so far.
 asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   CallReply reply;
   if (const auto known = around_.images.all().find(call.image); known != around_.images.all().end()) {
@@ -252,18 +251,30 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   }
   auto hash = co_await around_.images.fresh_spec_hash(call.spec);
   if (!hash) co_return std::unexpected(hash.error());
+  const image::Store& store = around_.images.store();
   std::vector<image::Part> parts = parts_of(call.spec.kind);
-  std::erase_if(parts, [](const image::Part& part) { return part.type == image::PartType::pages; });
-  auto drafting = begin_draft(around_.images.store(), call.image, call.spec, *hash, std::move(parts));
+  std::erase_if(parts, [&](const image::Part& part) { return part.type != image::PartType::disk && (call.disks_only || part.type == image::PartType::pages); });
+  auto drafting = begin_draft(store, call.image, call.spec, *hash, std::move(parts));
   if (!drafting) co_return std::unexpected(drafting.error());
-  auto properties = co_await around_.instances.hand_over(call.instance, drafting->directories, call.to);
+  workload::Handover how{.to = call.to.str(), .disks_only = call.disks_only, .ahead = {}, .most_disk_bytes = call.most_disk_bytes};
+  std::string ahead;
+  for (const ImageId& image : call.ahead) {
+    how.ahead.push_back(disks_of(store, image));
+    ahead += (ahead.empty() ? "" : " ") + image.str();
+  }
+  auto properties = co_await around_.instances.hand_over(call.instance, drafting->directories, std::move(how));
   if (!properties) co_return std::unexpected(properties.error());
+  if (const auto not_yet = properties->find(workload::not_yet_property); not_yet != properties->end()) {
+    reply.detail = not_yet->second;
+    co_return reply;
+  }
+  if (!ahead.empty() && !call.disks_only) (*properties)[vm::ahead_property] = ahead;
   drafting->manifest.properties = std::move(*properties);
   std::function<Result<image::Manifest>()> commit = committing(std::move(*drafting));
   auto committed = co_await around_.workers.run(std::move(commit));
   if (!committed) {
     // Nobody can go on with it but itself.
-    if (const auto there = around_.instances.link(call.instance)) (void)co_await there->thaw(call.epoch);
+    if (const auto there = around_.instances.link(call.instance); there && !call.disks_only) (void)co_await there->thaw(call.epoch);
     co_return std::unexpected(committed.error());
   }
   co_await around_.images.added(*committed);
@@ -273,15 +284,13 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
 }
 
 /// An image that is no share has the `spec_hash`.
-asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::string spec_hash, bool in_background) {
+asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::string spec_hash) {
   if (around_.images.all().contains(image)) co_return Status{};
   auto peer = wire::Client::tls(around_.io, from.address, from.port, around_.identity, "agent:");
   if (!peer) co_return std::unexpected(peer.error());
   std::function<void(transfer::Progress)> nobody_watches;
-  transfer::Pace pace;
-  if (in_background && around_.config.background_bytes_per_second != 0) pace = [this](std::uint64_t bytes) { return pace_.after(bytes); };
   auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), image, *peer, piece_limit,
-                                          std::move(nobody_watches), std::move(pace));
+                                          std::move(nobody_watches));
   if (!manifest) co_return std::unexpected(manifest.error());
   if (!manifest->member_of && manifest->spec_hash != spec_hash) {
     (void)co_await around_.images.remove(image);
@@ -300,10 +309,10 @@ asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   if (Status root = co_await around_.instances.prepare_root(call.spec); !root) co_return std::unexpected(root.error());
   // Shares first: whoever has the main image may count on them.
   for (const PullCall::Member& member : call.members) {
-    Status pulled = co_await pull_one(member.image, member.from, *hash, call.in_background);
+    Status pulled = co_await pull_one(member.image, member.from, *hash);
     if (!pulled) co_return std::unexpected(pulled.error());
   }
-  Status pulled = co_await pull_one(call.image, call.from, *hash, call.in_background);
+  Status pulled = co_await pull_one(call.image, call.from, *hash);
   if (!pulled) co_return std::unexpected(pulled.error());
   // All of it, or nobody counts on it: also what nobody has any more, who was to be asked for it.
   const image::Manifest manifest = around_.images.all().at(call.image);

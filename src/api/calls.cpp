@@ -45,7 +45,6 @@ void to_json(json& j, const BuildCall& v) {
   j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}};
   if (v.base) j["base"] = v.base->str();
   if (!v.peers.empty()) j["peers"] = v.peers;
-  if (v.bytes_per_second != 0) j["bytes_per_second"] = v.bytes_per_second;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, BuildCall& v) {
@@ -55,8 +54,7 @@ void read_json(const json& j, const std::string& path, Status& status, BuildCall
       .required("epoch", v.epoch)
       .required("image", v.image)
       .optional("base", v.base)
-      .optional("peers", v.peers)
-      .optional("bytes_per_second", v.bytes_per_second);
+      .optional("peers", v.peers);
 }
 
 void to_json(json& j, const PullCall::Member& v) { j = json{{"image", v.image.str()}, {"from", v.from}}; }
@@ -68,7 +66,6 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall:
 void to_json(json& j, const PullCall& v) {
   j = json{{"spec", v.spec}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"from", v.from}};
   if (!v.members.empty()) j["members"] = v.members;
-  if (v.in_background) j["in_background"] = true;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, PullCall& v) {
@@ -77,24 +74,14 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall&
       .required("epoch", v.epoch)
       .required("image", v.image)
       .required("from", v.from)
-      .optional("members", v.members)
-      .optional("in_background", v.in_background);
-}
-
-void to_json(json& j, const MergeCall& v) {
-  j = json{{"workload", v.workload.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"others", v.others}};
-}
-
-void read_json(const json& j, const std::string& path, Status& status, MergeCall& v) {
-  Fields(j, path, status)
-      .required("workload", v.workload)
-      .required("epoch", v.epoch)
-      .required("image", v.image)
-      .optional("others", v.others);
+      .optional("members", v.members);
 }
 
 void to_json(json& j, const HandoverCall& v) {
   j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"to", v.to.str()}};
+  if (v.disks_only) j["disks_only"] = true;
+  for (const ImageId& image : v.ahead) j["ahead"].push_back(image.str());
+  if (v.most_disk_bytes != 0) j["most_disk_bytes"] = v.most_disk_bytes;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, HandoverCall& v) {
@@ -103,7 +90,10 @@ void read_json(const json& j, const std::string& path, Status& status, HandoverC
       .required("instance", v.instance)
       .required("epoch", v.epoch)
       .required("image", v.image)
-      .required("to", v.to);
+      .required("to", v.to)
+      .optional("disks_only", v.disks_only)
+      .optional("ahead", v.ahead)
+      .optional("most_disk_bytes", v.most_disk_bytes);
 }
 
 namespace {
@@ -140,10 +130,11 @@ void read_json(const json& j, const std::string& path, Status& status, ResplitCa
 
 void to_json(json& j, const ExpectCall& v) {
   j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}};
+  for (const ImageId& image : v.ahead) j["ahead"].push_back(image.str());
 }
 
 void read_json(const json& j, const std::string& path, Status& status, ExpectCall& v) {
-  Fields(j, path, status).required("spec", v.spec).required("instance", v.instance).required("epoch", v.epoch);
+  Fields(j, path, status).required("spec", v.spec).required("instance", v.instance).required("epoch", v.epoch).optional("ahead", v.ahead);
 }
 
 void to_json(json& j, const DropImageCall& v) {

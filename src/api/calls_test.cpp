@@ -27,15 +27,17 @@ TEST(ApiCallsTest, EveryCallComesBackAsItWas) {
       RaiseCall{std::nullopt, workload, instance, epoch, std::nullopt},
       PrepareCall{spec(), instance, epoch, image},
       PrepareCall{spec(), instance, epoch, std::nullopt},
-      BuildCall{spec(), instance, epoch, image, ImageId("site-img.0"), {{HostId("h2"), {"10.0.0.2", 7000}}}, 50 << 20},
+      BuildCall{spec(), instance, epoch, image, ImageId("site-img.0"), {{HostId("h2"), {"10.0.0.2", 7000}}}},
       PullCall{spec(), epoch, image, {"10.1.0.2", 7001}},
-      PullCall{spec(), epoch, image, {"10.1.0.2", 7001}, {{ImageId("site-img.0"), {"10.1.0.3", 7001}}}, true},
-      MergeCall{workload, epoch, image, {{ImageId("site-img.0"), {"10.1.0.3", 7001}}}},
       StopCall{workload, instance, epoch},
       SleepCall{workload, instance, epoch},
       DropImageCall{workload, epoch, image},
       InspectCall{workload, instance, epoch},
       ResplitCall{spec(), instance, epoch},
+      HandoverCall{spec(), instance, epoch, image, HostId("h2")},
+      HandoverCall{spec(), instance, epoch, image, HostId("h2"), true, {ImageId("site-move.1"), ImageId("site-move.2")}, 5},
+      ExpectCall{spec(), instance, epoch},
+      ExpectCall{spec(), instance, epoch, {ImageId("site-move.1")}},
   };
   for (const AgentCall& call : calls) {
     auto back = api::parse_call(name_of(call), api::dump(nlohmann::json(call)));
@@ -60,7 +62,7 @@ TEST(ApiCallsTest, RepliesAndEventsComeBackAsTheyWere) {
                         .endpoint = {"10.1.0.2", 31000},
                         .way = Way::frozen,
                         .times = {.raise = 2ms, .ready = 3ms},
-                        .image = ImageReport{.id = ImageId("site-img.3"), .workload = WorkloadId("site"), .spec_hash = "abc", .bytes = 5, .age = 6ms, .base = ImageId("site-img.2"), .merged = true},
+                        .image = ImageReport{ImageId("site-img.3"), WorkloadId("site"), "abc", 5, 6ms},
                         .state = InstanceState::frozen,
                         .sequence = 8,
                         .detail = "image: checksum differs"};

@@ -292,6 +292,7 @@ void PageStore::begin_cut(Scope scope) {
   YADO_CHECK(cut_ == Cut::none, "a cut is under way");
   cut_ = Cut::open;
   scope_ = scope;
+  taken_ = 0;
   each_leaf([&](Leaf& leaf) {
     leaf.changed_after.reset();
     leaf.put.reset();
@@ -315,6 +316,7 @@ Result<std::optional<PageStore::Pending>> PageStore::take_pending(PageNumber fro
       for (; page < end; ++page) {
         if (!leaf->pending[page % leaf_pages] || (which == Which::settled && leaf->put[page % leaf_pages])) continue;
         leaf->pending[page % leaf_pages] = false;
+        ++taken_;
         const Slot at = leaf->slots[page % leaf_pages];
         if (in_memory(at)) std::ranges::copy(arena_.at(at), space.begin());
         const auto source = at == on_disk ? chain() : nullptr;
@@ -338,6 +340,7 @@ Result<std::optional<PageStore::Pending>> PageStore::take_aside(std::span<std::b
     page = at->first;
     aside = std::move(at->second);
     aside_.erase(at);
+    ++taken_;
     if (aside_.size() < most_aside() / 2) wake.swap(waiting_aside_);
   }
   for (const auto& one : wake) one();
@@ -368,6 +371,7 @@ void PageStore::end_cut(bool kept) {
   {
     const std::lock_guard lock(writer_);
     cut_ = Cut::none;
+    taken_ = 0;
     each_leaf([&](Leaf& leaf) {
       if (kept) leaf.changed = leaf.changed_after;
       leaf.pending.reset();
@@ -425,7 +429,11 @@ void PageStore::fetch_from_disk(const image::PageChain& from, PageNumber page, P
 }
 
 SessionStats PageStore::stats() const {
-  SessionStats stats{data_pages_ + disk_pages_, zero_pages_, quota_pages_, 0, puts_, gets_, disk_pages_};
+  SessionStats stats{data_pages_ + disk_pages_, zero_pages_, quota_pages_, 0, puts_, gets_, disk_pages_, taken_, pending_pages()};
+  {
+    const std::lock_guard lock(aside_mutex_);
+    stats.pending_pages += aside_.size();
+  }
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     const std::lock_guard lock(mutex_of(i * leaf_pages));
     if (leaves_[i]) stats.changed_pages += leaves_[i]->changed.count();

@@ -143,6 +143,7 @@ class PageStore {
   Owner owner_;                     // changed with writer_ and owner_mutex_, read with either
   Cut cut_ = Cut::none;             // guarded by writer_
   Scope scope_ = Scope::all;        // guarded by writer_
+  std::atomic<std::uint64_t> taken_ = 0;  ///< pages that were to be written for the cut under way, so far
   mutable std::mutex aside_mutex_;
   std::unordered_map<PageNumber, Aside> aside_;      // guarded by aside_mutex_
   std::vector<std::function<void()>> waiting_aside_; // guarded by aside_mutex_

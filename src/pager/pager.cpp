@@ -524,6 +524,11 @@ void Pager::end_save(bool kept) {
   save_.reset();
 }
 
+std::uint64_t Pager::unsaved() const {
+  const std::lock_guard lock(table_mutex_);
+  return save_ ? save_->unsaved([&](PageNumber page) { return !table_.needs_remote(page); }) : 0;
+}
+
 // ---- for another main host -----------------------------------------------------------------------------------------
 
 std::vector<bool> Pager::staying(std::span<const PageNumber> pages) {

@@ -91,6 +91,8 @@ class Pager {
   void release_save();
   Status finish_save(const SaveSink& sink);
   void end_save(bool kept);
+  /// Pages that are here and have yet to be saved; none without a checkpoint. What is written between two rounds is not known of yet.
+  std::uint64_t unsaved() const;
 
   // Another main host is to go on with this memory: what is here is given to the servers as well (write_back.hpp). In the place of a
   // checkpoint: begin_save(false) · save_round, again and again · [it stands still for good] keep_all · save_round until nothing is left · end_save(false)

@@ -312,6 +312,8 @@ std::vector<std::byte> make_stats(const SessionStats& stats) {
       .add(stats.puts)
       .add(stats.gets)
       .add(stats.disk_pages)
+      .add(stats.saved_pages)
+      .add(stats.pending_pages)
       .take();
 }
 
@@ -319,7 +321,7 @@ Result<SessionStats> parse_stats(Bytes body) {
   Reader in(body);
   SessionStats stats;
   for (std::uint64_t* field : {&stats.data_pages, &stats.zero_pages, &stats.quota_pages, &stats.changed_pages,
-                               &stats.puts, &stats.gets, &stats.disk_pages})
+                               &stats.puts, &stats.gets, &stats.disk_pages, &stats.saved_pages, &stats.pending_pages})
     *field = in.take<std::uint64_t>();
   if (!in.done()) return wrong("STATS is malformed");
   return stats;

@@ -114,6 +114,7 @@ Result<Welcome> parse_welcome(Bytes body);
 
 struct SessionStats {
   std::uint64_t data_pages = 0, zero_pages = 0, quota_pages = 0, changed_pages = 0, puts = 0, gets = 0, disk_pages = 0;
+  std::uint64_t saved_pages = 0, pending_pages = 0;  ///< of the draft under way
 };
 std::vector<std::byte> make_stats(const SessionStats& stats);
 Result<SessionStats> parse_stats(Bytes body);

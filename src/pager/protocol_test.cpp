@@ -182,6 +182,7 @@ TEST(PageProtocolTest, ValuesSurviveTheirWay) {
   EXPECT_FALSE(parse_hello(make_hello(heir)));
   EXPECT_EQ(parse_welcome(make_welcome({9, 10}))->held_pages, 10u);
   EXPECT_EQ(parse_stats(make_stats({1, 2, 3, 4, 5, 6}))->gets, 6u);
+  EXPECT_EQ(parse_stats(make_stats({1, 2, 3, 4, 5, 6, 7, 8, 9}))->pending_pages, 9u);
   EXPECT_EQ(parse_name(make_name("part-1")).value(), "part-1");
   const Error error = parse_error(make_error({Errc::no_space, "full\x1b[2J"}));
   EXPECT_EQ(error.code, Errc::no_space);

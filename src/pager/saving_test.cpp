@@ -123,6 +123,26 @@ TEST_F(SavingTest, APartIsWhatThePagesWereAtFix) {
   EXPECT_EQ(holder.session.store().stats().changed_pages, 4u) << "3, 12, 5000 and 9: put since FIX";
 }
 
+TEST_F(SavingTest, ItsStatsSayHowFarItIs) {
+  const auto so_far = [&] {
+    const SessionStats stats = holder.session.store().stats();
+    return std::pair(stats.saved_pages, stats.pending_pages);
+  };
+  put_everything();
+  EXPECT_EQ(so_far(), std::pair(0ul, 0ul)) << "no checkpoint is under way";
+  ASSERT_TRUE(holder.session.save({name(1), cut(1), {}}, true));
+  EXPECT_EQ(so_far(), std::pair(guest_pages, 0ul));
+  put({{3, 77}, {9, 80}});
+  EXPECT_EQ(so_far(), std::pair(guest_pages, 2ul));
+  ASSERT_TRUE(holder.session.fix(name(1)));
+  put({{3, 78}});
+  EXPECT_EQ(so_far(), std::pair(guest_pages, 2ul)) << "what is set aside has yet to be written";
+  ASSERT_TRUE(holder.finish(1, all));
+  EXPECT_EQ(so_far(), std::pair(guest_pages + 2, 0ul));
+  ASSERT_TRUE(holder.session.keep(name(1)));
+  EXPECT_EQ(so_far(), std::pair(0ul, 0ul));
+}
+
 TEST_F(SavingTest, ADeltaHasOnlyWhatChangedSinceTheLastKeptCut) {
   put_everything();
   ASSERT_TRUE(holder.save(1, {}, all));

@@ -387,9 +387,10 @@ class Network {
 class Saving {
  public:
   Saving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, SplitSave::Options options)
-      : set_(set), save_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), [&network](PageNumber page) { return network.holder(page); }, std::move(options)) {}
+      : set_(set), watch_(options.watch), save_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), [&network](PageNumber page) { return network.holder(page); }, std::move(options)) {}
   ~Saving() {
     save_.reset();
+    watch_->end();
     set_.end_checkpoint();
   }
   Saving(const Saving&) = delete;
@@ -398,6 +399,7 @@ class Saving {
 
  private:
   ServerSet& set_;
+  std::shared_ptr<SaveWatch> watch_;
   std::optional<SplitSave> save_;
 };
 
@@ -428,8 +430,8 @@ class Leaving {
 /// One client of the control socket.
 class Client {
  public:
-  Client(os::Fd socket, Pager& pager, Network& network, const ServiceConfig& config, KeptCut& kept)
-      : socket_(std::move(socket)), pager_(pager), network_(network), config_(config), kept_(kept) {}
+  Client(os::Fd socket, Pager& pager, Network& network, const ServiceConfig& config, KeptCut& kept, std::shared_ptr<SaveWatch> watch)
+      : socket_(std::move(socket)), pager_(pager), network_(network), config_(config), kept_(kept), watch_(std::move(watch)) {}
 
   /// Until it hangs up.
   void serve() {
@@ -513,16 +515,16 @@ class Client {
     if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
     wait_for_redundancy();
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
-    limit_ = smaller_limit(config_.save_bytes_per_second, call.value("bytes_per_second", std::uint64_t{0}));
     const std::lock_guard lock(kept_.mutex);
-    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), limit_,
-                               [this](SavePace::Time then) { return wait_until(then); }, network_.chain()};
+    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), config_.save_bytes_per_second,
+                               [this](SavePace::Time then) { return wait_until(then); }, network_.chain(), watch_};
     // Of any other base nobody knows what changed since.
     if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
     part_ = options.part;
     cut_ = options.cut;
     base_cut_ = options.base_cut;
     save_.emplace(network_.servers(), pager_, network_, std::move(servers), std::move(options));
+    watch_->begin();
     const Status begun = (*save_)->begin();
     if (!begun) save_.reset();
     return begun;
@@ -620,41 +622,56 @@ class Client {
     json all = json::array();
     for (const SplitSave::Share& share : shares)
       all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
-    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}, {"bytes_per_second", limit_}};
+    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}, {"bytes_per_second", config_.save_bytes_per_second}};
   }
 
   Result<json> figures() const {
     const PagerFigures now = pager_.figures();
     json servers = json::array();
+    const bool saving = watch_->under_way();
     const auto [counts, redundancy] = network_.run([&] {
       const auto& members = network_.servers().members();
       for (std::size_t i = 0; i < members.size(); ++i) {
         const ServerSet::Member& one = members[i];
         if (!one.link || one.gone) continue;
+        // Nobody waits for its answer: what it says is in the next figures.
+        if (saving && one.link->alive())
+          one.link->stat([watch = watch_, host = one.told.host](const Result<SessionStats>& stats) {
+            if (stats) watch->said(host, *stats);
+          });
         const auto& traffic = one.link->traffic();
         servers.push_back({{"host", one.told.host}, {"alive", one.link->alive()}, {"leaving", one.leaving}, {"bytes_sent", traffic.bytes_sent},
                            {"bytes_received", traffic.bytes_received}, {"pages", network_.memory().pages_at(i)}});
       }
       return std::pair(network_.memory().traffic(), network_.memory().pages_without_redundancy());
     });
-    return json{{"memory_bytes", config_.memory_bytes},
-                {"local_bytes", now.table.in_file * page_bytes},
-                {"hot_bytes", now.table.mapped * page_bytes},
-                {"faults", now.table.faults},
-                {"minor_faults", now.table.minor_faults},
-                {"paged_in", now.table.paged_in},
-                {"paged_out", now.table.paged_out},
-                {"waiting", now.table.waiting},
-                {"over_limit", now.table.over_limit},
-                {"remote_faults", now.remote_faults},
-                {"fault_p50_us", now.fault_p50 / std::chrono::microseconds(1)},
-                {"fault_p99_us", now.fault_p99 / std::chrono::microseconds(1)},
-                {"pages_sent", counts.pages_sent},
-                {"pages_clean", counts.pages_clean},
-                {"pages_zero", counts.pages_zero},
-                {"pages_rebuilt", counts.pages_rebuilt},
-                {"pages_without_redundancy", redundancy},
-                {"servers", std::move(servers)}};
+    json figures{{"memory_bytes", config_.memory_bytes},
+                  {"local_bytes", now.table.in_file * page_bytes},
+                  {"hot_bytes", now.table.mapped * page_bytes},
+                  {"faults", now.table.faults},
+                  {"minor_faults", now.table.minor_faults},
+                  {"paged_in", now.table.paged_in},
+                  {"paged_out", now.table.paged_out},
+                  {"waiting", now.table.waiting},
+                  {"over_limit", now.table.over_limit},
+                  {"remote_faults", now.remote_faults},
+                  {"fault_p50_us", now.fault_p50 / std::chrono::microseconds(1)},
+                  {"fault_p99_us", now.fault_p99 / std::chrono::microseconds(1)},
+                  {"pages_sent", counts.pages_sent},
+                  {"pages_clean", counts.pages_clean},
+                  {"pages_zero", counts.pages_zero},
+                  {"pages_rebuilt", counts.pages_rebuilt},
+                  {"pages_without_redundancy", redundancy},
+                  {"servers", std::move(servers)}};
+    if (saving) figures["saving"] = saving_json();
+    return figures;
+  }
+
+  json saving_json() const {
+    json shares = json::array();
+    for (const auto& [host, share] : watch_->shares(pager_.unsaved()))
+      shares.push_back({{"host", host}, {"saved_bytes", share.saved * page_bytes}, {"left_bytes", share.left * page_bytes}});
+    return shares;
   }
 
   os::Fd socket_;
@@ -662,8 +679,8 @@ class Client {
   Network& network_;
   const ServiceConfig& config_;
   KeptCut& kept_;
+  std::shared_ptr<SaveWatch> watch_;
   image::CutId cut_, base_cut_;  ///< of the checkpoint under way
-  std::uint64_t limit_ = 0;      ///< its, of each host, in bytes per second; 0: none
   fs::path part_;
   std::optional<Saving> save_;
   std::optional<Leaving> leaving_;
@@ -766,6 +783,7 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
   if (heir.valid()) (void)os::write_all(heir, json{{"ok", true}}.dump() + "\n");
 
   KeptCut kept;
+  const auto watch = std::make_shared<SaveWatch>();
   std::vector<std::jthread> clients;
   for (;;) {
     pollfd wanted[] = {{memory->process_fd(), POLLRDHUP, 0}, {listener->socket.get(), POLLIN, 0}};
@@ -774,7 +792,7 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
     if (wanted[1].revents == 0) continue;
     os::Fd socket(::accept4(listener->socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.valid()) continue;
-    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config, kept).serve(); });
+    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), pager, network, config, kept, watch).serve(); });
   }
   listener->file.remove();
   network.servers().end_sessions();

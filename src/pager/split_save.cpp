@@ -54,6 +54,7 @@ Pager::SaveSink SplitSave::sink() {
   return [this](PageNumber page, const std::byte* content) -> Status {
     const image::PageNumber number{page};
     const image::Round round{rounds_};
+    options_.watch->saved_here();
     if (content == nullptr) return appender_->put_zeros(number, round);
     YADO_TRY(appender_->put(number, image::PageContents(content, page_bytes), round), "save");
     return keep_to_rate(page_bytes);

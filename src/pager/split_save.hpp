@@ -17,6 +17,7 @@
 #include "image/page_writer.hpp"
 #include "pager/pager.hpp"
 #include "pager/save_pace.hpp"
+#include "pager/save_watch.hpp"
 #include "pager/server_link.hpp"
 
 namespace yado::pager {
@@ -33,6 +34,7 @@ class SplitSave {
     /// Waits until then, because of that limit. An error: nobody wants this checkpoint any more.
     std::function<Status(SavePace::Time)> wait_until;
     std::shared_ptr<const image::PageChain> image;  ///< what the memory was restored from, as far as it lies on this host's disk
+    std::shared_ptr<SaveWatch> watch;               ///< told of every page that is saved here
   };
   struct Server {
     std::shared_ptr<ServerLink> link;  ///< null, or dead: takes no part

@@ -4,6 +4,7 @@
 // All calls block. An Instance belongs to one thread, the one that started or restored it, which is the parent of its
 // processes. Destruction kills it and releases what it held; its directory stays.
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -34,8 +35,17 @@ struct NewImage {
   std::string name;
   std::string base;      ///< the image that it may be a delta of; empty: none
   std::string base_cut;  ///< the instant of that, in hex
-  std::uint64_t bytes_per_second = 0;  ///< that each host writes at most; 0: as its spec says
 };
+
+/// How an instance is left to another host.
+struct Handover {
+  std::string to;                   ///< that host
+  bool disks_only = false;          ///< only what it has written to its disks so far, for that host to have before the rest comes: it runs on
+  std::vector<std::string> ahead;   ///< directories of disks that went there like this, the oldest first: the rest goes without them
+  std::uint64_t most_disk_bytes = 0;  ///< if it has written more than that since, it runs on, and the answer is `not_yet_property`; 0: any
+};
+/// Says for people why it was not handed over yet.
+inline constexpr const char* not_yet_property = "not_yet";
 
 struct ExecIo {
   int input = -1;  ///< -1: /dev/null
@@ -87,9 +97,9 @@ class Instance {
   /// Writes one instant into the directories and returns the properties that a restore wants back. Whatever the
   /// result, the instance may stand frozen afterwards: thaw or stop it.
   virtual Result<Properties> checkpoint(const PartDirectories& parts, const NewImage& image) const = 0;
-  /// For another host to go on with, `to`: like a checkpoint, but what can be given to others while it runs is, and after a success it stands still
+  /// For another host to go on with: like a checkpoint, but what can be given to others while it runs is, and after a success it stands still
   /// until it is thawed. The properties say what the other host needs besides the directories.
-  virtual Result<Properties> hand_over(const PartDirectories&, const std::string& /*to*/) const {
+  virtual Result<Properties> hand_over(const PartDirectories&, const Handover&) const {
     return fail(Errc::unsupported, "only a VM with split memory is moved while it runs");
   }
   /// It goes on running while its checkpoint is taken, but for a moment.
@@ -111,8 +121,8 @@ class Driver {
   /// `frozen`: not one instruction of it has run when this returns.
   virtual Result<std::unique_ptr<Instance>> restore(const ImageParts& image, bool frozen) = 0;
   /// An instance of it will come from another host (hand_over there): what does not depend on that is made ready, for a restore() by this driver
-  /// or by one that took it over. Gone with the driver. `unsupported`: nothing can be.
-  virtual Status expect() { return fail(Errc::unsupported, "nothing of it can be made ready beforehand"); }
+  /// or by one that took it over. `disks_ahead`: as Handover::ahead. Gone with the driver. `unsupported`: nothing can be.
+  virtual Status expect(const std::vector<std::string>& /*disks_ahead*/) { return fail(Errc::unsupported, "nothing of it can be made ready beforehand"); }
   virtual void take_over(Driver&) {}
   /// `unsupported`, with what to do, where checkpoints cannot be made or used.
   virtual Status can_checkpoint() const = 0;

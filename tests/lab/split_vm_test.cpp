@@ -163,6 +163,24 @@ TEST_F(SpareTest, AnotherHostTakesThePlaceOfALostOne) {
   for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
 }
 
+TEST_F(SplitVmTest, ASlowCheckpointSaysHowFarEachHostHasCome) {
+  if (!has_guest()) GTEST_SKIP() << no_guest;
+  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
+  spec["policy"]["placement"] = {"h1", "h2", "h3"};
+  spec["vm"]["split"]["checkpoint_bytes_per_second"] = 8 << 20;
+  LAB_OK(cluster().deploy(spec));
+  ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  const Ended taken = cluster().yado({"checkpoint", "bigvm"});
+  EXPECT_EQ(taken.status, 0) << taken.output;
+  const std::size_t at = taken.output.find("saving: ");
+  ASSERT_NE(at, std::string::npos) << taken.output;
+  const std::string line = taken.output.substr(at, taken.output.find('\n', at) - at);
+  for (const char* host : {"h1 ", "h2 ", "h3 "}) EXPECT_NE(line.find(host), std::string::npos) << line;
+  const Ended quiet = cluster().yado({"checkpoint", "bigvm", "--incremental", "--json"});
+  EXPECT_EQ(quiet.status, 0) << quiet.output;
+  EXPECT_EQ(quiet.output.find("saving: "), std::string::npos) << quiet.output;
+}
+
 /// Without any image: what goes on there can only be what ran here.
 TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
   if (!has_guest()) GTEST_SKIP() << no_guest;
@@ -190,6 +208,9 @@ TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
     const auto expected = cluster().event(since, "expected", "bigvm");
     ASSERT_TRUE(expected);
     EXPECT_EQ((*expected)["fields"].value("as", ""), ready->value("instance", "")) << "it was not raised where everything was ready";
+    const auto disks = cluster().event(since, "disks-ahead", "bigvm");
+    ASSERT_TRUE(disks);
+    EXPECT_LT(disks->value("seq", 0ull), expected->value("seq", 0ull)) << "its disks went while it ran";
     const auto keepers = [&] {
       std::set<std::string> hosts;
       const auto memory = cluster().control("GET", "/v1/workloads/bigvm/memory");

@@ -213,7 +213,6 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
       .optional("image", image.name)
       .optional("base", image.base)
       .optional("base_cut", image.base_cut)
-      .optional("bytes_per_second", image.bytes_per_second)
       .optional("leave_running", leave_running);
   YADO_TRY(status, "checkpoint");
   stay_frozen_ = state_ == InstanceState::frozen;
@@ -250,16 +249,21 @@ Result<std::optional<json>> Supervisor::hand_over(const json& message, Asked ask
   if (!operations_.empty()) return fail(Errc::conflict, "move: {} is under way", operations_.front().what);
   if (state_ != InstanceState::running) return fail(Errc::conflict, "move: {} is {}", config_.instance, name_of(state_));
   workload::PartDirectories parts;
-  std::string to;
+  workload::Handover how;
   Status status;
-  api::Fields(message, "", status).required("parts", parts).required("to", to);
+  api::Fields(message, "", status)
+      .required("parts", parts)
+      .required("to", how.to)
+      .optional("disks_only", how.disks_only)
+      .optional("ahead", how.ahead)
+      .optional("most_disk_bytes", how.most_disk_bytes);
   YADO_TRY(status, "move");
   YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {
-    YADO_ASSIGN(auto properties, instance_->hand_over(parts, to), "move");
+    YADO_ASSIGN(auto properties, instance_->hand_over(parts, how), "move");
     return json{{"properties", std::move(properties)}};
   }), "move");
-  const auto finish = [this](Result<json> result, const Operation&) -> Result<json> {
-    if (!instance_) return result;
+  const auto finish = [this, runs_on = how.disks_only](Result<json> result, const Operation&) -> Result<json> {
+    if (!instance_ || runs_on || (result && (*result)["properties"].contains(workload::not_yet_property))) return result;
     // It stands still already, and nobody here may let it go on but by a thaw.
     if (result) {
       YADO_TRY(put_to_sleep(), "move");

@@ -245,14 +245,13 @@ Result<workload::Properties> properties_of(const Result<json>& answer) {
 
 asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, workload::PartDirectories parts,
                                                                  workload::NewImage image, bool leave_running) {
-  json fields = object(epoch, {{"parts", parts}, {"image", image.name}, {"base", image.base}, {"base_cut", image.base_cut},
-                               {"bytes_per_second", image.bytes_per_second}, {"leave_running", leave_running}});
+  json fields = object(epoch, {{"parts", parts}, {"image", image.name}, {"base", image.base}, {"base_cut", image.base_cut}, {"leave_running", leave_running}});
   const Result<json> answer = co_await call("checkpoint", std::move(fields));
   co_return properties_of(answer);
 }
 
-asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, workload::PartDirectories parts, HostId to) {
-  json fields = object(epoch, {{"parts", parts}, {"to", to.str()}});
+asio::awaitable<Result<workload::Properties>> Client::hand_over(Epoch epoch, workload::PartDirectories parts, workload::Handover how) {
+  json fields = object(epoch, {{"parts", parts}, {"to", how.to}, {"disks_only", how.disks_only}, {"ahead", how.ahead}, {"most_disk_bytes", how.most_disk_bytes}});
   const Result<json> answer = co_await call("hand_over", std::move(fields));
   co_return properties_of(answer);
 }

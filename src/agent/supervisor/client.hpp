@@ -55,7 +55,7 @@ class Client {
   boost::asio::awaitable<Result<workload::Properties>> checkpoint(Epoch epoch, workload::PartDirectories parts, workload::NewImage image,
                                                                   bool leave_running);
   /// The same; the instance stands frozen afterwards, for `to` to go on with.
-  boost::asio::awaitable<Result<workload::Properties>> hand_over(Epoch epoch, workload::PartDirectories parts, HostId to);
+  boost::asio::awaitable<Result<workload::Properties>> hand_over(Epoch epoch, workload::PartDirectories parts, workload::Handover how);
   /// Answered when the memory lies so: what is not quite as asked for.
   boost::asio::awaitable<Result<std::string>> resplit(Epoch epoch, Split split);
   boost::asio::awaitable<Result<Exec>> exec(Epoch epoch, std::vector<std::string> command);

@@ -31,6 +31,7 @@ void read_json(const nlohmann::json& json, const std::string& path, Status& stat
       .optional("criu_cache", criu_cache)
       .optional("criu_limit_ms", c.criu_limit)
       .optional("identity", identity)
+      .optional("disks_ahead", c.disks_ahead)
       .optional("log_bytes", c.log_bytes);
   c.directory = directory;
   c.root = root;
@@ -54,6 +55,7 @@ std::string to_text(const Config& c) {
                          {"criu_cache", c.criu_cache.native()},
                          {"criu_limit_ms", c.criu_limit.count()},
                          {"identity", c.identity.native()},
+                         {"disks_ahead", c.disks_ahead},
                          {"log_bytes", c.log_bytes}};
   return api::dump(json);
 }

@@ -21,7 +21,8 @@
 //   freeze                                                    —
 //   thaw                                                      —            (exclusive: after the lease came)
 //   checkpoint    parts, image, leave_running                 properties
-//   hand_over     parts, to                                   properties   (it stands frozen afterwards, until thaw or promote)
+//   hand_over     parts, to, disks_only, ahead, most_disk_bytes   properties   (it stands frozen afterwards, until thaw or promote; not with
+//                                                                          disks_only, nor if the properties say not_yet: workload::Handover)
 //   resplit       split                                       detail       (when the memory lies so; pager/service.hpp, servers and drained)
 //   exec          command                                     code, signal, output (its first 32 KiB), truncated
 //   console       from, wait_ms                               output (base64), next, lost: what it wrote since position `from`, as soon as there is some
@@ -66,6 +67,7 @@ struct Config {
   std::filesystem::path criu_cache;   ///< directory shared by the supervisors of a host
   milliseconds criu_limit{60'000};
   std::filesystem::path identity;     ///< directory of the agent's: by it a pager proves who it is to memory servers
+  std::vector<std::string> disks_ahead;  ///< of an instance that is expected: workload::Handover::ahead
   std::uint64_t log_bytes = 4u << 20; ///< then log becomes log.1, and the old log.1 goes
 };
 std::string to_text(const Config& config);

@@ -73,7 +73,7 @@ Result<std::unique_ptr<workload::Driver>> expect_instance(const std::string& pat
   const os::Fd here(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
   ::signal(SIGPIPE, SIG_IGN);
   if (!here.valid() || (network.valid() && ::setns(network.get(), CLONE_NEWNET) != 0)) return fail_errno("enter the instance's network");
-  const Status ready = driver->expect();
+  const Status ready = driver->expect(config.disks_ahead);
   if (::setns(here.get(), CLONE_NEWNET) != 0) return fail_errno("leave the instance's network");
   YADO_TRY(ready, "expect");
   return driver;

@@ -74,7 +74,6 @@ struct Settings {
   std::size_t image_copies = 2;  ///< hosts that must hold an image, with its bases, before it counts as acknowledged
   /// Images of a chain at most: instead of one more delta all is saved. A restore opens all of them, and what is superseded in them takes room on every holder.
   std::size_t chain_images = 8;
-  std::size_t merge_images = 4;  ///< images of a chain that are left as they are; of a longer one the newest is merged with its bases
 };
 
 /// Answer to a heart-beat: what stands on that host and should not.
@@ -118,8 +117,7 @@ class ControlCore {
   /// Take a new ready image now. `changes`: only what changed since the current one, if that is of this owner and no chain of chain_images;
   /// its copies are made first. Else all, and the event says why. `conflict` when no such image is kept of it.
   enum class Extent { all, changes };
-  /// `bytes_per_second`: what each host writes for it at most, 0: as the spec says; only of a VM with split memory.
-  Status renew_image(const WorkloadId& id, Extent extent, Instant now, std::uint64_t bytes_per_second = 0);
+  Status renew_image(const WorkloadId& id, Extent extent, Instant now);
 
   // Gates.
   void ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence evidence, const HostId& suspect, Instant now);
@@ -190,7 +188,7 @@ class ControlCore {
     std::string last_error;
   };
 
-  /// Builds, copies, standbys and merges: at most one of each kind per workload.
+  /// Builds, copies and standbys: at most one of each kind per workload.
   struct SideOperation {
     CallId call = 0;
     InstanceId instance;
@@ -203,7 +201,7 @@ class ControlCore {
   /// A live move, from the wish until its raise on the other host is answered. Not kept by the store: after a restart of control the
   /// guest is raised where it stands frozen, or found where it went.
   struct Migration {
-    enum class Step { wait, spread, expect, hand_over, pull, raise } step = Step::wait;
+    enum class Step { wait, spread, seal, pull_ahead, expect, hand_over, pull, raise } step = Step::wait;
     AskId ask = 0;
     HostId from, to;     ///< `to`: nobody, once it came to nothing
     InstanceId left;     ///< at `from`
@@ -211,6 +209,12 @@ class ControlCore {
     ImageId image = {};  ///< devices and disks, once it was handed over
     InstanceId expected = {};  ///< what it will be called there; empty: nothing is ready for it
     WorkloadSpec spec;   ///< as it shall be there
+    std::vector<ImageId> ahead = {};  ///< what was written to its disks before, the oldest first; the last one may be under way
+    std::uint64_t ahead_bytes = 0;    ///< of the last one
+    Instant pulled_since{};           ///< it
+    double bytes_per_second = 0;      ///< of the fastest of them, from host to host
+    bool last_try = false;            ///< it was not handed over once, because of its disks
+    std::uint64_t most_disk_bytes() const;
   };
 
   struct Workload {
@@ -220,8 +224,7 @@ class ControlCore {
     CallId inspection = 0;
     std::vector<AskId> waiting;
     Epoch seen;  ///< the highest that a gate has spoken of: its own grants while control was down
-    SideOperation image, standby, memory, merge;
-    std::pair<HostId, std::uint64_t> merge_heard;  ///< only later reports of this host know what the last merge there came to
+    SideOperation image, standby, memory;
     struct Resplit {
       AskId ask;
       Split before;
@@ -230,7 +233,6 @@ class ControlCore {
     bool restarted_in_raise = false;   ///< control was, and whether the raise was carried out is not known
     bool renew_image = false;
     bool renew_delta = false;  ///< by what changed since
-    std::uint64_t renew_bytes_per_second = 0;  ///< that each host writes for it at most; 0: as the spec says
     bool image_acknowledged = false;
     bool last_fenced = false;          ///< how the last transfer ended, for those who ask late
     std::uint64_t owner_sequence = 0;  ///< reports of the owner's host with a higher number know the owner
@@ -242,7 +244,7 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, expect, hand_over, pull_handover, merge } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, seal, pull_ahead, expect, hand_over, pull_handover } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
@@ -255,8 +257,13 @@ class ControlCore {
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
   void spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void seal(Workload& workload);
+  void sealed(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void ahead_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  void expect(Workload& workload);
   void expected(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void stay(Workload& workload, const Pending& pending, const Error& why, Instant now);
+  void hand_over(Workload& workload);
   void handed_over(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void handover_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void end_migration(Workload& workload, const Error& why);
@@ -303,18 +310,9 @@ class ControlCore {
   void end_resplit(Workload& workload, const Status& status);
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
-  // merging.cpp
-  bool shares_known(const Workload& workload, const ImageId& image) const;
-  std::optional<HostId> host_with_share(const ImageId& image, bool (*done)(const ImageReport&)) const;
-  std::optional<std::vector<PullCall::Member>> elsewhere(const Workload& workload, const ImageId& image, const HostId& host, bool bases) const;
-  void shorten_chain(Workload& workload);
-  void reconcile_chain(Workload& workload, Instant now);
-  void merge_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
-
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
-  static bool stale(const Record& record, const ImageReport& image);
   void judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply);
   void inspected(Workload& workload, const Result<CallReply>& result, Instant now);
   void check_hosts(Instant now);

@@ -2,8 +2,11 @@
 //
 //   control                       from                                   to                      memory servers
 //     │ resplit ───────────────────▶ │ over those who will keep it, and `to`: MOVE between servers, nothing through `from`
+//     │ hand over, disks only ─────▶ │ what it has written to its disks so far (once or twice; not without disks)
+//     │ pull ──────────────────────────────────────────────────────────────▶ │ (from `from`)
 //     │ expect ────────────────────────────────────────────────────────────▶ │ QEMU, standing still beside a pager that waits to be told
 //     │ hand over ─────────────────▶ │ pages, round by round ─────────────────────────────────────▶ │
+//     │                              │ (has it written much to its disks meanwhile: not yet; once more from "disks only" on)
 //     │                              │ [stands still] last pages ─────────────────────────────────▶ │
 //     │ ◀───────── devices, disks ── │ frozen                               │                       │
 //     │ pull ──────────────────────────────────────────────────────────────▶ │ (from `from`)         │
@@ -15,9 +18,22 @@
 // frozen. Nothing of this is in the store: the record names an owner at all times, and what stands frozen is in reports.
 #include "control/core/control_core.hpp"
 
+#include <algorithm>
+
 #include "control/core/pacing.hpp"
 
 namespace yado::control {
+namespace {
+
+constexpr double pause_of_disks = 0.05;              // seconds that a guest may stand still for its disks' sake
+constexpr std::uint64_t little_disk_bytes = 4 << 20;  // goes beside its devices
+
+}  // namespace
+
+/// That goes from host to host while it stands still.
+std::uint64_t ControlCore::Migration::most_disk_bytes() const {
+  return std::max(little_disk_bytes, static_cast<std::uint64_t>(bytes_per_second * pause_of_disks));
+}
 
 void ControlCore::move_live(AskId ask, const WorkloadId& id, const std::optional<HostId>& wish, std::optional<Split> split, Instant now) {
   const auto refuse = [&](Errc code, std::string why) { answer(ask, std::unexpected(Error{code, std::move(why)}), false); };
@@ -63,14 +79,60 @@ void ControlCore::continue_migration(Workload& workload, Instant now) {
 }
 
 void ControlCore::spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
-  Record& record = workload.record;
   if (!workload.migration || workload.migration->image != pending.image) return;
   if (!result) return stay(workload, pending, result.error(), now);
+  if (workload.migration->spec.vm.disks.empty()) return expect(workload);
+  seal(workload);
+}
+
+/// What it has written to its disks so far goes to the next host while it runs.
+void ControlCore::seal(Workload& workload) {
+  Record& record = workload.record;
+  Migration& migration = *workload.migration;
+  migration.step = Migration::Step::seal;
+  const ImageId image(fmt::format("{}-move.{}", record.spec.name, ++record.serial));
+  persist(workload);
+  call(HandoverCall{.spec = migration.spec, .instance = record.instance, .epoch = record.epoch, .image = image, .to = migration.to,
+                    .disks_only = true, .ahead = migration.ahead},
+       side_limit(record.spec), Pending{Pending::What::seal, record.spec.name, migration.from, record.instance, image, record.epoch, record.revision});
+  migration.ahead.push_back(image);
+}
+
+void ControlCore::sealed(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  Record& record = workload.record;
+  if (!workload.migration || workload.migration->ahead.empty() || workload.migration->ahead.back() != pending.image) return;
+  Migration& migration = *workload.migration;
+  if (!result || !result->image) return stay(workload, pending, result ? Error{Errc::internal, "no disks were sealed"} : result.error(), now);
+  remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  migration.ahead_bytes = result->image->bytes;
+  migration.pulled_since = now;
+  migration.step = Migration::Step::pull_ahead;
+  call(PullCall{migration.spec, record.epoch, pending.image, hosts_.at(migration.from).report.agent, {}}, side_limit(record.spec),
+       Pending{Pending::What::pull_ahead, record.spec.name, migration.to, {}, pending.image, record.epoch, record.revision});
+}
+
+/// What was written while much of it went follows, once: whatever is written later is written while the next host gets ready.
+void ControlCore::ahead_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
+  if (!workload.migration || workload.migration->ahead.empty() || workload.migration->ahead.back() != pending.image) return;
+  Migration& migration = *workload.migration;
+  if (!result) return stay(workload, {.workload = pending.workload, .host = migration.from}, result.error(), now);
+  if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
+  const nanoseconds took = std::max<nanoseconds>(now - migration.pulled_since, 1ms);
+  migration.bytes_per_second = std::max(migration.bytes_per_second, static_cast<double>(migration.ahead_bytes) / (to_ms(took) / 1000));
+  emit("disks-ahead", workload, pending.host, {{"image", pending.image.str()}, {"bytes", std::to_string(migration.ahead_bytes)}, {"took_us", std::to_string(took / 1us)}});
+  if (migration.last_try) return hand_over(workload);
+  const bool much = migration.ahead_bytes > migration.most_disk_bytes();
+  if (much && migration.ahead.size() == 1) return seal(workload);
+  expect(workload);
+}
+
+void ControlCore::expect(Workload& workload) {
+  Record& record = workload.record;
   Migration& migration = *workload.migration;
   migration.step = Migration::Step::expect;
   migration.expected = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
   persist(workload);
-  call(ExpectCall{migration.spec, migration.expected, record.epoch}, side_limit(record.spec),
+  call(ExpectCall{migration.spec, migration.expected, record.epoch, migration.ahead}, side_limit(record.spec),
        Pending{Pending::What::expect, record.spec.name, migration.to, migration.expected, migration.image, record.epoch, record.revision});
 }
 
@@ -87,9 +149,17 @@ void ControlCore::expected(Workload& workload, const Pending& pending, const Res
   } else {
     emit("expected", workload, pending.host, {{"as", migration.expected.str()}});
   }
+  hand_over(workload);
+}
+
+void ControlCore::hand_over(Workload& workload) {
+  Record& record = workload.record;
+  Migration& migration = *workload.migration;
   migration.step = Migration::Step::hand_over;
-  call(HandoverCall{migration.spec, record.instance, record.epoch, migration.image, migration.to}, side_limit(record.spec),
-       Pending{Pending::What::hand_over, record.spec.name, migration.from, record.instance, migration.image, record.epoch, record.revision});
+  const bool any = migration.ahead.empty() || migration.last_try;
+  call(HandoverCall{.spec = migration.spec, .instance = record.instance, .epoch = record.epoch, .image = migration.image, .to = migration.to,
+                    .ahead = migration.ahead, .most_disk_bytes = any ? 0 : migration.most_disk_bytes()},
+       side_limit(record.spec), Pending{Pending::What::hand_over, record.spec.name, migration.from, record.instance, migration.image, record.epoch, record.revision});
 }
 
 /// It runs on where it is, and its memory goes back to where it was.
@@ -104,6 +174,11 @@ void ControlCore::handed_over(Workload& workload, const Pending& pending, const 
   if (!workload.migration || workload.migration->image != pending.image) return;
   Migration& migration = *workload.migration;
   if (!result) return stay(workload, pending, result.error(), now);
+  if (!result->image) {
+    emit("not-handed-over", workload, pending.host, {{"to", migration.to.str()}, {"detail", result->detail}});
+    migration.last_try = true;
+    return seal(workload);
+  }
   emit("handed-over", workload, pending.host, {{"to", migration.to.str()}, {"detail", result->detail}});
   leases_.proved_dead(record.spec.name, pending.epoch);  // it stands frozen
   if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});

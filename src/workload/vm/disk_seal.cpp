@@ -1,7 +1,10 @@
 #include "workload/vm/disk_seal.hpp"
 
+#include <algorithm>
 #include <optional>
+#include <ranges>
 #include <set>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -37,10 +40,11 @@ Status finish_merges(Qmp& qmp, nanoseconds limit) {
   return {};
 }
 
-/// What QEMU was started with it keeps open, also after it has been merged. It refuses to close what a disk consists of.
+/// What QEMU was started with it keeps open, also after it has been merged. It refuses to close what a disk consists of, and what another one that
+/// is open lies on: the newest goes first.
 void close_merged(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
   for (std::size_t i = 0; i < disks; ++i)
-    for (const fs::path& layer : layers_of(directory, i)) (void)qmp.execute("blockdev-del", json{{"node-name", node_of(layer)}}.dump(), limit);
+    for (const auto layers = layers_of(directory, i); const fs::path& layer : layers | std::views::reverse) (void)qmp.execute("blockdev-del", json{{"node-name", node_of(layer)}}.dump(), limit);
 }
 
 Result<std::set<std::string>> open_nodes(Qmp& qmp, nanoseconds limit) {
@@ -51,6 +55,30 @@ Result<std::set<std::string>> open_nodes(Qmp& qmp, nanoseconds limit) {
   for (const json& node : nodes)
     if (node.is_object()) names.insert(node.value("node-name", ""));
   return names;
+}
+
+Result<std::uint64_t> allocated(const fs::path& file) {
+  struct stat status {};
+  if (::stat(file.c_str(), &status) != 0) return fail_errno("stat " + file.native());
+  constexpr std::uint64_t block = 512;  // of st_blocks, whatever the file system's own (stat(2))
+  return static_cast<std::uint64_t>(status.st_blocks) * block;
+}
+
+/// How many of these layers were copied into `ahead`. A merge since changed the first of them; it removed another of them, or the one that was
+/// put on top of them.
+Result<std::size_t> layers_ahead(const std::vector<fs::path>& layers, std::size_t disk, const std::vector<fs::path>& ahead) {
+  if (ahead.empty()) return std::size_t{0};
+  std::vector<fs::path> names;
+  for (const fs::path& one : ahead) {
+    const auto copied = layers_of(one, disk);
+    if (copied.empty()) return fail(Errc::conflict, "{} has nothing of disk {}", one.native(), disk);
+    for (const fs::path& layer : copied) names.push_back(layer.filename());
+  }
+  names.push_back(next_layer(ahead.back(), disk).filename());
+  const auto same = [](const fs::path& name, const fs::path& layer) { return name == layer.filename(); };
+  if (names.size() > layers.size() || !std::equal(names.begin(), names.end(), layers.begin(), same))
+    return fail(Errc::conflict, "disk {} was merged since the first part of it was copied", disk);
+  return names.size() - 1;
 }
 
 }  // namespace
@@ -72,13 +100,30 @@ Status seal_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanose
   return fail(full ? Errc::no_space : sealed.error().code, "seal disks: {}", sealed.error().message);
 }
 
-Status copy_sealed(const fs::path& directory, std::size_t disks, const fs::path& to) {
+Result<std::uint64_t> copy_sealed(const fs::path& directory, std::size_t disks, const fs::path& to, const std::vector<fs::path>& ahead) {
+  std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < disks; ++i) {
     auto layers = layers_of(directory, i);
+    YADO_ASSIGN(const std::size_t there, layers_ahead(layers, i, ahead), "copy disks");
     if (!layers.empty()) layers.pop_back();  // written at this moment
-    for (const fs::path& layer : layers) YADO_TRY(copy_disk(layer, to / layer.filename()), "copy disks");
+    for (std::size_t at = there; at < layers.size(); ++at) {
+      YADO_ASSIGN(const std::uint64_t size, allocated(layers[at]), "copy disks");
+      YADO_TRY(copy_disk(layers[at], to / layers[at].filename()), "copy disks");
+      bytes += size;
+    }
   }
-  return {};
+  return bytes;
+}
+
+Result<std::uint64_t> unsealed_bytes(const fs::path& directory, std::size_t disks) {
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < disks; ++i) {
+    const auto layers = layers_of(directory, i);
+    if (layers.empty()) continue;
+    YADO_ASSIGN(const std::uint64_t size, allocated(layers.back()), "disks");
+    bytes += size;
+  }
+  return bytes;
 }
 
 Status tidy_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
@@ -100,8 +145,7 @@ Status merge_sealed(Qmp& qmp, const fs::path& directory, std::size_t disks, nano
                             {"top-node", node_of(last_sealed)}, {"base-node", node_of(layers.front())}};
     YADO_TRY(qmp.execute("block-commit", arguments.dump(), limit), "disk merge");
     YADO_TRY(tidy_disks(qmp, directory, disks, limit), "disk merge");
-    std::error_code ignored;
-    if (fs::exists(last_sealed, ignored)) return fail(Errc::io, "disk merge: QEMU has not merged {}", last_sealed.native());
+    if (const auto left = layers_of(directory, i); left.size() > 2) return fail(Errc::io, "disk merge: QEMU has not merged {}", left[left.size() - 2].native());
   }
   return {};
 }

@@ -7,18 +7,25 @@
 // merged layers are removed oldest first, and the one that is written is never merged.
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <vector>
 
 #include "base/error.hpp"
 #include "workload/vm/qmp.hpp"
 
 namespace yado::vm {
 
-/// A new layer on every disk, or on none. The guest must stand still. Errors: QEMU's words; `no_space` is one of them.
+/// A new layer on every disk, or on none. Of one instant, if the guest stands still. Errors: QEMU's words; `no_space` is one of them.
 Status seal_disks(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
 
-/// Copies the sealed layers of every disk. Error `no_space`.
-Status copy_sealed(const std::filesystem::path& directory, std::size_t disks, const std::filesystem::path& to);
+/// Copies the sealed layers of every disk, but for those that lie in directories of `ahead`: what was copied before, oldest first. Returns
+/// how many bytes. Errors: `no_space`; `conflict`: what is ahead was merged with something newer since.
+Result<std::uint64_t> copy_sealed(const std::filesystem::path& directory, std::size_t disks, const std::filesystem::path& to,
+                                  const std::vector<std::filesystem::path>& ahead = {});
+
+/// What the layers that are written take on the disk.
+Result<std::uint64_t> unsealed_bytes(const std::filesystem::path& directory, std::size_t disks);
 
 /// Merges what is sealed, so that each disk has at most two layers. `timed_out` when a merge makes no progress for
 /// `limit`. After an error the disk is as good as before, in more layers.

@@ -157,14 +157,21 @@ class VmInstance final : public workload::Instance {
     return std::move(saved.properties);
   }
   bool runs_during_checkpoint() const override { return true; }
-  Result<workload::Properties> hand_over(const workload::PartDirectories& parts, const std::string& to) const override {
-    if (vm_.pager().empty()) return Instance::hand_over(parts, to);
-    YADO_ASSIGN(const std::filesystem::path state, part(parts, "device-state"), "move");
+  Result<workload::Properties> hand_over(const workload::PartDirectories& parts, const workload::Handover& how) const override {
+    if (vm_.pager().empty()) return Instance::hand_over(parts, how);
     YADO_ASSIGN(const std::filesystem::path disk, part(parts, "disk"), "move");
-    LeavingMemory memory({.control = vm_.pager(), .part = state, .to = to, .progress = {}});
-    YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory, After::paused), "move");
+    DisksAhead ahead{.directories = {how.ahead.begin(), how.ahead.end()}};
+    if (how.disks_only) {
+      YADO_TRY(vm_.seal(disk, ahead.directories), "move");
+      return workload::Properties();
+    }
+    if (how.most_disk_bytes != 0) ahead.most_bytes = how.most_disk_bytes;
+    YADO_ASSIGN(const std::filesystem::path state, part(parts, "device-state"), "move");
+    LeavingMemory memory({.control = vm_.pager(), .part = state, .to = how.to, .progress = {}});
+    YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory, After::paused, ahead), "move");
+    if (saved.not_yet) return workload::Properties{{workload::not_yet_property, "it has written more to its disks meanwhile than goes in a moment"}};
     saved.properties[servers_property] = memory.servers();
-    saved.properties[rounds_property] = memory.text();
+    saved.properties[rounds_property] = fmt::format("{}; {:.1f} MiB of disks", memory.text(), static_cast<double>(saved.disk_bytes) / (1 << 20));
     return std::move(saved.properties);
   }
   Result<std::string> memory() const override {
@@ -227,7 +234,7 @@ class VmInstance final : public workload::Instance {
                                                 const std::filesystem::path& pages, const workload::NewImage& image) const {
     const auto cut = image::CutId::of(fmt::format("{} {}", image.name, os::now().time_since_epoch().count()));
     PagedMemory memory({.control = vm_.pager(), .part = pages, .name = image.name, .cut = cut,
-                        .base_cut = image::CutId::from_hex(image.base_cut), .base = image.base, .bytes_per_second = image.bytes_per_second, .progress = {}});
+                        .base_cut = image::CutId::from_hex(image.base_cut), .base = image.base, .progress = {}});
     const Instant begun = os::now();
     YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
     YADO_TRY(memory.keep(), "checkpoint");
@@ -265,6 +272,8 @@ class VmDriver final : public workload::Driver {
     ImageParts parts{.properties = image.properties};
     YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
     YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
+    for (const auto& [name, directory] : image.directories)
+      if (name.starts_with(ahead_prefix)) parts.ahead.emplace_back(directory);
     const Begin begin = frozen ? Begin::paused : Begin::running;
     Place place = place_;
     const bool inherits = place.paging && image.properties.contains(servers_property);
@@ -288,9 +297,9 @@ class VmDriver final : public workload::Driver {
     YADO_ASSIGN(Vm vm, Vm::restore(spec_, place, qemu, parts, *memory, begin), "VM");
     return restored(std::move(vm), place, image, frozen);
   }
-  Status expect() override {
+  Status expect(const std::vector<std::string>& disks_ahead) override {
     YADO_ASSIGN(const Qemu qemu, prepare(), "VM");
-    YADO_ASSIGN(Vm vm, Vm::expect(spec_, place_, qemu), "VM");
+    YADO_ASSIGN(Vm vm, Vm::expect(spec_, place_, qemu, {disks_ahead.begin(), disks_ahead.end()}), "VM");
     expected_.emplace(std::move(vm));
     return {};
   }

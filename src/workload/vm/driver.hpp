@@ -33,6 +33,10 @@ inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@
 // What is handed over to another main host has no part "memory" but the property "servers": the sessions of memory servers that hold
 // all of it (pager::servers_from_text). Whoever goes on with it inherits them, once.
 inline constexpr const char* servers_property = "servers";
+/// The same: names of images with parts "disk" only, the oldest first, a blank between them; its own disks lie on theirs. Whoever restores has their
+// directories as "ahead-00/disk", …
+inline constexpr const char* ahead_property = "ahead";
+inline constexpr std::string_view ahead_prefix = "ahead-";
 /// The same: how it was left, for people.
 inline constexpr const char* rounds_property = "rounds";
 // Property "disk_state", "frozen": the guest's agent had its file systems at rest at the cut.

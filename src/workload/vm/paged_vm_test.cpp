@@ -1,4 +1,6 @@
 // Guests whose memory is split: real QEMU, real pager, real memory servers; a guest that checks every word.
+#include <nlohmann/json.hpp>
+
 #include "workload/vm/paged_vm_testing.hpp"
 
 namespace yado::vm {
@@ -152,6 +154,35 @@ TEST_F(PagedVmProcessTest, AChainIsRestoredWhereItWasSavedWithoutALogBeingCopied
   ASSERT_FALSE(restored);
   EXPECT_NE(restored.error().message.find("h2"), std::string::npos) << restored.error().text();
   EXPECT_NE(restored.error().message.find("a-img.2.h2"), std::string::npos) << restored.error().text();
+}
+
+TEST_F(PagedVmProcessTest, ACheckpointUnderWaySaysHowMuchEachHostHasSaved) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}));
+  const auto saving = [&] {
+    std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> hosts;  // saved, left
+    const auto figures = ask_pager(vm_->pager(), R"({"do":"figures"})");
+    EXPECT_OK(figures);
+    for (const auto& share : nlohmann::json::parse(figures.value_or("{}")).value("saving", nlohmann::json::array()))
+      hosts[share.value("host", "")] = {share.value("saved_bytes", 0ull), share.value("left_bytes", 0ull)};
+    return hosts;
+  };
+  EXPECT_TRUE(saving().empty());
+  const fs::path directory = directory_.path() / "a-img.1";
+  for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(directory / part);
+  std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> seen;
+  PagedMemory memory({.control = vm_->pager(), .part = directory / "memory", .name = "a-img.1", .cut = image::CutId::of("1"), .base_cut = {}, .base = {},
+                      .progress = [&](std::uint64_t, std::uint64_t) {
+                        // What servers say comes with a later look.
+                        const auto has_saved = [&](const std::string& host) { return seen.contains(host) && seen[host].first > 0; };
+                        while (!(has_saved("") && has_saved("h2") && has_saved("h3")) && vm_->run_state()) seen = saving();
+                      }});
+  ASSERT_OK(vm_->save(directory / "device-state", directory / "disk", memory));
+  ASSERT_OK(memory.keep());
+  for (const char* host : {"", "h2", "h3"}) EXPECT_GT(seen[host].first, 0u) << host;
+  std::uint64_t all = 0;
+  for (const auto& [host, share] : seen) all += share.first + share.second;
+  EXPECT_GE(all, std::uint64_t{pattern_mib} << 20);
+  EXPECT_TRUE(saving().empty());
 }
 
 /// What is written faster than it is saved is copied in memory, of which there may be too little.

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <fcntl.h>
 #include <future>
+#include <iterator>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -41,7 +42,7 @@ constexpr int agent_queue = 16;
 constexpr QemuVersion oldest{7, 2, 0};
 constexpr const char* newest_machine = "q35";
 constexpr int console_room_bytes = 4 << 20;
-constexpr std::size_t expected_layers = 2;  ///< of a disk: as many as there are after a save (disk_seal.hpp)
+constexpr std::size_t expected_layers = 2;  ///< of a disk, besides those that came ahead: as many as there are after a save (disk_seal.hpp)
 
 /// Guest memory as a file without a name: nothing is left of it when the last descriptor is closed.
 Result<os::Fd> make_memory(std::uint64_t bytes) {
@@ -79,6 +80,14 @@ Result<std::string> machine_of(Qmp& qmp, nanoseconds limit) {
   return type;
 }
 
+/// What there is of a disk in an image, the oldest first.
+std::vector<fs::path> layers_that_came(const ImageParts& image, std::size_t disk) {
+  std::vector<fs::path> all;
+  for (const fs::path& directory : image.ahead) std::ranges::copy(layers_of(directory, disk), std::back_inserter(all));
+  std::ranges::copy(layers_of(image.disk, disk), std::back_inserter(all));
+  return all;
+}
+
 }  // namespace
 
 struct Vm::State {
@@ -89,6 +98,7 @@ struct Vm::State {
   std::string machine;
   os::Fd directory;
   os::Fd memory;
+  std::vector<fs::path> ahead;  ///< of one that is expected: where the first layers of its disks came from
   std::string tap;
   std::optional<Qmp> monitor;
   Console console;
@@ -332,7 +342,7 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
   for (std::size_t i = 0; i < spec.disks.size(); ++i) {
     if (!layers_of(place.directory, i).empty())
       return fail(Errc::conflict, "restore: {} holds disks already: a restore needs a directory of its own", place.directory.native());
-    const auto saved = layers_of(image.disk, i);
+    const auto saved = layers_that_came(image, i);
     if (saved.empty()) return fail(Errc::corrupt, "restore: the image has no disk {}", i);
     for (const fs::path& layer : saved) YADO_TRY(copy_disk(layer, place.directory / layer.filename()), "restore");
   }
@@ -342,14 +352,18 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
   return Vm(std::move(state));
 }
 
-Result<Vm> Vm::expect(const VmSpec& spec, const Place& place, const Qemu& qemu) {
+Result<Vm> Vm::expect(const VmSpec& spec, const Place& place, const Qemu& qemu, const std::vector<fs::path>& ahead) {
   if (!place.paging) return fail(Errc::unsupported, "{}: only a VM with split memory is expected", spec.name);
   Place where = place;
   where.paging->config.waits = true;
   YADO_ASSIGN(std::unique_ptr<State> state, State::make(spec, where, qemu), "expect");
-  for (std::size_t i = 0; i < spec.disks.size(); ++i)
+  state->ahead = ahead;
+  for (std::size_t i = 0; i < spec.disks.size(); ++i) {
+    for (const fs::path& directory : ahead)
+      for (const fs::path& layer : layers_of(directory, i)) YADO_TRY(copy_disk(layer, place.directory / layer.filename()), "expect");
     for (std::size_t layer = 0; layer < expected_layers; ++layer)
       YADO_TRY(make_overlay(qemu, spec.disks[i], next_layer(place.directory, i)), "expect");
+  }
   YADO_TRY(state->launch(newest_machine, true), "expect");
   return Vm(std::move(state));
 }
@@ -360,19 +374,22 @@ Status Vm::suits(const ImageParts& image) const {
   YADO_TRY(state_->suits(image), "expected");
   if (image.properties.at("machine") != state_->machine)
     return fail(Errc::conflict, "expected was a machine {}, and {} came", state_->machine, image.properties.at("machine"));
+  const auto& ahead = state_->ahead;
+  if (ahead.size() > image.ahead.size() || !std::equal(ahead.begin(), ahead.end(), image.ahead.begin()))
+    return fail(Errc::conflict, "other disks came ahead than those that lie ready");
   for (std::size_t i = 0; i < state_->spec.disks.size(); ++i)
-    if (const auto came = layers_of(image.disk, i); came.empty() || came.size() > expected_layers)
-      return fail(Errc::conflict, "expected were up to {} layers of disk {}, and {} came", expected_layers, i, came.size());
+    if (const auto came = layers_that_came(image, i), here = layers_of(state_->place.directory, i); came.empty() || came.size() > here.size())
+      return fail(Errc::conflict, "expected were up to {} layers of disk {}, and {} came", here.size(), i, came.size());
   return {};
 }
 
 Status Vm::go_on(const ImageParts& image, const pager::ServiceConfig& heritage, Begin begin) {
   YADO_TRY(suits(image), "restore");
   // QEMU reads a disk's tables again before it uses it after a migration: its content may come until then, as on a disk that hosts share.
-  // Who lies on what QEMU was told; a layer for which none came stays empty, on top.
+  // Who lies on what QEMU was told; a layer for which none came stays empty, on top. What came ahead is there.
   for (std::size_t i = 0; i < state_->spec.disks.size(); ++i) {
-    const auto came = layers_of(image.disk, i), here = layers_of(state_->place.directory, i);
-    for (std::size_t layer = 0; layer < came.size(); ++layer) YADO_TRY(replace_content(came[layer], here.at(layer)), "restore");
+    const auto came = layers_that_came(image, i), here = layers_of(state_->place.directory, i);
+    for (std::size_t layer = here.size() - expected_layers; layer < came.size(); ++layer) YADO_TRY(replace_content(came[layer], here.at(layer)), "restore");
   }
   pager::ServiceConfig config = heritage;
   config.memory_bytes = state_->spec.memory_bytes;
@@ -380,7 +397,23 @@ Status Vm::go_on(const ImageParts& image, const pager::ServiceConfig& heritage, 
   return state_->load_devices(image, begin, config.epoch);
 }
 
-Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, MemoryPart& memory, After after) const {
+Result<std::uint64_t> Vm::seal(const fs::path& disk, const std::vector<fs::path>& ahead) const {
+  const nanoseconds limit = state_->qemu.limit;
+  YADO_ASSIGN(os::Fd socket, connect_in(state_->directory, control_socket), "seal");
+  YADO_ASSIGN(Qmp qmp, Qmp::open(std::move(socket), limit), "seal");
+  const fs::path& directory = state_->place.directory;
+  const std::size_t disks = state_->spec.disks.size();
+  YADO_TRY(tidy_disks(qmp, directory, disks, limit), "seal");
+  YADO_ASSIGN(const std::string now, yado::vm::run_state(qmp, limit), "seal");
+  if (now != "running") return fail(Errc::conflict, "seal: the guest is {}: only one that runs is left while it runs", now);
+  if (ahead.empty())
+    if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
+  YADO_TRY(seal_disks(qmp, directory, disks, limit), "seal");
+  YADO_ASSIGN(const std::uint64_t bytes, copy_sealed(directory, disks, disk, ahead), "seal");
+  return bytes;
+}
+
+Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, MemoryPart& memory, After after, const DisksAhead& ahead) const {
   const nanoseconds limit = state_->qemu.limit;
   YADO_ASSIGN(os::Fd socket, connect_in(state_->directory, control_socket), "save");
   // A connection of its own: what a killed saver leaves half-said ends with it.
@@ -403,6 +436,10 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     YADO_TRY(memory.before_pause(brake), "save");
   }
   Saved saved{.properties = state_->properties()};
+  if (after == After::paused) {
+    YADO_ASSIGN(const std::uint64_t written, unsealed_bytes(directory, disks), "save");
+    if (saved.not_yet = written > ahead.most_bytes; saved.not_yet) return saved;
+  }
   std::chrono::microseconds stopped_at{0};
   // What is done while the guest stands still.
   const auto cut = [&]() -> Status {
@@ -429,8 +466,12 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   };
   saved.disks_frozen = disks_at_rest.freeze();
   Status done = cut();
+  const auto copy_layers = [&]() -> Status {
+    YADO_ASSIGN(saved.disk_bytes, copy_sealed(directory, disks, disk, ahead.directories), "save");
+    return {};
+  };
   if (done && after == After::paused) {
-    if (done = memory.after_pause(); done) done = copy_sealed(directory, disks, disk);
+    if (done = memory.after_pause(); done) done = copy_layers();
     if (done) return saved;
   }
   const Status goes_on = go_on();
@@ -438,7 +479,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   if (!goes_on)
     return fail(goes_on.error().code, "save: {}{}", done ? "" : done.error().message + "; and ", goes_on.error().message);
   if (done) done = memory.after_pause();
-  if (done) done = copy_sealed(directory, disks, disk);
+  if (done) done = copy_layers();
   // Also after a failure, or every one would add a layer. What cannot be merged now is with the next save: QEMU keeps
   // its hands off the disks of a guest that stands still after a migration.
   if (!runs) return done ? Result<Saved>(std::move(saved)) : context(done.error(), "save");

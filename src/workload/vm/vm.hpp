@@ -39,13 +39,22 @@ struct ImageParts {
   std::filesystem::path device_state;  ///< a directory
   std::filesystem::path disk;          ///< a directory
   std::map<std::string, std::string> properties;
+  std::vector<std::filesystem::path> ahead = {};  ///< directories with layers of its disks that lie below those in `disk`, the oldest first (Vm::seal)
 };
 
 struct Saved {
   std::map<std::string, std::string> properties;
   std::chrono::microseconds pause{0};  ///< from STOP to RESUME by QEMU's clock; 0: it stood still already
   std::uint64_t device_state_bytes = 0;
+  std::uint64_t disk_bytes = 0;  ///< of layers that were copied
+  bool not_yet = false;       ///< it runs on, nothing was saved: DisksAhead::most_bytes
   bool disks_frozen = false;  ///< by the guest's agent, at the cut: so they are in the image, and the guest that is restored waits for a thaw
+};
+
+/// What whoever goes on with a guest has of its disks already, by Vm::seal.
+struct DisksAhead {
+  std::vector<std::filesystem::path> directories;  ///< the oldest first
+  std::uint64_t most_bytes = ~std::uint64_t{0};    ///< if it has written more than that since, it is not stopped
 };
 
 /// How it ended.
@@ -79,9 +88,10 @@ class Vm {
                             MemoryPart& memory, Begin begin = Begin::running);
 
   /// A guest of this spec is to come from another main host: QEMU stands ready beside a pager that waits (pager::ServiceConfig::waits), which is
-  /// most of what a restore takes. Errors: those of `start`; `unsupported` without a pager.
-  static Result<Vm> expect(const VmSpec& spec, const Place& place, const Qemu& qemu);
-  /// Whether what came can go on in this one, which was expected: the same machine and accelerator, up to two layers of each disk. Nothing is changed.
+  /// most of what a restore takes. `ahead`: what came of its disks already, as in ImageParts. Errors: those of `start`; `unsupported` without a pager.
+  static Result<Vm> expect(const VmSpec& spec, const Place& place, const Qemu& qemu, const std::vector<std::filesystem::path>& ahead = {});
+  /// Whether what came can go on in this one, which was expected: the same machine and accelerator, the same that came ahead, up to two layers of each disk
+  /// besides. Nothing is changed.
   Status suits(const ImageParts& image) const;
   /// It goes on where it stood: as `restore`, in what was expected. `heritage`: what the pager is to inherit. Errors: those of suits() and of restore.
   Status go_on(const ImageParts& image, const pager::ServiceConfig& heritage, Begin begin = Begin::running);
@@ -93,7 +103,13 @@ class Vm {
   /// (also when somebody else saves for so long), `conflict` for a paused guest that was saved since it last ran (QEMU
   /// migrates it once only), `application` when QEMU has ended.
   /// `after`: paused, it stands still after a success, until resume(); somebody else may go on with it.
-  Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory, After after = After::as_before) const;
+  /// `ahead`, for somebody else: these layers are left out. `conflict`: they were merged since.
+  Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory, After after = After::as_before,
+                     const DisksAhead& ahead = {}) const;
+  /// Copies what the guest has written to its disks so far, but for what is in the directories `ahead`, while it runs: whoever is to go on with it has
+  /// it before the guest stands still. Without `ahead` layers that earlier saves and moves left are merged first. The guest must run. Returns how many bytes.
+  /// Errors: `no_space`, `timed_out`, `conflict`. May run in a forked child of the owner.
+  Result<std::uint64_t> seal(const std::filesystem::path& disk, const std::vector<std::filesystem::path>& ahead = {}) const;
 
   /// Whether an agent in the guest has its port open. Asks QEMU, not the guest.
   Result<bool> has_agent();

@@ -1,0 +1,22 @@
+#include "cli/saving.hpp"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace yado::cli {
+namespace {
+
+using nlohmann::json;
+
+TEST(DescribeSavingTest, EveryHostIsNamedWithWhatItHasAndHasToSave) {
+  const json share{{"host", ""}, {"saved_bytes", 12u << 20}, {"left_bytes", 84u << 20}}, other{{"host", "h2"}, {"saved_bytes", 3u << 20}, {"left_bytes", 0}};
+  EXPECT_EQ(describe_saving({{"saving", json::array({share, other})}}, "h1"), "saving: h1 12 MiB of 96 MiB, h2 3072 KiB of 3072 KiB");
+}
+
+TEST(DescribeSavingTest, WithoutACheckpointThereIsNothingToSay) {
+  EXPECT_EQ(describe_saving({{"memory_bytes", 4096}}, "h1"), "");
+  EXPECT_EQ(describe_saving(json::object(), ""), "");
+}
+
+}  // namespace
+}  // namespace yado::cli

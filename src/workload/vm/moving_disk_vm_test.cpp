@@ -1,0 +1,260 @@
+// Guests that move while they write to their disks: real QEMU, real pagers, real memory servers.
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <thread>
+
+#include <nlohmann/json.hpp>
+
+#include "os/process.hpp"
+#include "workload/vm/disk.hpp"
+#include "workload/vm/paged_vm_testing.hpp"
+
+namespace yado::vm {
+namespace {
+
+using namespace testing;
+using nlohmann::json;
+
+constexpr std::uint64_t disk_bytes = 96_MiB, first_written = 1_MiB;
+
+class MovingDiskVmProcessTest : public PagedVmTest {
+ protected:
+  void SetUp() override {
+    PagedVmTest::SetUp();
+    if (IsSkipped()) return;
+    disks_ = {directory_.path() / "base.raw"};
+    make_file(disks_.front(), 0);
+  }
+  /// Of the size of the disk, with so much that cannot be compressed.
+  void make_file(const fs::path& path, std::uint64_t written) {
+    std::ofstream file(path, std::ios::binary);
+    file.seekp(first_written);
+    std::mt19937_64 random(7);
+    for (std::uint64_t at = 0; at < written; at += sizeof(std::uint64_t)) {
+      const std::uint64_t word = random();
+      file.write(reinterpret_cast<const char*>(&word), sizeof word);
+    }
+    file.close();
+    fs::resize_file(path, disk_bytes);
+  }
+  static void run(std::vector<std::string> arguments) {
+    auto process = os::spawn({.arguments = std::move(arguments), .environment = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}});
+    ASSERT_OK(process);
+    const auto ended = process->wait(hang);
+    ASSERT_OK(ended);
+    ASSERT_TRUE(*ended && (*ended)->success());
+  }
+  /// A guest that has written so much to its disk before, and writes all the time.
+  void boot_with(std::uint64_t written) {
+    const Place where = place("a", memory_bytes / 2, {"h2", "h3"});
+    make_file(directory_.path() / "data.raw", written);
+    run({qemu().image_tool, "convert", "-f", "raw", "-O", "qcow2", "-B", disks_.front(), "-F", "raw", directory_.path() / "data.raw", first_layer(where.directory, 0)});
+    ASSERT_NO_FATAL_FAILURE(boot(where));
+    write_a_while('d', 5);
+  }
+  /// Where the guest runs: all of its disk but the first part, which it writes, is as it was at the beginning.
+  void expect_disk_of(const fs::path& directory) {
+    json node{{"driver", "raw"}, {"file", {{"driver", "file"}, {"filename", disks_.front().native()}}}};
+    for (const fs::path& layer : layers_of(directory, 0))
+      node = json{{"driver", "qcow2"}, {"backing", node}, {"file", {{"driver", "file"}, {"filename", layer.native()}}}};
+    const fs::path now = directory_.path() / "now.raw";
+    ASSERT_NO_FATAL_FAILURE(run({qemu().image_tool, "convert", "-U", "-O", "raw", "json:" + node.dump(), now}));
+    const auto written = [](const fs::path& path) {
+      std::ifstream file(path, std::ios::binary);
+      file.seekg(first_written);
+      return std::string(std::istreambuf_iterator<char>(file), {});
+    };
+    EXPECT_TRUE(written(now) == written(directory_.path() / "data.raw")) << "another content";
+  }
+  void expect_flawless_disk() {
+    const auto values = verify(*vm_);
+    ASSERT_OK(values);
+    EXPECT_TRUE(flawless(*values)) << ::testing::PrintToString(*values);
+    EXPECT_EQ(values->at("disk"), "same");
+  }
+
+  fs::path seal(const std::string& name, const std::vector<fs::path>& ahead = {}) {
+    const fs::path directory = directory_.path() / name;
+    fs::create_directories(directory);
+    const auto bytes = vm_->seal(directory, ahead);
+    EXPECT_OK(bytes) << bytes.error().text();
+    sealed_bytes_ = bytes.value_or(0);
+    return directory;
+  }
+  struct Handover {
+    ImageParts parts;
+    std::uint64_t disk_bytes = 0;  ///< copied while it stood still
+    std::string servers;
+    fs::path used;
+  };
+  Result<Saved> leave(Handover& handover, const DisksAhead& ahead) {
+    const fs::path directory = directory_.path() / fmt::format("handover-{}", ++handovers_);
+    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(directory / part);
+    LeavingMemory memory({.control = vm_->pager(), .part = directory / "memory", .to = "h2", .progress = {}});
+    YADO_ASSIGN(const Saved saved, vm_->save(directory / "device-state", directory / "disk", memory, After::paused, ahead), "leave");
+    handover = {{directory / "device-state", directory / "disk", saved.properties, ahead.directories}, saved.disk_bytes, memory.servers(), directory / "memory"};
+    return saved;
+  }
+  Place heir(const std::string& name, const Handover& handover) {
+    Place where = place(name, memory_bytes / 2, {});
+    where.paging->config.session = "a";
+    where.paging->config.servers = pager::servers_from_text(handover.servers).value();
+    where.paging->config.working_set = handover.used;
+    return where;
+  }
+  void restore_there(const std::string& name, const Handover& handover) {
+    PagedMemory nothing({});
+    auto moved = Vm::restore(spec(), heir(name, handover), qemu(), handover.parts, nothing);
+    ASSERT_OK(moved);
+    vm_.emplace(std::move(*moved));
+  }
+
+  std::uint64_t sealed_bytes_ = 0;
+  int handovers_ = 0;
+};
+
+/// However much it has written: only what it wrote at the end is copied while it stands still.
+TEST_F(MovingDiskVmProcessTest, WhatIsCopiedInThePauseDoesNotGrowWithWhatWasWritten) {
+  constexpr std::uint64_t little = 4_MiB;
+  for (const std::uint64_t written : {std::uint64_t{8_MiB}, std::uint64_t{64_MiB}}) {
+    SCOPED_TRACE(written);
+    ASSERT_NO_FATAL_FAILURE(boot_with(written));
+    const fs::path ahead = seal("ahead");
+    EXPECT_GE(sealed_bytes_, written);
+    write_a_while('d', 5);
+    auto expected = Vm::expect(spec(), place("b", memory_bytes / 2, {}), qemu(), {ahead});
+    ASSERT_OK(expected);
+    Handover handover;
+    const auto left = leave(handover, {.directories = {ahead}});
+    ASSERT_OK(left);
+    EXPECT_LT(handover.disk_bytes, little);
+    EXPECT_EQ(layers_of(handover.parts.disk, 0).size(), 1u);
+    ImageParts others = handover.parts;
+    others.ahead = {directory_.path() / "another"};
+    EXPECT_EQ(expected->suits(others).error().code, Errc::conflict) << "other disks lie ready";
+    ASSERT_OK(expected->go_on(handover.parts, heir("b", handover).paging->config));
+    vm_.emplace(std::move(*expected));
+    expect_flawless_disk();
+    write_a_while('d', 2);
+    expect_flawless_disk();
+    ASSERT_OK(vm_->stop(0ns));
+    expect_disk_of(directory_.path() / "b");
+    vm_.reset();
+    for (const char* used : {"a", "b", "ahead"}) fs::remove_all(directory_.path() / used);
+  }
+}
+
+/// Every move puts layers on the disk; the next one merges them first.
+TEST_F(MovingDiskVmProcessTest, LayersOfEarlierMovesAreMerged) {
+  ASSERT_NO_FATAL_FAILURE(boot_with(8_MiB));
+  for (const std::string next : {"b", "c", "d"}) {
+    SCOPED_TRACE(next);
+    std::vector<fs::path> ahead{seal("ahead-1-" + next)};
+    EXPECT_LE(layers_of(ahead.front(), 0).size(), 2u);
+    write_a_while('d', 2);
+    ahead.push_back(seal("ahead-2-" + next, ahead));
+    EXPECT_EQ(layers_of(ahead.back(), 0).size(), 1u);
+    write_a_while('d', 2);
+    Handover handover;
+    ASSERT_OK(leave(handover, {.directories = ahead}));
+    ASSERT_NO_FATAL_FAILURE(restore_there(next, handover));
+    expect_flawless_disk();
+    write_a_while('d', 2);
+  }
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  EXPECT_LE(layers_of(directory_.path() / "d", 0).size(), 2u);
+  expect_flawless_disk();
+  ASSERT_OK(vm_->stop(0ns));
+  expect_disk_of(directory_.path() / "d");
+}
+
+TEST_F(MovingDiskVmProcessTest, WhoHasWrittenMuchMeanwhileIsNotStopped) {
+  ASSERT_NO_FATAL_FAILURE(boot_with(8_MiB));
+  const fs::path first = seal("ahead-1");
+  write_a_while('d', 5);
+  Handover handover;
+  const auto early = leave(handover, {.directories = {first}, .most_bytes = 1});
+  ASSERT_OK(early);
+  EXPECT_TRUE(early->not_yet);
+  EXPECT_EQ(vm_->run_state().value_or(""), "running");
+  EXPECT_TRUE(layers_of(handover.parts.disk, 0).empty());
+  write_a_while('d', 2);
+  const fs::path second = seal("ahead-2", {first});
+  auto expected = Vm::expect(spec(), place("b", memory_bytes / 2, {}), qemu(), {first});
+  ASSERT_OK(expected);
+  ASSERT_OK(leave(handover, {.directories = {first, second}}));
+  ASSERT_OK(expected->go_on(handover.parts, heir("b", handover).paging->config));
+  vm_.emplace(std::move(*expected));
+  expect_flawless_disk();
+  ASSERT_OK(vm_->stop(0ns));
+  expect_disk_of(directory_.path() / "b");
+}
+
+/// A move that comes to nothing leaves the guest with its disks, and the next one comes to something.
+TEST_F(MovingDiskVmProcessTest, AfterAMoveThatFailedTheDisksAreRightWhereItStays) {
+  ASSERT_NO_FATAL_FAILURE(boot_with(8_MiB));
+  const fs::path ahead = seal("ahead");
+  write_a_while('d', 2);
+  Handover handover;
+  ASSERT_OK(leave(handover, {.directories = {ahead}}));
+  ASSERT_OK(vm_->resume());
+  expect_flawless_disk();
+  write_a_while('d', 2);
+  expect_flawless_disk();
+  // Only its disks had gone.
+  seal("ahead-again");
+  write_a_while('d', 2);
+  // What was merged since is not where the first part lies.
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  write_a_while('d', 2);
+  const auto stale = leave(handover, {.directories = {directory_.path() / "ahead-again"}});
+  ASSERT_FALSE(stale);
+  EXPECT_EQ(stale.error().code, Errc::conflict) << stale.error().text();
+  EXPECT_EQ(vm_->run_state().value_or(""), "running");
+  expect_flawless_disk();
+  const fs::path next = seal("ahead-next");
+  ASSERT_OK(leave(handover, {.directories = {next}}));
+  ASSERT_NO_FATAL_FAILURE(restore_there("b", handover));
+  expect_flawless_disk();
+  ASSERT_OK(vm_->stop(0ns));
+  expect_disk_of(directory_.path() / "b");
+}
+
+/// Killed at any moment of it: the guest runs on, and what it left goes with the next one.
+TEST_F(MovingDiskVmProcessTest, WhoIsKilledWhileItCopiesLeavesTheDisksRight) {
+  ASSERT_NO_FATAL_FAILURE(boot_with(64_MiB));
+  for (int i = 0; i < 3; ++i) {
+    const fs::path directory = directory_.path() / fmt::format("killed-{}", i);
+    fs::create_directories(directory);
+    const pid_t sealer = ::fork();
+    ASSERT_GE(sealer, 0);
+    if (sealer == 0) {
+      (void)vm_->seal(directory);
+      ::_exit(0);
+    }
+    const auto has_ended = [&] {
+      siginfo_t info{};
+      return ::waitid(P_PID, static_cast<id_t>(sealer), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+    };
+    // When there is a layer more, or, of what the first one left, one less; the second one at once.
+    const auto layers = [&] { return layers_of(directory_.path() / "a", 0).size(); };
+    for (const std::size_t before = layers(); i != 1 && layers() == before && !has_ended();) std::this_thread::yield();
+    ::kill(sealer, SIGKILL);
+    ASSERT_EQ(::waitpid(sealer, nullptr, 0), sealer);
+    expect_flawless_disk();
+    write_a_while('d', 2);
+  }
+  const fs::path ahead = seal("ahead");
+  Handover handover;
+  ASSERT_OK(leave(handover, {.directories = {ahead}}));
+  ASSERT_NO_FATAL_FAILURE(restore_there("b", handover));
+  expect_flawless_disk();
+  ASSERT_OK(vm_->stop(0ns));
+  expect_disk_of(directory_.path() / "b");
+}
+
+}  // namespace
+}  // namespace yado::vm
