@@ -14,13 +14,13 @@ struct DisksAheadTest : ControlCoreTest {
 
   /// From h1 to h4: up to the first part of its disks.
   Made<HandoverCall> move() {
-    WorkloadSpec made = spec(Consistency::shared);
-    made.kind = Kind::vm;
-    made.vm.memory_bytes = 256 << 20;
-    made.vm.disks = {"/srv/disk.qcow2"};
-    made.vm.split = Split{.local_bytes = 64 << 20, .over = {{.host = h2, .address = {}}, {.host = h3, .address = {}}}};
+    WorkloadSpec wanted = spec(Consistency::shared);
+    wanted.kind = Kind::vm;
+    wanted.vm.memory_bytes = 256 << 20;
+    wanted.vm.disks = {"/srv/disk.qcow2"};
+    wanted.vm.split = Split{.local_bytes = 64 << 20, .over = {{.host = h2, .address = {}}, {.host = h3, .address = {}}}};
     for (const HostId& host : everybody) agent(host).memory = {"10.1.0." + host.str().substr(1), 7001};
-    up(made, everybody);
+    up(wanted, everybody);
     core().move_live(mover = ++last_ask, site, h4, std::nullopt, now);
     const auto spread = only_call<ResplitCall>(take());
     return only_call<HandoverCall>(done(spread.id, CallReply{.instance = spread.what.instance, .sequence = agent(spread.host).sequence}));
