@@ -13,6 +13,7 @@
 #include "agent/impl.hpp"
 #include "api/fields.hpp"
 #include "base/log.hpp"
+#include "image/chain.hpp"
 #include "model/names.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
@@ -161,6 +162,7 @@ asio::awaitable<Status> Agent::Impl::set_up() {
   };
   instances = std::make_unique<Instances>(
       Instances::Surroundings{io, config, *directory, workers, *network, *images, [weak] { return weak.lock(); }}, on);
+  if (Status swept = image::forget_indices(images->store()); !swept) log::warn("{}", swept.error().text());
   sides = std::make_unique<SideCalls>(SideCalls::Surroundings{io, config, workers, *images, *instances, identity});
   co_return offer_memory();
 }
@@ -239,6 +241,7 @@ void Agent::Impl::stop() {
   if (heartbeat) heartbeat->stop();
   if (server) server->stop();
   if (instances) instances->let_go();
+  if (images) images->stop_changes();
   memory.reset();
   image_timer.cancel();
   for (const auto& [id, promise] : waiting) promise.give(fail(Errc::unavailable, "the agent is ending"));
@@ -473,7 +476,7 @@ asio::awaitable<void> Agent::Impl::watch_images() {
     std::vector<image::Manifest> all;
     for (const auto& [id, manifest] : images->all()) all.push_back(manifest);
     for (const image::Manifest& manifest : all) {
-      if (!images->all().contains(manifest.id)) continue;  // dropped meanwhile
+      if (!images->all().contains(manifest.id) || images->changing(manifest.id)) continue;  // dropped meanwhile, or its turn comes
       const WorkloadSpec* spec = core.spec(manifest.workload);
       if (spec) (void)co_await images->fresh_spec_hash(*spec);
       const auto fine = co_await images->verified(manifest.id);

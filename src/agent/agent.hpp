@@ -13,6 +13,7 @@
 //                                                                    launch.cpp       its start, restore or thaw
 //   api.cpp           the HTTP API                                   side_calls.cpp   build, pull, drop, inspect
 //   heartbeat.cpp     reports to control                             images.cpp       which images may be used
+//   merger.cpp        images need their bases no more                image_pace.hpp   what this may take of the host
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
@@ -38,6 +39,7 @@ struct Config {
   std::filesystem::path identity;         ///< directory with cert.pem, key.pem, ca.pem of "agent:<host>"
   std::filesystem::path state_directory;  ///< docs: state_directory.hpp
   std::optional<std::uint64_t> memory_bytes;  ///< what its memory server may keep for other hosts; 0: none; nothing: half of the machine's
+  std::uint64_t background_bytes_per_second = 0;  ///< for copying and merging images that nobody waits for; 0: no limit
   std::string cgroup;                     ///< parent of the instances' groups, relative: "yado/h1"
   std::filesystem::path criu;             ///< empty: none
   /// How a supervisor is started: this program and arguments, then the instance's directory. It inherits the

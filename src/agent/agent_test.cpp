@@ -17,6 +17,7 @@
 #include "agent/supervisor/spawn.hpp"
 #include "agent/supervisor/supervisor.hpp"
 #include "api/calls.hpp"
+#include "image/store.hpp"
 #include "net/rtnl.hpp"
 #include "os/cgroup.hpp"
 #include "os/process.hpp"
@@ -507,6 +508,7 @@ TEST_F(AgentTest, AnImageThatWasPulledIsRestoredThere) {
     config.identity = host.directory / "identity-2";
     config.state_directory = host.directory / "state-2";
     config.cgroup += "/h2";
+    config.background_bytes_per_second = 512 << 10;
     Agent second(host.io, config);
     std::uint16_t port = 0;
     std::optional<Status> ended;
@@ -525,10 +527,17 @@ TEST_F(AgentTest, AnImageThatWasPulledIsRestoredThere) {
       if (response.status != 200) return fail(Errc::internal, "{}", response.body);
       return api::parse<CallReply>(response.body);
     };
-    const auto pulled = ask(PullCall{spec, Epoch::make(1, 0), image, {address, host.port}});
+    const Instant begun = os::now();
+    const auto pulled = ask(PullCall{.spec = spec, .epoch = Epoch::make(1, 0), .image = image, .from = {address, host.port}, .in_background = true});
+    const double seconds = to_ms(os::now() - begun) / 1000;
     ASSERT_OK(pulled);
     ASSERT_TRUE(pulled->image);
     EXPECT_EQ(pulled->image->id, image);
+    const auto store = image::Store::look_into(config.state_directory / "images");
+    ASSERT_OK(store);
+    const double bytes = static_cast<double>(store->read(image)->data_bytes());
+    EXPECT_GT(bytes, 128.0 * (1 << 10)) << "too little to tell";
+    EXPECT_LE(bytes / seconds, static_cast<double>(config.background_bytes_per_second));
     const auto raised = ask(RaiseCall{spec, site, InstanceId("site.2"), Epoch::make(2, 0), image});
     EXPECT_TRUE(raised) << raised.error().text();
     if (raised) {

@@ -7,6 +7,7 @@
 #include "agent/impl.hpp"
 #include "api/fields.hpp"
 #include "base/log.hpp"
+#include "transfer/target.hpp"
 #include "transfer/transfer.hpp"
 
 namespace yado::agent {
@@ -72,6 +73,11 @@ asio::awaitable<void> Agent::Impl::serve(std::shared_ptr<Impl> self, const wire:
                                          wire::Responder& responder) {
   if (!self) co_return;
   if (transfer::is_transfer(request)) {
+    // A copy is made of files of one and the same manifest.
+    if (const auto target = transfer::parse_target(request.target); target && request.peer.starts_with("agent:")) {
+      const ImageId wanted = target->image;
+      co_await self->images->give_way(wanted);
+    }
     co_await transfer::serve(self->images->store(), self->workers.executor(), request, responder);
     co_return;
   }

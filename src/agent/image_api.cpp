@@ -47,6 +47,12 @@ asio::awaitable<wire::Response> Agent::Impl::answer_image(const wire::Request& r
     std::from_chars(request.target.data() + at + 6, request.target.data() + request.target.size(), from);
   const image::Store& store = images->store();
   std::function<Result<json>()> look = [&store, id, verify, from, of_memory] { return of_memory ? memory_from(store, id, from) : describe(store, id, verify); };
+  std::shared_ptr<void> use;
+  if (const auto known = images->all().find(id); (verify || of_memory) && known != images->all().end()) {  // all of its chain is read
+    const WorkloadId workload = known->second.workload;
+    use = images->in_use(workload);
+    co_await images->give_way(workload);
+  }
   auto said = co_await workers.run(std::move(look));
   if (!said) co_return refusal(said.error());
   json answered = std::move(*said);

@@ -84,7 +84,47 @@ Images::Images(image::Store store, Workers& workers) : store_(std::move(store)),
   for (image::Manifest& manifest : store_.list()) images_.emplace(manifest.id, std::move(manifest));
 }
 
+Result<std::stop_token> Images::begin_change(const ImageId& id, const boost::asio::any_io_executor& executor) {
+  const auto known = images_.find(id);
+  if (known == images_.end()) return fail(Errc::not_found, "there is no image {}", id);
+  if (in_use_->contains(known->second.workload)) return fail(Errc::conflict, "image {} is in use", id);
+  const auto [entry, begun] = changing_.try_emplace(id, executor);
+  if (!begun) return fail(Errc::conflict, "image {} is being changed already", id);
+  return entry->second.stop.get_token();
+}
+
+void Images::end_change(const ImageId& id) {
+  if (const auto change = changing_.extract(id)) change.mapped().ended.give(true);
+}
+
+boost::asio::awaitable<void> Images::give_way(ImageId id) {
+  for (auto change = changing_.find(id); change != changing_.end(); change = changing_.find(id)) {
+    change->second.stop.request_stop();
+    const Promise<bool> ended = change->second.ended;
+    co_await ended.get();
+  }
+}
+
+boost::asio::awaitable<void> Images::give_way(WorkloadId workload) {
+  std::vector<ImageId> all;
+  for (const auto& [id, manifest] : images_)
+    if (manifest.workload == workload) all.push_back(id);
+  for (const ImageId& id : all) co_await give_way(id);
+}
+
+std::shared_ptr<void> Images::in_use(const WorkloadId& workload) {
+  const auto entry = in_use_->insert(workload);
+  return {nullptr, [all = in_use_, entry](void*) { all->erase(entry); }};
+}
+
+void Images::stop_changes() {
+  for (auto& [id, change] : changing_) change.stop.request_stop();
+}
+
 boost::asio::awaitable<Result<image::Manifest>> Images::verified(ImageId id) {
+  const auto of = images_.find(id);
+  const std::shared_ptr<void> use = of == images_.end() ? nullptr : in_use(of->second.workload);
+  co_await give_way(id);
   const auto known = stamps_.find(id);
   const std::string stamp = known == stamps_.end() ? "" : known->second;
   std::function<Result<Checked>()> work = [this, id, stamp]() -> Result<Checked> {
@@ -114,6 +154,7 @@ boost::asio::awaitable<void> Images::added(image::Manifest manifest) {
 }
 
 boost::asio::awaitable<Status> Images::remove(ImageId id) {
+  co_await give_way(id);
   auto known = images_.extract(id);
   auto stamp = stamps_.extract(id);
   std::vector<image::Member> elsewhere;
@@ -187,6 +228,7 @@ ImageReport Images::report(const image::Manifest& manifest) const {
           .age = milliseconds(std::max<std::int64_t>(0, age_ms)),
           .member_of = manifest.member_of,
           .base = manifest.base,
+          .merged = manifest.stands_for.has_value(),
           .members = std::move(members)};
 }
 

@@ -11,7 +11,9 @@
 // in the background (fresh_spec_hash), not on the way of a raise. An image that is not current is not reported.
 
 #include <map>
+#include <memory>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -39,7 +41,19 @@ class Images {
   const image::Store& store() const { return store_; }
   const std::map<ImageId, image::Manifest>& all() const { return images_; }
 
-  /// The manifest of an image that may be used now. Errors: `not_found`, `corrupt`.
+  /// The files of an image are about to be exchanged for equal ones (merging). Whoever wants to use it meanwhile stops the token, and waits for
+  /// end_change(). `conflict` while its workload's images are in use, or when it is being changed already. `executor`: of the io_context.
+  Result<std::stop_token> begin_change(const ImageId& id, const boost::asio::any_io_executor& executor);
+  void end_change(const ImageId& id);
+  /// As long as it lives no change of the workload's images begins.
+  [[nodiscard]] std::shared_ptr<void> in_use(const WorkloadId& workload);
+  bool changing(const ImageId& id) const { return changing_.contains(id); }
+  /// Whoever changes the image, or any of the workload's, is stopped and has ended when it returns.
+  boost::asio::awaitable<void> give_way(ImageId id);
+  boost::asio::awaitable<void> give_way(WorkloadId workload);
+  void stop_changes();
+
+  /// The manifest of an image that may be used now; who changes it gives way. Errors: `not_found`, `corrupt`.
   boost::asio::awaitable<Result<image::Manifest>> verified(ImageId id);
   /// An image came into being here, checksummed by its writer.
   boost::asio::awaitable<void> added(image::Manifest manifest);
@@ -60,11 +74,18 @@ class Images {
 
  private:
   boost::asio::awaitable<Result<std::string>> fingerprint(WorkloadSpec spec);
+  struct Change {
+    explicit Change(const boost::asio::any_io_executor& executor) : ended(executor) {}
+    std::stop_source stop;
+    Promise<bool> ended;
+  };
 
   image::Store store_;
   Workers& workers_;
   std::map<ImageId, image::Manifest> images_;
   std::map<ImageId, std::string> stamps_;     ///< of the files when they were verified
+  std::map<ImageId, Change> changing_;
+  std::shared_ptr<std::multiset<WorkloadId>> in_use_ = std::make_shared<std::multiset<WorkloadId>>();  ///< outlived by who uses them, at the end
   std::map<std::vector<std::string>, std::string> roots_;  ///< what an instance begins from -> fingerprint
 };
 

@@ -93,7 +93,7 @@ asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSp
     }
     auto share = co_await around_.images.verified(member.id);
     if (!share) co_return std::unexpected(share.error());
-    if (image::checksum_of_manifest(*share) != member.xxh128)
+    if (share->stands_for.value_or(image::checksum_of_manifest(*share)) != member.xxh128)
       co_return fail(Errc::corrupt, "image {} is not the share that {} was made with", member.id, id);
     for (const image::Part& part : share->parts)
       source.directories.emplace(std::string(vm::share_prefix) + member.host.str(), store.part_directory(member.id, part.name));

@@ -44,6 +44,7 @@ asio::awaitable<Result<CallReply>> SideCalls::run(AgentCall what) {
   if (auto* c = std::get_if<BuildCall>(&what)) co_return co_await build(std::move(*c));
   if (auto* c = std::get_if<PullCall>(&what)) co_return co_await pull(std::move(*c));
   if (auto* c = std::get_if<HandoverCall>(&what)) co_return co_await hand_over(std::move(*c));
+  if (auto* c = std::get_if<MergeCall>(&what)) co_return co_await merger_.run(std::move(*c));
   CallReply reply;
   if (auto* c = std::get_if<ExpectCall>(&what)) {
     reply.instance = c->instance;
@@ -184,7 +185,7 @@ struct Wish {
 };
 
 Wish wish_of(const BuildCall& call, const std::map<ImageId, image::Manifest>& here, const std::string& hash) {
-  Wish wish{{.name = call.image.str(), .base = {}, .base_cut = {}}, {}};
+  Wish wish{{.name = call.image.str(), .base = {}, .base_cut = {}, .bytes_per_second = call.bytes_per_second}, {}};
   if (!call.base) return wish;
   const auto base = here.find(*call.base);
   if (base == here.end()) {
@@ -284,13 +285,15 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
 }
 
 /// An image that is no share has the `spec_hash`.
-asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::string spec_hash) {
+asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::string spec_hash, bool in_background) {
   if (around_.images.all().contains(image)) co_return Status{};
   auto peer = wire::Client::tls(around_.io, from.address, from.port, around_.identity, "agent:");
   if (!peer) co_return std::unexpected(peer.error());
   std::function<void(transfer::Progress)> nobody_watches;
+  transfer::Pace pace;
+  if (in_background && around_.config.background_bytes_per_second != 0) pace = [this](std::uint64_t bytes) { return pace_.after(bytes); };
   auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), image, *peer, piece_limit,
-                                          std::move(nobody_watches));
+                                          std::move(nobody_watches), std::move(pace));
   if (!manifest) co_return std::unexpected(manifest.error());
   if (!manifest->member_of && manifest->spec_hash != spec_hash) {
     (void)co_await around_.images.remove(image);
@@ -309,10 +312,10 @@ asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   if (Status root = co_await around_.instances.prepare_root(call.spec); !root) co_return std::unexpected(root.error());
   // Shares first: whoever has the main image may count on them.
   for (const PullCall::Member& member : call.members) {
-    Status pulled = co_await pull_one(member.image, member.from, *hash);
+    Status pulled = co_await pull_one(member.image, member.from, *hash, call.in_background);
     if (!pulled) co_return std::unexpected(pulled.error());
   }
-  Status pulled = co_await pull_one(call.image, call.from, *hash);
+  Status pulled = co_await pull_one(call.image, call.from, *hash, call.in_background);
   if (!pulled) co_return std::unexpected(pulled.error());
   // All of it, or nobody counts on it: also what nobody has any more, who was to be asked for it.
   const image::Manifest manifest = around_.images.all().at(call.image);

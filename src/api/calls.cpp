@@ -45,6 +45,7 @@ void to_json(json& j, const BuildCall& v) {
   j = json{{"spec", v.spec}, {"instance", v.instance.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}};
   if (v.base) j["base"] = v.base->str();
   if (!v.peers.empty()) j["peers"] = v.peers;
+  if (v.bytes_per_second != 0) j["bytes_per_second"] = v.bytes_per_second;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, BuildCall& v) {
@@ -54,7 +55,8 @@ void read_json(const json& j, const std::string& path, Status& status, BuildCall
       .required("epoch", v.epoch)
       .required("image", v.image)
       .optional("base", v.base)
-      .optional("peers", v.peers);
+      .optional("peers", v.peers)
+      .optional("bytes_per_second", v.bytes_per_second);
 }
 
 void to_json(json& j, const PullCall::Member& v) { j = json{{"image", v.image.str()}, {"from", v.from}}; }
@@ -66,6 +68,7 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall:
 void to_json(json& j, const PullCall& v) {
   j = json{{"spec", v.spec}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"from", v.from}};
   if (!v.members.empty()) j["members"] = v.members;
+  if (v.in_background) j["in_background"] = true;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, PullCall& v) {
@@ -74,7 +77,20 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall&
       .required("epoch", v.epoch)
       .required("image", v.image)
       .required("from", v.from)
-      .optional("members", v.members);
+      .optional("members", v.members)
+      .optional("in_background", v.in_background);
+}
+
+void to_json(json& j, const MergeCall& v) {
+  j = json{{"workload", v.workload.str()}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"others", v.others}};
+}
+
+void read_json(const json& j, const std::string& path, Status& status, MergeCall& v) {
+  Fields(j, path, status)
+      .required("workload", v.workload)
+      .required("epoch", v.epoch)
+      .required("image", v.image)
+      .optional("others", v.others);
 }
 
 void to_json(json& j, const HandoverCall& v) {

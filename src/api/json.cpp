@@ -215,6 +215,7 @@ void to_json(json& j, const ImageReport& v) {
            {"age_ms", v.age.count()}};
   if (v.member_of) j["member_of"] = v.member_of->str();
   if (v.base) j["base"] = v.base->str();
+  if (v.merged) j["merged"] = true;
   if (!v.members.empty()) j["members"] = texts(v.members);
 }
 
@@ -227,6 +228,7 @@ void read_json(const json& j, const std::string& path, Status& status, ImageRepo
       .optional("age_ms", v.age)
       .optional("member_of", v.member_of)
       .optional("base", v.base)
+      .optional("merged", v.merged)
       .optional("members", v.members);
 }
 

@@ -6,6 +6,7 @@
 #include <boost/asio/co_spawn.hpp>
 
 #include "cli/command.hpp"
+#include "cli/rate_limit.hpp"
 #include "cli/role.hpp"
 
 namespace yado::cli {
@@ -15,7 +16,7 @@ struct Options {
   std::string host, address, control, identity = "/var/lib/yado/agent/identity";
   std::string state = "/var/lib/yado/agent", cgroup = "yado", criu, log = "info";
   std::uint16_t port = 0;
-  std::string memory;
+  std::string memory, background_rate;
 };
 
 int serve(const Options& options) {
@@ -37,6 +38,11 @@ int serve(const Options& options) {
     const auto bytes = spec::parse_size(options.memory);
     if (!bytes) return complain(Error{Errc::invalid_argument, "--memory: " + bytes.error().message});
     config.memory_bytes = *bytes;
+  }
+  if (!options.background_rate.empty()) {
+    const auto bytes = parse_rate_limit("--background-rate", options.background_rate);
+    if (!bytes) return complain(bytes.error());
+    config.background_bytes_per_second = *bytes;
   }
   config.supervisor = {std::filesystem::read_symlink("/proc/self/exe").native(), "supervisor"};
 
@@ -76,6 +82,9 @@ void add_agent(CLI::App& app, Outcome& outcome) {
       ->type_name("PATH");
   command->add_option("--memory", options->memory, "What its memory server may keep for VMs of other hosts: \"4GiB\", 0 for none; without it, half of the machine's")
       ->type_name("SIZE");
+  command->add_option("--background-rate", options->background_rate,
+                      "What copying and merging images may take of its disk and links together while nobody waits for them: \"50MiB/s\"; without it, all")
+      ->type_name("RATE");
   add_log_level(*command, options->log);
   on_chosen(*command, outcome, [options] { return serve(*options); });
 }

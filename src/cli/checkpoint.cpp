@@ -6,6 +6,7 @@
 
 #include "cli/client.hpp"
 #include "cli/command.hpp"
+#include "cli/rate_limit.hpp"
 #include "cli/saving.hpp"
 
 namespace yado::cli {
@@ -15,13 +16,20 @@ struct Options {
   Common common;
   std::string workload;
   bool incremental = false;
+  std::string limit;
 };
 
 int checkpoint(const Options& options) {
+  std::uint64_t bytes_per_second = 0;
+  if (!options.limit.empty()) {
+    const auto limit = parse_rate_limit("--limit", options.limit);
+    if (!limit) return complain(limit.error());
+    bytes_per_second = *limit;
+  }
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   const std::uint64_t since = newest_event(*client);
-  const std::string wish = nlohmann::json{{"incremental", options.incremental}}.dump();
+  const std::string wish = nlohmann::json{{"incremental", options.incremental}, {"bytes_per_second", bytes_per_second}}.dump();
   auto asked = client->call("POST", fmt::format("/v1/workloads/{}/checkpoint", options.workload), wish);
   if (!asked) return complain(*client, asked.error());
   // The image is built in the background: its events say how it ends.
@@ -60,6 +68,9 @@ void add_checkpoint(CLI::App& app, Outcome& outcome) {
   command->add_flag("--incremental", options->incremental,
                     "Of a VM with split memory: save only what changed since its current image, which is kept as long as this one. All is saved "
                     "where that cannot be, and the answer says why");
+  command->add_option("--limit", options->limit,
+                      "Of a VM with split memory: what each host writes at most for this checkpoint, such as \"50MiB/s\"; its spec's checkpoint_rate counts, too")
+      ->type_name("RATE");
   add_common(*command, options->common);
   on_chosen(*command, outcome, [options] { return checkpoint(*options); });
 }

@@ -172,12 +172,13 @@ asio::awaitable<Result<json>> Shell::on_workload(const wire::Request& request, c
     if (!body) co_return std::unexpected(body.error());
     bool incremental = false;
     Status status;
-    if (action == "checkpoint") Fields(*body, "", status).optional("incremental", incremental);
+    std::uint64_t bytes_per_second = 0;
+    if (action == "checkpoint") Fields(*body, "", status).optional("incremental", incremental).optional("bytes_per_second", bytes_per_second);
     if (!status) co_return std::unexpected(status.error());
     const auto extent = incremental ? ControlCore::Extent::changes : ControlCore::Extent::all;
     if (Status can = writable(); !can) co_return std::unexpected(can.error());
     const Instant now = os::now();
-    Status done = removal ? core_.remove(id, now) : action == "stop" ? core_.stop(id, now) : core_.renew_image(id, extent, now);
+    Status done = removal ? core_.remove(id, now) : action == "stop" ? core_.stop(id, now) : core_.renew_image(id, extent, now, bytes_per_second);
     settle();
     if (done) done = writable();  // decided, but not yet so that it survives control
     if (!done) co_return std::unexpected(done.error());

@@ -98,13 +98,13 @@ Result<Loaded> load_images(const Store& store, const ImageId& id) {
 }
 
 // Writes the parts of pages of `old` anew and takes over the others.
-Status fill(const Draft& draft, const Held& old, const PageChain& chain, std::stop_token stop) {
+Status fill(const Draft& draft, const Held& old, const PageChain& chain, const MergeChain& how) {
   for (const Part& part : old.manifest.parts) {
     if (part.type != PartType::pages) continue;
     const std::filesystem::path from = old.directory / part.name;
     YADO_TAKE(const PagePart before, PagePart::open(from));
     YADO_TAKE(const std::filesystem::path to, draft.part_directory(part.name));
-    YADO_PASS(merge(chain, to, {.owned = before.index().description().owned, .stop = stop}));
+    YADO_PASS(merge(chain, to, {.owned = before.index().description().owned, .stop = how.stop, .elsewhere = how.elsewhere, .copied = how.copied}));
     for (const File& file : part.files) {
       if (std::filesystem::exists(to / file.path)) continue;  // its log and its index
       std::error_code error;
@@ -194,7 +194,7 @@ Status remove_set(const Store& store, const ImageId& id, Deltas deltas) {
   return {};
 }
 
-Result<Manifest> merge_chain(const Store& store, const ImageId& id, std::stop_token stop) {
+Result<Manifest> merge_chain(const Store& store, const ImageId& id, const MergeChain& how) {
   const std::string doing = fmt::format("merge image {}", id);
   YADO_ASSIGN(const Held old, store.find(id), doing);
   if (!old.whole) return fail(Errc::invalid_argument, "{}: it lies on another host", doing);
@@ -210,9 +210,17 @@ Result<Manifest> merge_chain(const Store& store, const ImageId& id, std::stop_to
   YADO_ASSIGN(Draft draft, store.begin_replacement(id), doing);
   for (const Part& part : manifest.parts)
     if (!delta || part.type != PartType::pages) YADO_TRY(draft.link_part(old.directory / part.name, part), doing);
-  if (delta) YADO_TRY(fill(draft, old, chain, std::move(stop)), doing);
+  if (delta) YADO_TRY(fill(draft, old, chain, how), doing);
   YADO_ASSIGN(manifest, draft.commit(std::move(manifest)), doing);
   return manifest;
+}
+
+Status forget_indices(const Store& store) {
+  std::vector<ImageId> kept = store.kept();  // before the images: who keeps indices has the image first
+  for (const Manifest& image : store.list())
+    for (const Member& member : image.members) std::erase(kept, member.id);
+  for (const ImageId& id : kept) YADO_PASS(store.forget_indices(id));
+  return {};
 }
 
 }  // namespace yado::image

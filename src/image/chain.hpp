@@ -44,11 +44,20 @@ enum class Deltas { refuse, remove };
 /// its own name is removed alone.
 Status remove_set(const Store& store, const ImageId& id, Deltas deltas = Deltas::refuse);
 
+/// How a chain is merged; every field may be empty.
+struct MergeChain {
+  std::stop_token stop;  ///< then `canceled`
+  LogReader elsewhere;   ///< reads logs of which only the indices are here
+  std::function<Status(std::uint64_t bytes)> copied;  ///< as in MergeOptions
+};
 /// Makes the parts of pages of `id` self-contained, and puts the result in the place of `id` at once: same id, same
 /// cut, same pages, so deltas of it go on fitting. Of a set it merges the share of `id` alone. A base that nothing of
 /// the set needs any more, as far as is known here, is not named any more. Returns what the image is now; nothing
 /// changes when there is nothing to do, or after an error (`canceled` when stopped, `unavailable` when a log that is
-/// needed is not here, those of load_chain).
-Result<Manifest> merge_chain(const Store& store, const ImageId& id, std::stop_token stop);
+/// needed is not here and cannot be read `elsewhere`, those of load_chain).
+Result<Manifest> merge_chain(const Store& store, const ImageId& id, const MergeChain& how);
+
+/// Lets go of kept indices that no image here has as its member's: what was only needed to merge a share.
+Status forget_indices(const Store& store);
 
 }  // namespace yado::image

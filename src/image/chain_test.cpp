@@ -7,6 +7,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <thread>
+
+#include "image/disk.hpp"
 #include "image/page_testing.hpp"
 #include "image/temporary_directory.hpp"
 #include "image/working_set.hpp"
@@ -266,6 +270,18 @@ TEST_F(ImageChainTest, KeptIndicesSayWherePagesLie) {
   EXPECT_THAT(entries(), ElementsAre(".indices-m1.h2", ".lock", "m1", "m2"));
 }
 
+TEST_F(ImageChainTest, IndicesThatNoImageHereNamesAreForgotten) {
+  const Store h2 = open("h2");
+  make_set(store_, h2);
+  for (const char* id : {"m1.h2", "m2.h2"}) keep(store_, h2, id);
+  for (const char* id : {"m1", "m2"}) keep(h2, store_, id);
+  ASSERT_OK(forget_indices(store_));
+  EXPECT_THAT(entries(), ElementsAre(".indices-m1.h2", ".indices-m2.h2", ".lock", "m1", "m2"));
+  ASSERT_OK(forget_indices(h2));
+  EXPECT_THAT(h2.kept(), IsEmpty());
+  EXPECT_EQ(ids(h2.list()), (std::vector<std::string>{"m1.h2", "m2.h2"}));
+}
+
 TEST_F(ImageChainTest, IndicesThatAreNotTheManifestsAreNotKept) {
   const Store h2 = open("h2");
   make_set(store_, h2);
@@ -348,6 +364,31 @@ TEST_F(ImageChainTest, AMergedImageStandsInThePlaceOfTheNewest) {
   EXPECT_EQ(*merge_chain(store_, ImageId("c"), {}), *merged);
 }
 
+TEST_F(ImageChainTest, APageThatLiesElsewhereIsReadThere) {
+  const Store h2 = open("h2");
+  make_set(store_, h2);
+  for (const char* id : {"m1.h2", "m2.h2"}) keep(store_, h2, id);
+  EXPECT_EQ(merge_chain(store_, ImageId("m2"), {}).error().code, Errc::unavailable) << "page 20 came from h2";
+  auto log = PagePart::open(h2.part_directory(ImageId("m1.h2"), "memory"));
+  ASSERT_TRUE(log);
+  std::vector<std::string> asked;
+  std::uint64_t copied = 0;
+  const LogReader elsewhere = [&](const PagePart& part, std::uint64_t offset, std::span<std::byte> bytes) -> Status {
+    asked.push_back(fmt::format("{} {}+{}", part.name(), offset, bytes.size()));
+    return log->log().valid() && ::pread(log->log().get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) == std::ssize(bytes) ? Status() : fail(Errc::io, "pread");
+  };
+  const auto merged = merge_chain(store_, ImageId("m2"), {.elsewhere = elsewhere, .copied = [&](std::uint64_t bytes) { copied += bytes; return Status(); }});
+  ASSERT_TRUE(merged) << merged.error().text();
+  EXPECT_THAT(asked, ElementsAre("m1.h2/memory 0+4096"));
+  EXPECT_EQ(copied, 0u) << "less than a MiB";
+  auto part = PagePart::open(store_.part_directory(ImageId("m2"), "memory"));
+  ASSERT_TRUE(part) << part.error().text();
+  EXPECT_TRUE(part->index().self_contained());
+  Page page;
+  ASSERT_OK(part->read(20_page, page));
+  EXPECT_EQ(page, page_of(21));
+}
+
 TEST_F(ImageChainTest, AReaderOfTheOldOneGoesOn) {
   make_three();
   auto chain = load_chain(store_, ImageId("c"));
@@ -357,11 +398,32 @@ TEST_F(ImageChainTest, AReaderOfTheOldOneGoesOn) {
   EXPECT_EQ(contents_of(*chain), memory_);
 }
 
+TEST_F(ImageChainTest, WhoeverOpensAPartWhileAnotherTakesItsPlaceGetsOneOfTheTwo) {
+  make_three();
+  const fs::path parts[] = {store_.part_directory(ImageId("a"), "memory"), store_.part_directory(ImageId("c"), "memory")};
+  const fs::path place = directory_.path() / "place", next = directory_.path() / "next";
+  fs::copy(parts[0], place);
+  std::atomic<bool> done = false;
+  std::jthread replacing([&] {
+    for (int i = 1; i <= 300; ++i) {
+      fs::copy(parts[i % 2], next);
+      EXPECT_TRUE(exchange(place, next));
+      fs::remove_all(next);
+    }
+    done = true;
+  });
+  while (!done) {
+    const auto part = PagePart::open(place);
+    ASSERT_TRUE(part) << part.error().text();
+    ASSERT_OK(part->verify());
+  }
+}
+
 TEST_F(ImageChainTest, AMergeThatIsStoppedOrFindsDamageChangesNothing) {
   make_three();
   std::stop_source stop;
   stop.request_stop();
-  EXPECT_EQ(merge_chain(store_, ImageId("c"), stop.get_token()).error().code, Errc::canceled);
+  EXPECT_EQ(merge_chain(store_, ImageId("c"), {.stop = stop.get_token()}).error().code, Errc::canceled);
   expect_memory(store_, "c");
   flip_bit(store_.part_directory(ImageId("a"), "memory") / "pages.log", 8 * page_bytes, 1);
   EXPECT_EQ(merge_chain(store_, ImageId("c"), {}).error().text(),

@@ -164,14 +164,18 @@ Result<PageIndex> merge(const PageChain& chain, const std::filesystem::path& par
       PageWriter writer,
       PageWriter::create(part, {.guest_pages = chain.guest_pages(), .cut = chain.cut(), .caching = options.caching}));
   PageAppender appender = writer.appender();
+  std::uint64_t untold = 0;
   const PageVisitor copy = [&](PageNumber page, std::optional<PageContents> contents) -> Status {
     if (options.stop.stop_requested()) return fail(Errc::canceled, "merge into {}: stopped", part.native());
-    return contents ? appender.put(page, *contents, Round{0}) : appender.put_zeros(page, Round{0});
+    if (!contents) return appender.put_zeros(page, Round{0});
+    YADO_PASS(appender.put(page, *contents, Round{0}));
+    untold += page_bytes;
+    return options.copied && untold >= extent_slots * page_bytes ? options.copied(std::exchange(untold, 0)) : Status();
   };
   for (const PagePart* source : chain.parts()) {
     std::vector<PlacedPage> pages = chain.live(*source);
     std::erase_if(pages, [&](const PlacedPage& page) { return !contains(options.owned, page.page); });
-    YADO_PASS(source->scan(pages, copy));
+    YADO_PASS(source->scan(pages, copy, source->has_log() ? LogReader() : options.elsewhere));
   }
   YADO_PASS(appender.flush());
   return writer.finish(options.owned);

@@ -73,6 +73,9 @@ struct MergeOptions {
   PageSet owned;  ///< what the new part answers for: all_pages(), or the share of one host
   Caching caching = Caching::direct;
   std::stop_token stop;  ///< looked at between pages; then `canceled`, and no file stays
+  LogReader elsewhere;   ///< reads the logs that are not here; without it a page of them is `unavailable`
+  /// Told of about every MiB that was copied; may wait, and an error ends the merge.
+  std::function<Status(std::uint64_t bytes)> copied;
 };
 
 /// Makes in the directory `part` a self-contained part of the chain's cut. Reads live records only, one part of the

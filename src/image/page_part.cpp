@@ -34,6 +34,12 @@ struct FreeAligned {
   void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t(page_bytes)); }
 };
 
+/// True while `path` leads to the directory that is open: nobody else can have its inode.
+bool is_still(const os::Fd& directory, const std::filesystem::path& path) {
+  struct stat opened {}, now {};
+  return ::fstat(directory.get(), &opened) == 0 && ::stat(path.c_str(), &now) == 0 && opened.st_dev == now.st_dev && opened.st_ino == now.st_ino;
+}
+
 Result<os::Fd> open_log(const std::filesystem::path& path, const PageIndex& index) {
   YADO_TAKE(os::Fd log, os::open_path(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
   struct stat status {};
@@ -51,6 +57,14 @@ PagePart::PagePart(std::string name, PageIndex index, os::Fd log, os::Fd bulk)
 
 Result<PagePart> PagePart::open(const std::filesystem::path& directory, Log log, std::string name) {
   if (name.empty()) name = directory.filename().native();
+  for (;;) {
+    const auto held = os::open_path(directory, O_PATH | O_DIRECTORY);
+    auto opened = open_once(directory, log, name);
+    if (!held || is_still(*held, directory)) return opened;
+  }
+}
+
+Result<PagePart> PagePart::open_once(const std::filesystem::path& directory, Log log, std::string name) {
   const std::string doing = fmt::format("part {}", name);
   YADO_ASSIGN(PageIndex index, read_index(directory / index_file), doing);
   if (log == Log::elsewhere) return PagePart(std::move(name), std::move(index), os::Fd(), os::Fd());
@@ -107,7 +121,7 @@ void sort_in_file_order(std::vector<PlacedPage>& pages) {
   if (!std::ranges::is_sorted(pages, {}, key)) std::ranges::sort(pages, {}, key);
 }
 
-Status PagePart::scan(std::span<const PlacedPage> pages, const PageVisitor& visit) const {
+Status PagePart::scan(std::span<const PlacedPage> pages, const PageVisitor& visit, const LogReader& log) const {
   const std::unique_ptr<std::byte[], FreeAligned> buffer(
       static_cast<std::byte*>(::operator new[](extent_slots* page_bytes, std::align_val_t(page_bytes))));
   while (!pages.empty() && !pages.front().record.zero()) {
@@ -118,7 +132,8 @@ Status PagePart::scan(std::span<const PlacedPage> pages, const PageVisitor& visi
            pages[count].record.slot - first < extent_slots)
       ++count;
     const std::size_t slots = pages[count - 1].record.slot - first + 1;
-    YADO_PASS(read_log(bulk_, std::span(buffer.get(), slots * page_bytes), pages.front()));
+    const std::span<std::byte> piece(buffer.get(), slots * page_bytes);
+    YADO_PASS(log ? log(*this, pages.front().record.log_offset(), piece) : read_log(bulk_, piece, pages.front()));
     for (const PlacedPage& page : pages.first(count)) {
       const PageContents contents(buffer.get() + (page.record.slot - first) * page_bytes, page_bytes);
       YADO_PASS(compare(page, contents));

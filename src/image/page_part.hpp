@@ -26,11 +26,16 @@ struct PlacedPage {
 /// Contents, or none for a page of zeros. They are valid during the call. An error ends the scan and is returned.
 using PageVisitor = std::function<Status(PageNumber, std::optional<PageContents>)>;
 
+class PagePart;
+/// Fills `bytes` with what the log of a part that is not here has from `offset` on. An error ends the scan and is returned.
+using LogReader = std::function<Status(const PagePart&, std::uint64_t offset, std::span<std::byte> bytes)>;
+
 class PagePart {
  public:
   enum class Log { here, elsewhere };
   /// `corrupt` without a valid index or with a log of another length. With `elsewhere` there is only the index:
-  /// where pages lie is known, reading one is `unavailable`. `name`: for errors; empty: that of the directory.
+  /// where pages lie is known, reading one is `unavailable`. `name`: for errors; empty: that of the directory. Of a directory whose place
+  /// another takes meanwhile (image/chain.hpp, merge_chain) the index and the log are those of one of the two.
   static Result<PagePart> open(const std::filesystem::path& directory, Log log = Log::here, std::string name = {});
 
   const std::string& name() const { return name_; }
@@ -46,13 +51,14 @@ class PagePart {
   /// Its records as they lie in the log, zeros last: 24 bytes each.
   std::vector<PlacedPage> in_file_order() const;
   /// Reads pages that are in file order, neighbours together in pieces of 1 MiB, past the page cache where that can be:
-  /// a piece of the list per thread.
-  Status scan(std::span<const PlacedPage> pages, const PageVisitor& visit) const;
+  /// a piece of the list per thread. `log`: reads pieces in place of the log here.
+  Status scan(std::span<const PlacedPage> pages, const PageVisitor& visit, const LogReader& log = {}) const;
   /// Every record.
   Status verify() const;
 
  private:
   PagePart(std::string name, PageIndex index, os::Fd log, os::Fd bulk);
+  static Result<PagePart> open_once(const std::filesystem::path& directory, Log log, std::string name);
   std::unexpected<Error> wrong(Errc code, const PlacedPage& page, std::string_view what) const;
   Status read_log(const os::Fd& log, std::span<std::byte> bytes, const PlacedPage& first) const;
   Status compare(const PlacedPage& page, PageContents contents) const;

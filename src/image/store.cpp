@@ -175,7 +175,7 @@ Status Store::remove(const ImageId& id, Dependents dependents) const {
         return fail(Errc::conflict, "image {} is {} of {}: remove that first", id, as, image.id);
   }
   YADO_PASS(remove_directory(root_ / id.str(), id));
-  return remove_directory(root_ / fmt::format("{}{}", indices_prefix, id), id);
+  return forget_indices(id);
 }
 
 Status Store::remove_directory(const fs::path& directory, const ImageId& id) const {
@@ -205,9 +205,25 @@ Status Store::keep_indices(const Manifest& manifest, const std::map<std::string,
   }
   YADO_TRY(write_manifest_file(draft.directory(), manifest), doing);
   const fs::path kept = root_ / fmt::format("{}{}", indices_prefix, manifest.id);
-  YADO_PASS(remove_directory(kept, manifest.id));
-  YADO_TRY(rename_to_new(draft.directory(), kept), doing);
+  // Who looks finds the older ones or the newer ones. With the draft go the older ones.
+  std::error_code error;
+  YADO_TRY(fs::exists(kept, error) ? exchange(draft.directory(), kept) : rename_to_new(draft.directory(), kept), doing);
   return sync_directory(root_);
+}
+
+std::vector<ImageId> Store::kept() const {
+  std::vector<ImageId> all;
+  std::error_code error;
+  for (fs::directory_iterator entry(root_, error); !error && entry != fs::end(entry); entry.increment(error)) {
+    const std::string name = entry->path().filename().native();
+    if (name.starts_with(indices_prefix)) all.emplace_back(name.substr(indices_prefix.size()));
+  }
+  return all;
+}
+
+Status Store::forget_indices(const ImageId& id) const {
+  YADO_PASS(check_id(id));
+  return remove_directory(root_ / fmt::format("{}{}", indices_prefix, id), id);
 }
 
 Result<Held> Store::find(const ImageId& id) const {

@@ -97,6 +97,10 @@ class Store {
   /// what was kept of it before. `indices`: part name -> bytes of pages.index, one for each part of type pages;
   /// `corrupt` when they are not those of the manifest.
   Status keep_indices(const Manifest& manifest, const std::map<std::string, std::string>& indices) const;
+  /// Of which images there are such indices.
+  std::vector<ImageId> kept() const;
+  /// They go, whatever becomes of an image of that name.
+  Status forget_indices(const ImageId& id) const;
   /// The image, or what is kept of it; the image when there are both. `not_found` when there is neither.
   Result<Held> find(const ImageId& id) const;
   /// The directory of a part; valid while the image exists.

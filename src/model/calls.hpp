@@ -42,6 +42,7 @@ struct BuildCall {
   ImageId image;
   std::optional<ImageId> base;      ///< save what changed since, if the owner counts its changes from there; else all
   std::vector<HostAddress> peers;   ///< agents of the hosts that save a share
+  std::uint64_t bytes_per_second = 0;  ///< that each host writes at most; 0: as its spec says, which counts anyway if it is less
   bool operator==(const BuildCall&) const = default;
 };
 
@@ -58,6 +59,7 @@ struct PullCall {
     bool operator==(const Member&) const = default;
   };
   std::vector<Member> members;
+  bool in_background = false;  ///< nobody waits for it: it keeps to what the host gives to such work
   bool operator==(const PullCall&) const = default;
 };
 
@@ -85,6 +87,16 @@ struct ExpectCall {
   Epoch epoch;
   std::vector<ImageId> ahead;  ///< what came of its disks already, as in HandoverCall
   bool operator==(const ExpectCall&) const = default;
+};
+
+/// A copy of an image that is a delta, or a share of one, lies here: its pages are written anew, so that it needs its bases no more, in the
+/// background, until it is wanted for anything else. It stays the same image (docs/formats/image.md, "Merging").
+struct MergeCall {
+  WorkloadId workload;
+  Epoch epoch;
+  ImageId image;  ///< the main one, also where only a share of it lies
+  std::vector<PullCall::Member> others;  ///< what of the chain is not here, and who has it
+  bool operator==(const MergeCall&) const = default;
 };
 
 struct StopCall {
@@ -127,7 +139,7 @@ struct InspectCall {
 };
 
 using AgentCall =
-    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall, ResplitCall, ExpectCall>;
+    std::variant<RaiseCall, PrepareCall, BuildCall, PullCall, HandoverCall, StopCall, SleepCall, DropImageCall, InspectCall, ResplitCall, ExpectCall, MergeCall>;
 
 /// The answer to any of them; what a call does not fill stays empty.
 struct CallReply {
@@ -135,7 +147,7 @@ struct CallReply {
   Endpoint endpoint;     ///< raise
   Way way = Way::cold;   ///< raise, prepare
   RaiseTimes times;      ///< raise, prepare
-  std::optional<ImageReport> image;  ///< build, pull
+  std::optional<ImageReport> image;  ///< build, pull, merge
   InstanceState state = InstanceState::exited;  ///< inspect
   std::uint64_t sequence = 0;  ///< reports with a higher sequence number know of this call's effect
   std::string detail;  ///< for people: why a faster way was not taken

@@ -22,7 +22,8 @@ std::vector<AgentCall> one_of_each() {
           StopCall{.workload = site, .epoch = epoch},      SleepCall{.workload = site, .epoch = epoch},
           DropImageCall{.workload = site, .epoch = epoch}, InspectCall{.workload = site, .epoch = epoch},
           HandoverCall{.spec = spec(), .epoch = epoch},
-          ResplitCall{.spec = spec(), .epoch = epoch},     ExpectCall{.spec = spec(), .epoch = epoch}};
+          ResplitCall{.spec = spec(), .epoch = epoch},     ExpectCall{.spec = spec(), .epoch = epoch},
+          MergeCall{.workload = site, .epoch = epoch}};
 }
 
 TEST(CallsTest, EveryCallSaysWhichWorkloadItIsAboutAndUnderWhichRight) {

@@ -54,6 +54,7 @@ struct ImageReport {
   milliseconds age{0};
   std::optional<ImageId> member_of;  ///< a share of that image's memory, saved by this host
   std::optional<ImageId> base;       ///< it is a delta of that
+  bool merged = false;               ///< its pages need no base any more; `base` stays until all shares are known to be merged
   std::vector<ImageId> members;      ///< the shares of its memory that other hosts saved, named <image>.<host>
   bool operator==(const ImageReport&) const = default;
 };

@@ -7,6 +7,11 @@
 
 namespace yado::pager {
 
+/// The smaller of two limits in bytes per second, of which 0 is none.
+constexpr std::uint64_t smaller_limit(std::uint64_t one, std::uint64_t other) {
+  return one == 0 ? other : other == 0 ? one : std::min(one, other);
+}
+
 /// One thread.
 class SavePace {
  public:

@@ -23,6 +23,13 @@ TEST(SavePaceTest, TimeThatWasNotUsedIsNotSavedUp) {
   EXPECT_EQ(pace.after(1000, start + 30s), start + 31s);
 }
 
+TEST(SavePaceTest, OfTwoLimitsTheSmallerCounts) {
+  EXPECT_EQ(smaller_limit(5, 3), 3u);
+  EXPECT_EQ(smaller_limit(0, 3), 3u) << "0 is none";
+  EXPECT_EQ(smaller_limit(5, 0), 5u);
+  EXPECT_EQ(smaller_limit(0, 0), 0u);
+}
+
 TEST(SavePaceTest, WithoutALimitNobodyWaits) {
   SavePace pace(0);
   EXPECT_FALSE(pace.limited());

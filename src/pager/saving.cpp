@@ -4,12 +4,6 @@ namespace yado::pager {
 namespace {
 constexpr std::uint64_t pages_between_looks = SavePace::piece_bytes / page_bytes;  // an appender's buffer
 
-/// The archive's, or what was asked for, if that is less.
-std::uint64_t rate_of(const PageArchive& archive, const SaveRequest& request) {
-  const std::uint64_t most = archive.bytes_per_second();
-  return most == 0 || (request.bytes_per_second != 0 && request.bytes_per_second < most) ? request.bytes_per_second : most;
-}
-
 /// Looked at again when half of what was too much is written: it is counted from the beginning.
 class CanFixWatch {
  public:
@@ -44,7 +38,7 @@ Result<std::unique_ptr<Saving>> Saving::begin(PageStore& store, PageArchive& arc
 
 Saving::Saving(PageStore& store, PageArchive& archive, std::string session, SaveRequest request, image::PageWriter writer)
     : store_(store), archive_(archive), session_(std::move(session)), request_(std::move(request)), writer_(std::move(writer)),
-      pace_(rate_of(archive, request_)) {}
+      pace_(smaller_limit(archive.bytes_per_second(), request_.bytes_per_second)) {}
 
 Saving::~Saving() {
   if (kept_) return;

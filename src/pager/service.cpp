@@ -515,8 +515,9 @@ class Client {
     if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
     wait_for_redundancy();
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
+    limit_ = smaller_limit(config_.save_bytes_per_second, call.value("bytes_per_second", std::uint64_t{0}));
     const std::lock_guard lock(kept_.mutex);
-    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), config_.save_bytes_per_second,
+    SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), limit_,
                                [this](SavePace::Time then) { return wait_until(then); }, network_.chain(), watch_};
     // Of any other base nobody knows what changed since.
     if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
@@ -622,7 +623,7 @@ class Client {
     json all = json::array();
     for (const SplitSave::Share& share : shares)
       all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
-    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}, {"bytes_per_second", config_.save_bytes_per_second}};
+    return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}, {"bytes_per_second", limit_}};
   }
 
   Result<json> figures() const {
@@ -681,6 +682,7 @@ class Client {
   KeptCut& kept_;
   std::shared_ptr<SaveWatch> watch_;
   image::CutId cut_, base_cut_;  ///< of the checkpoint under way
+  std::uint64_t limit_ = 0;      ///< its, of each host, in bytes per second; 0: none
   fs::path part_;
   std::optional<Saving> save_;
   std::optional<Leaving> leaving_;

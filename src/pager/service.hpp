@@ -13,8 +13,9 @@
 //   servers   local_bytes, servers: as in the           notes: [text]   (what is not quite as asked for)
 //             configuration, without load
 //   drained                                             —             (when nobody is being emptied any more)
-//   save      part, name, cut, base_cut, base           pages, here, left   (begins; the workload runs on): what changed since the cut that was
-//                                                                     kept last, if that is `base_cut`, else all
+//   save      part, name, cut, base_cut, base,          pages, here, left   (begins; the workload runs on): what changed since the cut that was
+//             bytes_per_second: of each host, 0:                      kept last, if that is `base_cut`, else all
+//             as configured; the smaller limit counts
 //   round                                               pages, here, left   (again; pages: saved on all hosts, here: of these on this one)
 //   copy                                                left          (again, into memory: when little is left, or less than a disk could keep up with)
 //   fix                                                 —             (the workload stands still before, until the answer)

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <map>
 #include <memory>
 #include <span>
@@ -97,12 +99,13 @@ constexpr std::uint64_t longest_index = 2_GiB;
 class Pull {
  public:
   Pull(const image::Store& store, asio::any_io_executor executor, wire::Client& from, nanoseconds limit,
-       std::function<void(Progress)> on_progress)
+       std::function<void(Progress)> on_progress, Pace pace)
       : store_(store),
         executor_(std::move(executor)),
         from_(from),
         limit_(limit),
-        on_progress_(std::move(on_progress)) {}
+        on_progress_(std::move(on_progress)),
+        pace_(std::move(pace)) {}
 
   asio::awaitable<Result<image::Manifest>> run(ImageId id) {
     auto manifest = co_await fetch_manifest(id);
@@ -174,16 +177,22 @@ class Pull {
     auto created = co_await blocking(executor_, std::move(create));
     if (!created) co_return std::unexpected(std::move(created.error()));
     const std::shared_ptr<os::Fd> fd = std::move(*created);
+    asio::steady_timer turn(co_await asio::this_coro::executor);
 
     for (std::uint64_t offset = 0; offset < file.bytes;) {
       auto piece = co_await fetch_piece(file_target(id, part, file.path), offset, file.bytes);
       if (!piece) co_return std::unexpected(std::move(piece.error()));
       const Range covered = piece->covered;
+      const std::uint64_t data = piece->body.size();
       std::function<Status()> write = [draft, fd, came = std::move(*piece)] { return write_piece(*fd, came); };
       if (auto written = co_await blocking(executor_, std::move(write)); !written) co_return written;
       offset = covered.end;
       progress_.bytes += covered.bytes();
       if (on_progress_) on_progress_(progress_);
+      if (!pace_) continue;
+      boost::system::error_code ignored;
+      turn.expires_at(pace_(data));
+      co_await turn.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
     }
     co_return Status{};
   }
@@ -219,6 +228,7 @@ class Pull {
   wire::Client& from_;
   nanoseconds limit_;
   std::function<void(Progress)> on_progress_;
+  Pace pace_;
   Progress progress_;
 };
 
@@ -226,8 +236,8 @@ class Pull {
 
 asio::awaitable<Result<image::Manifest>> pull(const image::Store& store, asio::any_io_executor executor, ImageId id,
                                               wire::Client& from, nanoseconds limit,
-                                              std::function<void(Progress)> on_progress) {
-  Pull work(store, std::move(executor), from, limit, std::move(on_progress));
+                                              std::function<void(Progress)> on_progress, Pace pace) {
+  Pull work(store, std::move(executor), from, limit, std::move(on_progress), std::move(pace));
   const std::string what = fmt::format("pull image {}", id);
   auto manifest = co_await work.run(std::move(id));
   if (!manifest) co_return context(manifest.error(), what);
@@ -236,11 +246,24 @@ asio::awaitable<Result<image::Manifest>> pull(const image::Store& store, asio::a
 
 asio::awaitable<Result<image::Manifest>> pull_indices(const image::Store& store, asio::any_io_executor executor,
                                                       ImageId id, wire::Client& from, nanoseconds limit) {
-  Pull work(store, std::move(executor), from, limit, {});
+  Pull work(store, std::move(executor), from, limit, {}, {});
   const std::string what = fmt::format("pull indices of image {}", id);
   auto manifest = co_await work.run_indices(std::move(id));
   if (!manifest) co_return context(manifest.error(), what);
   co_return manifest;
+}
+
+asio::awaitable<Result<std::string>> pull_bytes(ImageId id, std::string part, std::string path, std::uint64_t offset,
+                                                std::uint64_t bytes, wire::Client& from, nanoseconds limit) {
+  wire::Request request;
+  request.target = file_target(id, part, path);
+  request.headers.emplace_back("range", range_header({offset, offset + bytes}));
+  auto response = co_await from.call(std::move(request), limit);
+  if (!response) co_return std::unexpected(std::move(response.error()));
+  if (response->status != 206 && response->status != 416) co_return std::unexpected(refusal_of(*response));
+  if (response->status == 416 || response->body.size() != bytes)
+    co_return fail(Errc::corrupt, "{} of {}/{} is shorter there than is known here", path, id, part);
+  co_return std::move(response->body);
 }
 
 }  // namespace yado::transfer

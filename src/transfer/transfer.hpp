@@ -23,8 +23,10 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "base/error.hpp"
 #include "base/time.hpp"
@@ -48,6 +50,9 @@ struct Progress {
   std::uint64_t of = 0;
 };
 
+/// So many bytes came: from when on more may be asked for. Empty: at once.
+using Pace = std::function<std::chrono::steady_clock::time_point(std::uint64_t bytes)>;
+
 /// Copies image `id` from the agent behind `from` into `store` and returns its manifest. Every file is compared with
 /// the manifest before the image comes into being; after any error there is neither an image nor a draft, and nothing
 /// is resumed. `limit` bounds every single answer (the manifest, a piece). `store` and `from` must live until it
@@ -55,12 +60,16 @@ struct Progress {
 /// (before the first byte when it is plain that it cannot fit), and those of wire::Client::call.
 boost::asio::awaitable<Result<image::Manifest>> pull(const image::Store& store, boost::asio::any_io_executor blocking,
                                                      ImageId id, wire::Client& from, nanoseconds limit,
-                                                     std::function<void(Progress)> on_progress);
+                                                     std::function<void(Progress)> on_progress, Pace pace = {});
 
 /// Only the manifest and the indices of its pages, for image::Store::keep_indices: enough to know where pages lie.
 /// Errors as of pull.
 boost::asio::awaitable<Result<image::Manifest>> pull_indices(const image::Store& store,
                                                              boost::asio::any_io_executor blocking, ImageId id,
                                                              wire::Client& from, nanoseconds limit);
+
+/// `bytes` of one file of an image, at most piece_bytes, from `offset` on, holes as zeros. `corrupt` when the file is shorter there; others as of pull.
+boost::asio::awaitable<Result<std::string>> pull_bytes(ImageId id, std::string part, std::string path, std::uint64_t offset,
+                                                       std::uint64_t bytes, wire::Client& from, nanoseconds limit);
 
 }  // namespace yado::transfer

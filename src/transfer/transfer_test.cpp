@@ -172,6 +172,31 @@ TEST_F(TransferTest, APulledImageIsTheSameImage) {
   EXPECT_EQ(progress_.front().of, pulled->bytes());
 }
 
+TEST_F(TransferTest, ACopyKeepsToItsPace) {
+  constexpr double limit = 8 << 20;  // bytes a second
+  make_image();
+  const auto begun = std::chrono::steady_clock::now();
+  auto next = begun;
+  const Pace pace = [&](std::uint64_t bytes) {
+    return next += std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(static_cast<double>(bytes) / limit));
+  };
+  auto pulled = wire::run(io_, pull(*here_, pool_.get_executor(), id, *client_, patience, {}, pace));
+  ASSERT_TRUE(pulled) << pulled.error().message;
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+  ASSERT_GT(pulled->bytes(), 4u * piece_bytes) << "too little to tell";
+  EXPECT_LE(static_cast<double>(pulled->bytes()) / took.count(), limit);
+  EXPECT_TRUE(here_->verify(id));
+}
+
+TEST_F(TransferTest, ABitOfAFile) {
+  make_sparse_image();
+  const auto bytes = [&](std::uint64_t offset, std::uint64_t count) { return wire::run(io_, pull_bytes(id, "disk", "layer", offset, count, *client_, patience)); };
+  EXPECT_EQ(*bytes((1 << 20) - 2, 4), std::string("\0\0xx", 4)) << "a hole is zeros";
+  EXPECT_EQ(bytes((8 << 20) - 2, 4).error().code, Errc::corrupt);
+  EXPECT_EQ(bytes(8 << 20, 4).error().code, Errc::corrupt);
+  EXPECT_EQ(wire::run(io_, pull_bytes(id, "disk", "other", 0, 4, *client_, patience)).error().code, Errc::not_found);
+}
+
 TEST_F(TransferTest, HolesArriveAsHoles) {
   make_sparse_image();
   const wire::Server::Handler honest = handler_;

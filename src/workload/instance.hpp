@@ -35,6 +35,7 @@ struct NewImage {
   std::string name;
   std::string base;      ///< the image that it may be a delta of; empty: none
   std::string base_cut;  ///< the instant of that, in hex
+  std::uint64_t bytes_per_second = 0;  ///< that each host writes at most; 0: as its spec says
 };
 
 /// How an instance is left to another host.

@@ -63,7 +63,7 @@ struct Kill {
 /// Long work that decides nothing; answered by side_done() with what to reply.
 struct Side {
   CallId call;
-  AgentCall what;  ///< BuildCall, PullCall, HandoverCall, DropImageCall, InspectCall, ExpectCall or ResplitCall
+  AgentCall what;  ///< BuildCall, PullCall, HandoverCall, DropImageCall, InspectCall, ExpectCall, ResplitCall or MergeCall
 };
 struct Reply {
   CallId call;

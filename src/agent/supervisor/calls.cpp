@@ -213,6 +213,7 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
       .optional("image", image.name)
       .optional("base", image.base)
       .optional("base_cut", image.base_cut)
+      .optional("bytes_per_second", image.bytes_per_second)
       .optional("leave_running", leave_running);
   YADO_TRY(status, "checkpoint");
   stay_frozen_ = state_ == InstanceState::frozen;

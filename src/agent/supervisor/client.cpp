@@ -245,7 +245,8 @@ Result<workload::Properties> properties_of(const Result<json>& answer) {
 
 asio::awaitable<Result<workload::Properties>> Client::checkpoint(Epoch epoch, workload::PartDirectories parts,
                                                                  workload::NewImage image, bool leave_running) {
-  json fields = object(epoch, {{"parts", parts}, {"image", image.name}, {"base", image.base}, {"base_cut", image.base_cut}, {"leave_running", leave_running}});
+  json fields = object(epoch, {{"parts", parts}, {"image", image.name}, {"base", image.base}, {"base_cut", image.base_cut},
+                               {"bytes_per_second", image.bytes_per_second}, {"leave_running", leave_running}});
   const Result<json> answer = co_await call("checkpoint", std::move(fields));
   co_return properties_of(answer);
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/units.hpp"
 #include "control/core/pacing.hpp"
 #include "detect/brake.hpp"
 #include "model/names.hpp"
@@ -26,7 +27,7 @@ void ControlCore::recover(std::vector<Record> records, Instant now) {
     if (kept.spec.policy.consistency == Consistency::exclusive && kept.epoch != Epoch())
       leases_.recover(id, kept.epoch, kept.spec.policy.lease, kept.phase == OwnerPhase::up, now);
     // Who holds what is known when every agent has spoken: until then nothing is missing.
-    workload.image.not_before = workload.standby.not_before = workload.memory.not_before = now + settings_.reconnect;
+    workload.image.not_before = workload.standby.not_before = workload.memory.not_before = workload.merge.not_before = now + settings_.reconnect;
     // What was being raised may stand by now: its agent's first report says so. Otherwise it is tried again.
     if (kept.phase == OwnerPhase::raising) {
       workload.record.phase = OwnerPhase::absent;
@@ -113,14 +114,19 @@ void ControlCore::move(AskId ask, const WorkloadId& id, std::optional<HostId> ho
   begin_owner(*workload, Evidence::requested, host ? HostId() : workload->record.host, host, now);
 }
 
-Status ControlCore::renew_image(const WorkloadId& id, Extent extent, Instant now) {
+Status ControlCore::renew_image(const WorkloadId& id, Extent extent, Instant now, std::uint64_t bytes_per_second) {
   Workload* workload = find(id);
   if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);
   if (workload->record.spec.policy.standby == StandbyLevel::cold)
     return fail(Errc::conflict, "{} has policy.standby = \"cold\": it keeps no image", id);
   if (extent == Extent::changes && !checkpoints_owner(workload->record.spec))
     return fail(Errc::conflict, "{} is no VM with split memory: only of those there are incremental images", id);
+  if (bytes_per_second != 0 && !checkpoints_owner(workload->record.spec))
+    return fail(Errc::conflict, "{} is no VM with split memory: only of those the rate of a checkpoint is limited", id);
+  if (bytes_per_second != 0 && bytes_per_second < 1_MiB)
+    return fail(Errc::invalid_argument, "bytes_per_second: must be at least {}, as a spec's checkpoint_rate; leave it out for no limit", 1_MiB);
   workload->renew_image = true;
+  workload->renew_bytes_per_second = bytes_per_second;
   workload->renew_delta = extent == Extent::changes;
   workload->image.not_before = Instant{};
   reconcile(*workload, now);
@@ -330,7 +336,8 @@ std::set<HostId> ControlCore::holders(const Workload& workload) const {
   if (!record.image) return found;
   for (const auto& [id, host] : hosts_) {
     const auto has = [&images = host.report.images](const ImageId& image) { return std::ranges::find(images, image, &ImageReport::id) != images.end(); };
-    if (alive(id) && has(*record.image) && std::ranges::all_of(record.bases, has)) found.insert(id);
+    const auto useless = [&record](const ImageReport& held) { return held.id == *record.image && stale(record, held); };
+    if (alive(id) && has(*record.image) && std::ranges::all_of(record.bases, has) && std::ranges::none_of(host.report.images, useless)) found.insert(id);
   }
   return found;
 }

@@ -74,6 +74,7 @@ struct Settings {
   std::size_t image_copies = 2;  ///< hosts that must hold an image, with its bases, before it counts as acknowledged
   /// Images of a chain at most: instead of one more delta all is saved. A restore opens all of them, and what is superseded in them takes room on every holder.
   std::size_t chain_images = 8;
+  std::size_t merge_images = 4;  ///< images of a chain that are left as they are; of a longer one the newest is merged with its bases
 };
 
 /// Answer to a heart-beat: what stands on that host and should not.
@@ -117,7 +118,8 @@ class ControlCore {
   /// Take a new ready image now. `changes`: only what changed since the current one, if that is of this owner and no chain of chain_images;
   /// its copies are made first. Else all, and the event says why. `conflict` when no such image is kept of it.
   enum class Extent { all, changes };
-  Status renew_image(const WorkloadId& id, Extent extent, Instant now);
+  /// `bytes_per_second`: what each host writes for it at most, 0: as the spec says; only of a VM with split memory.
+  Status renew_image(const WorkloadId& id, Extent extent, Instant now, std::uint64_t bytes_per_second = 0);
 
   // Gates.
   void ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence evidence, const HostId& suspect, Instant now);
@@ -188,7 +190,7 @@ class ControlCore {
     std::string last_error;
   };
 
-  /// Builds, copies and standbys: at most one of each kind per workload.
+  /// Builds, copies, standbys and merges: at most one of each kind per workload.
   struct SideOperation {
     CallId call = 0;
     InstanceId instance;
@@ -224,7 +226,8 @@ class ControlCore {
     CallId inspection = 0;
     std::vector<AskId> waiting;
     Epoch seen;  ///< the highest that a gate has spoken of: its own grants while control was down
-    SideOperation image, standby, memory;
+    SideOperation image, standby, memory, merge;
+    std::pair<HostId, std::uint64_t> merge_heard;  ///< only later reports of this host know what the last merge there came to
     struct Resplit {
       AskId ask;
       Split before;
@@ -233,6 +236,7 @@ class ControlCore {
     bool restarted_in_raise = false;   ///< control was, and whether the raise was carried out is not known
     bool renew_image = false;
     bool renew_delta = false;  ///< by what changed since
+    std::uint64_t renew_bytes_per_second = 0;  ///< that each host writes for it at most; 0: as the spec says
     bool image_acknowledged = false;
     bool last_fenced = false;          ///< how the last transfer ended, for those who ask late
     std::uint64_t owner_sequence = 0;  ///< reports of the owner's host with a higher number know the owner
@@ -244,7 +248,7 @@ class ControlCore {
   };
 
   struct Pending {
-    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, seal, pull_ahead, expect, hand_over, pull_handover } what;
+    enum class What { raise, inspect, build, pull, prepare, stop_owner, sleep, resplit, spread, seal, pull_ahead, expect, hand_over, pull_handover, merge } what;
     WorkloadId workload;
     HostId host;
     InstanceId instance;
@@ -310,9 +314,18 @@ class ControlCore {
   void end_resplit(Workload& workload, const Status& status);
   void reconcile_image(Workload& workload, Instant now);
   void reconcile_standby(Workload& workload, Instant now);
+  // merging.cpp
+  bool shares_known(const Workload& workload, const ImageId& image) const;
+  std::optional<HostId> host_with_share(const ImageId& image, bool (*done)(const ImageReport&)) const;
+  std::optional<std::vector<PullCall::Member>> elsewhere(const Workload& workload, const ImageId& image, const HostId& host, bool bases) const;
+  void shorten_chain(Workload& workload);
+  void reconcile_chain(Workload& workload, Instant now);
+  void merge_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+
   void image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
+  static bool stale(const Record& record, const ImageReport& image);
   void judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply);
   void inspected(Workload& workload, const Result<CallReply>& result, Instant now);
   void check_hosts(Instant now);

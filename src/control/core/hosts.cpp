@@ -102,11 +102,20 @@ void ControlCore::judge_instance(const HostReport& report, const InstanceReport&
   }
 }
 
+/// Of an image that is kept, and yet a delta of one that is not: it was away when the others merged theirs, and its bases are gone there.
+bool ControlCore::stale(const Record& record, const ImageReport& image) {
+  const ImageId& whole = image.member_of ? *image.member_of : image.id;
+  const auto kept = [&](const ImageId& id) { return std::ranges::find(record.bases, id) != record.bases.end(); };
+  return image.base && (record.image == whole || kept(whole)) && !kept(*image.base);
+}
+
 void ControlCore::judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply) {
   Workload* workload = find(image.workload);
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
-  if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
-  if (workload && std::ranges::find(workload->record.bases, whole) != workload->record.bases.end()) return;
+  if (!workload || !stale(workload->record, image)) {
+    if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
+    if (workload && std::ranges::find(workload->record.bases, whole) != workload->record.bases.end()) return;
+  }
   if (workload && workload->migration)
     if (const Migration& move = *workload->migration; move.image == whole || std::ranges::find(move.ahead, whole) != move.ahead.end()) return;
   // First what it is needed for, deltas and the image that it is a share of; it is named with the next report.
@@ -154,6 +163,7 @@ void ControlCore::call_done(CallId call_id, const Result<CallReply>& result, Ins
     case Pending::What::raise: return raise_done(*workload, pending, result, now);
     case Pending::What::build:
     case Pending::What::pull: return image_done(*workload, pending, result, now);
+    case Pending::What::merge: return merge_done(*workload, pending, result, now);
     case Pending::What::spread: return spread(*workload, pending, result, now);
     case Pending::What::seal: return sealed(*workload, pending, result, now);
     case Pending::What::pull_ahead: return ahead_pulled(*workload, pending, result, now);
@@ -298,6 +308,7 @@ Instant ControlCore::next_deadline() const {
     if (workload.image.call == 0) consider(workload.image.not_before);
     if (workload.standby.call == 0) consider(workload.standby.not_before);
     if (workload.memory.call == 0) consider(workload.memory.not_before);
+    if (workload.merge.call == 0) consider(workload.merge.not_before);
   }
   return next;
 }

@@ -21,6 +21,11 @@ inline nanoseconds raise_limit(const WorkloadSpec& spec) { return 3 * spec.servi
 /// A build starts, dumps and restores; a copy moves as many bytes as the image has: both are bounded by patience only.
 inline nanoseconds side_limit(const WorkloadSpec& spec) { return 4 * spec.service.ready.start_limit + 60s; }
 
+/// Copies and merges keep to what their host gives to its background, 1 MiB/s at least.
+inline nanoseconds background_limit(const WorkloadSpec& spec) {
+  return side_limit(spec) + seconds(spec.kind == Kind::vm ? spec.vm.memory_bytes >> 20 : 0);
+}
+
 /// All of a memory may have to move, beside whatever else its links and hosts do; a slower one is asked again, and goes on where it is.
 inline nanoseconds resplit_limit(const WorkloadSpec& spec) {
   constexpr std::uint64_t slow = 4 << 20;  // bytes a second

@@ -13,7 +13,7 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
   Record& record = workload.record;
   if (!wants_owner(record) || workload.owner) return;
   // A pause that is over is over, also for what is not wanted any more: next_deadline() must not name it again.
-  for (SideOperation* side : {&workload.image, &workload.standby, &workload.memory})
+  for (SideOperation* side : {&workload.image, &workload.standby, &workload.memory, &workload.merge})
     if (now >= side->not_before) side->not_before = Instant{};
   if (record.phase == OwnerPhase::absent && !record.spec.policy.lifetime && now >= workload.raise_not_before) {
     workload.raise_not_before = now + pause_after(workload.raise_failures);
@@ -30,6 +30,7 @@ void ControlCore::reconcile(Workload& workload, Instant now) {
   if (record.spec.policy.consistency == Consistency::exclusive && !checkpoints_owner(record.spec)) return;
   if (record.revision == 0 || (record.phase == OwnerPhase::absent && record.instance.empty())) return;
   reconcile_image(workload, now);
+  reconcile_chain(workload, now);
   if (record.spec.policy.standby == StandbyLevel::frozen) reconcile_standby(workload, now);
 }
 
@@ -66,7 +67,9 @@ std::vector<PullCall::Member> ControlCore::members_of(const ImageId& image) cons
   for (const auto& [id, host] : hosts_)
     for (const ImageReport& held : host.report.images) {
       if (held.id == image) all.insert(held.members.begin(), held.members.end());
-      if (alive(id) && held.member_of == image) found.emplace(held.id, host.report.agent);
+      if (!alive(id) || held.member_of != image) continue;
+      // Beside a main image that names no base any more a share that is still a delta is of no use.
+      if (const auto [at, first] = found.emplace(held.id, host.report.agent); !first && held.merged) at->second = host.report.agent;
     }
   for (const auto& [id, host] : hosts_)
     if (const ImageId saved(image.str() + "." + id.str()); alive(id) && all.contains(saved)) found.emplace(saved, host.report.agent);
@@ -146,7 +149,7 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     operation.image = ImageId(fmt::format("{}-img.{}", record.spec.name, ++record.serial));
     operation.instance = of_owner ? record.instance : InstanceId(fmt::format("{}.{}", record.spec.name, record.serial));
     persist(workload);  // a name is never given twice
-    operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image, workload.renew_delta && base ? std::optional(*base) : std::nullopt, of_owner ? agents_alive() : std::vector<HostAddress>()},
+    operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image, workload.renew_delta && base ? std::optional(*base) : std::nullopt, of_owner ? agents_alive() : std::vector<HostAddress>(), workload.renew_bytes_per_second},
                           side_limit(record.spec),
                           Pending{Pending::What::build, record.spec.name, of_owner ? record.host : choose(candidates),
                                   operation.instance, operation.image, record.epoch, record.revision});
@@ -157,8 +160,8 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   if (keepers.empty()) return;
   operation.image = *record.image;
   const Endpoint& holder = hosts_.at(*holding.begin()).report.agent;
-  operation.call = call(PullCall{record.spec, record.epoch, *record.image, holder, before_image(record, holder)},
-                        side_limit(record.spec),
+  operation.call = call(PullCall{record.spec, record.epoch, *record.image, holder, before_image(record, holder), true},
+                        background_limit(record.spec),
                         Pending{Pending::What::pull, record.spec.name, choose(keepers), {}, *record.image,
                                 record.epoch, record.revision});
 }
@@ -199,6 +202,7 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
     record.image_of = pending.instance;
     record.image_revision = pending.revision;
     workload.renew_image = workload.renew_delta = false;
+    workload.renew_bytes_per_second = 0;
     workload.image_acknowledged = false;
     persist(workload);
   }

@@ -234,7 +234,7 @@ class VmInstance final : public workload::Instance {
                                                 const std::filesystem::path& pages, const workload::NewImage& image) const {
     const auto cut = image::CutId::of(fmt::format("{} {}", image.name, os::now().time_since_epoch().count()));
     PagedMemory memory({.control = vm_.pager(), .part = pages, .name = image.name, .cut = cut,
-                        .base_cut = image::CutId::from_hex(image.base_cut), .base = image.base, .progress = {}});
+                        .base_cut = image::CutId::from_hex(image.base_cut), .base = image.base, .bytes_per_second = image.bytes_per_second, .progress = {}});
     const Instant begun = os::now();
     YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
     YADO_TRY(memory.keep(), "checkpoint");

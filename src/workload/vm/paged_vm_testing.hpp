@@ -88,6 +88,7 @@ class PagedVmTest : public ::testing::Test {
     image::CutId base_cut;
     std::vector<std::vector<fs::path>> chain;  ///< of every image of the chain the parts of pages, all of them
     fs::path directory;
+    std::uint64_t bytes_per_second = 0;  ///< that it may be written at; 0: as the pager is configured
     ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties}; }
   };
   void checkpoint(Image& image, const Image* base = nullptr) {
@@ -95,7 +96,7 @@ class PagedVmTest : public ::testing::Test {
     for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(image.directory / part);
     image.cut = image::CutId::of(image.name);
     PagedMemory memory({.control = vm_->pager(), .part = image.directory / "memory", .name = image.name, .cut = image.cut,
-                        .base_cut = base ? base->cut : image::CutId(), .base = base ? base->name : "", .progress = {}});
+                        .base_cut = base ? base->cut : image::CutId(), .base = base ? base->name : "", .bytes_per_second = image.bytes_per_second, .progress = {}});
     auto saved = vm_->save(image.directory / "device-state", image.directory / "disk", memory);
     ASSERT_OK(saved);
     image.saved = std::move(*saved);

@@ -221,7 +221,7 @@ Result<std::uint64_t> PagedMemory::slow_down_until_there_is_room(std::uint64_t l
 Status PagedMemory::before_pause(Brake& brake) {
   YADO_ASSIGN(socket_, connect_to(options_.control), "memory");
   const json begin{{"do", "save"}, {"part", options_.part.native()}, {"name", options_.name}, {"cut", options_.cut.hex()},
-                   {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}};
+                   {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}, {"bytes_per_second", options_.bytes_per_second}};
   YADO_ASSIGN(std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress), "memory");
   YADO_ASSIGN(left, slow_down_until_there_is_room(left, brake), "memory");
   return copy(socket_, heard_, left);

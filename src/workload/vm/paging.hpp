@@ -64,6 +64,7 @@ class PagedMemory final : public MemoryPart {
     std::string name;               ///< of the image; a server calls its share <name>.<host>
     image::CutId cut, base_cut;
     std::string base;               ///< the name of the image of `base_cut`
+    std::uint64_t bytes_per_second = 0;  ///< that each host writes at most; 0: as the pager is configured
     /// Told after every round.
     std::function<void(std::uint64_t pages_saved, std::uint64_t left)> progress;
     /// How many bytes the copies of what is written last may take.

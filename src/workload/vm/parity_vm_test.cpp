@@ -119,6 +119,14 @@ TEST_F(ParityVmProcessTest, ACheckpointKeepsToItsRateOnEveryHost) {
   EXPECT_GT(slow.bytes, 8.0 * (1 << 20)) << "too little to tell";
   // The first and the last piece of 1 MiB are not waited for.
   EXPECT_LT((slow.bytes - 2 * (1 << 20)) / slow.seconds, fast.rate() / 4) << "of " << fast.rate() << " B/s without a limit";
+  // Of two limits, that of all checkpoints and that of this one, the smaller counts.
+  for (const double share : {8.0, 2.0}) {
+    Image once;
+    once.bytes_per_second = static_cast<std::uint64_t>(fast.rate() / share);
+    const Took took = save(fmt::format("b-img.{}", share), once);
+    ASSERT_FALSE(HasFatalFailure());
+    EXPECT_LT((took.bytes - 2 * (1 << 20)) / took.seconds, fast.rate() / std::max(share, 4.0)) << "of " << fast.rate() << " B/s without a limit";
+  }
   expect_flawless();
 }
 
