@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sched.h>
 #include <sys/socket.h>
@@ -190,10 +191,14 @@ Result<std::string> PagedMemory::ask(const std::string& call) {
   return answer.dump();
 }
 
-std::uint64_t PagedMemory::half_of_free_memory() { return os::memory_available() / 2; }
+std::uint64_t PagedMemory::half_of_free_memory() {
+  const std::uint64_t available = os::memory_available();
+  return available != 0 ? available / 2 : std::numeric_limits<std::uint64_t>::max();
+}
 
 /// Half of the processor time that it had, round by round. Returns what is left.
 Result<std::uint64_t> PagedMemory::slow_down_until_there_is_room(std::uint64_t left, Brake& brake) {
+  if (left * pager::page_bytes <= options_.room_for_copies()) return left;  // also where nobody can measure or slow down a guest
   constexpr double least_cpus = 0.01;
   double cpus = 0;  // unknown
   Instant begun = os::now();
