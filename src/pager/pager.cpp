@@ -135,6 +135,7 @@ void Pager::fetch(std::vector<PageNumber> pages) {
 /// Neighbours go in one call.
 Status Pager::place(const Piece& piece) {
   const auto& pages = piece.pages;
+  const std::lock_guard placing(placing_mutex_);
   Writes writes;
   {
     const std::lock_guard lock(table_mutex_);
@@ -484,12 +485,10 @@ Result<Pager::Cut> Pager::fix_save() {
     hold_punches_ = true;
   }
   YADO_TRY(note_written_pages(), "checkpoint");
-  Cut cut{PageBits(memory_.pages()), PageBits(memory_.pages())};
+  Cut cut{here(), PageBits(memory_.pages())};
   std::vector<PageNumber> rest;
   {
     const std::lock_guard lock(table_mutex_);
-    for (PageNumber page = 0; page < memory_.pages(); ++page)
-      if (!table_.needs_remote(page)) cut.here.set(page);
     cut.changed = save_->wanted();
     rest = save_->take(0, memory_.pages(), [&](PageNumber page) { return cut.here.test(page); });
     changed_since_fix_.clear();
@@ -564,9 +563,9 @@ void Pager::keep_all_no_more(std::uint64_t limit) {
 
 PageBits Pager::here() const {
   PageBits bits(memory_.pages());
-  const std::lock_guard lock(table_mutex_);
+  const std::scoped_lock lock(placing_mutex_, table_mutex_);
   for (PageNumber page = 0; page < memory_.pages(); ++page)
-    if (!table_.needs_remote(page)) bits.set({page, 1});
+    if (!table_.needs_remote(page)) bits.set(page);
   return bits;
 }
 

@@ -24,7 +24,7 @@ class PagerLiveTest : public ::testing::Test {
     auto paged = Paged::start(mib);
     ASSERT_TRUE(paged) << paged.error().text();
     paged_.emplace(std::move(*paged));
-    remote_ = std::make_unique<Copies>(Copies::Options{pages, copies, 7}, std::vector<PageServer*>{&a_, &b_});
+    remote_ = std::make_unique<Scattering>(Copies::Options{pages, copies, 7}, std::vector<PageServer*>{&a_, &b_});
     pager_ = std::make_unique<Pager>(paged_->memory(), *remote_, network_.io.get_executor(),
                                      Pager::Options{{.pages = pages, .local_limit = local_pages, .prefetch_most = prefetch}, 7, [this](const Error& why) {
                                        lost_.set_value(why.text());
@@ -46,10 +46,33 @@ class PagerLiveTest : public ::testing::Test {
     return static_cast<std::uint64_t>(status.st_blocks) / 8;
   }
 
+  /// Gives pages in an order in which no two are neighbours, when it is told to: they are put into place one by one.
+  class Scattering : public Copies {
+   public:
+    using Copies::Copies;
+    void fetch(std::vector<PageNumber> wanted, Arrived arrived) override {
+      Copies::fetch(std::move(wanted), [this, arrived = std::move(arrived)](Result<Piece> piece) {
+        if (piece && scatter) {
+          Piece odd{{}, {}, piece->hold}, even{{}, {}, piece->hold};
+          for (std::size_t i = 0; i < piece->pages.size(); ++i) {
+            Piece& to = piece->pages[i] % 2 != 0 ? odd : even;
+            to.pages.push_back(piece->pages[i]);
+            to.contents.push_back(piece->contents[i]);
+          }
+          odd.pages.insert(odd.pages.end(), even.pages.begin(), even.pages.end());
+          odd.contents.insert(odd.contents.end(), even.contents.begin(), even.contents.end());
+          piece = std::move(odd);
+        }
+        arrived(std::move(piece));
+      });
+    }
+    std::atomic<bool> scatter = false;
+  };
+
   Network network_;
   MapServer a_{network_.io.get_executor(), "a"}, b_{network_.io.get_executor(), "b"};
   std::optional<Paged> paged_;
-  std::unique_ptr<Copies> remote_;
+  std::unique_ptr<Scattering> remote_;
   std::unique_ptr<Pager> pager_;
   std::promise<std::string> lost_;
 };
@@ -285,6 +308,28 @@ TEST_F(PagerLiveTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) 
   });
   EXPECT_EQ(not_so, 0u);
   EXPECT_GT(unchanged, pages / 16) << "what was here at the cut, was not written since and had to leave";
+}
+
+TEST_F(PagerLiveTest, APageThatWasWrittenAsSoonAsItWasInPlaceIsHereAtTheCut) {
+  constexpr std::uint32_t window = 256;
+  start(pages / 4, 1, window);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  remote_->scatter = true;
+  unsigned looks = 0, lost = 0;
+  // One window behind the other, so that they grow.
+  for (PageNumber page = 0; page < pages; page += 2) {
+    if (const PageBits here = pager_->here(); here.test(page) || here.test(page + 1)) continue;
+    ASSERT_TRUE(pager_->begin_save(false));
+    paged_->ask(fmt::format("t {} {}", page, page + 1));  // the others of the window are still being put into place
+    const auto cut = pager_->fix_save();
+    ASSERT_TRUE(cut) << cut.error().text();
+    ++looks;
+    for (const PageNumber written : {page, page + 1}) lost += cut->here.test(written) ? 0 : 1;
+    pager_->end_save(false);
+  }
+  EXPECT_EQ(lost, 0u) << "their servers have an older content";
+  EXPECT_GT(looks, pages / window / 2);
+  expect_right(paged_->ask("v"));
 }
 
 TEST_F(PagerLiveTest, TheProcessEndsWithItsPager) {

@@ -9,6 +9,7 @@
 //            through the kernel (read(2) into the page)      ok writes=… bad=…
 //   s MS     the same, one page after the other
 //   z P      zeros to the last P percent
+//   t A B    writes page A, then page B                      ok pages=…
 //   v        check all                                       ok pages=… bad=…
 //   q        end
 
@@ -146,6 +147,11 @@ int main(int count, char **arguments) {
           memset(memory + page * words, 0, page_bytes);
           versions[page] = 0;
         }
+        printf("ok pages=%" PRIu64 "\n", pages);
+        break;
+      case 't':
+        make(first % pages, memory + first % pages * words);
+        make(second % pages, memory + second % pages * words);
         printf("ok pages=%" PRIu64 "\n", pages);
         break;
       case 'v':
