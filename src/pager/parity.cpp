@@ -66,6 +66,13 @@ Parity::Cells Parity::plan(Change& change, bool again) {
 
 void Parity::change(const std::shared_ptr<Change>& change) {
   if (change->items.empty()) return std::exchange(change->done, nullptr)();
+  if (const Cells held = held_in(*change); !held.empty()) {
+    if (held_->aside.size() >= options_.most_held) return held_->waiting.push_back([this, change] { this->change(change); });
+    return set_aside(held_, change->group, held, [this, change] {
+      give_held();
+      this->change(change);
+    });
+  }
   read(change->group, plan(*change, false), [this, change](Contents first) {
     change->read = std::move(first);
     // A content that was wrong, or a host that died: perhaps the other way. (What was read stays right.)

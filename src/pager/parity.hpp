@@ -15,8 +15,10 @@
 // whose host is dead is kept as what the parity says.
 //
 // A restored memory begins outside of all stripes: what lies in an image on this host's disk stays there until it changes, and dies with this host
-// only; what servers have loaded is taken into stripes in the background (parity_outside.cpp). No image contains parity.
+// only; what servers have loaded is taken into stripes in the background (parity_outside.cpp). No image contains parity: a page that only the
+// parity has is computed for it, as it was at the cut (parity_image.cpp).
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -36,6 +38,7 @@ class Parity : public RemoteMemory {
     std::uint64_t pages = 0;
     unsigned data = 2;       ///< columns of a group
     std::uint64_t seed = 0;  ///< of the sums
+    std::size_t most_held = 16384;  ///< pages in memory for an image, before stores of such pages wait for whoever reads them: 64 MiB
   };
   /// A host is two sessions of its memory server: one for pages, one for parity, whose pages are stripes. No `parity`: an image on this host's
   /// disk, which only gives.
@@ -65,6 +68,10 @@ class Parity : public RemoteMemory {
   void at_cut(const PageBits& here) override;
   std::optional<std::size_t> owner(PageNumber page) const override;
   bool is_zero(PageNumber page) const override { return pages_[page].zero; }
+  bool is_computed(PageNumber page) const override;
+  void hold_for_image(const std::vector<PageNumber>& pages) override;
+  void read_held(Arrived read) override;
+  void release_held() override;
 
   void fetch(std::vector<PageNumber> pages, Arrived arrived) override;
   void store(Evicted evicted, Stored stored) override;
@@ -145,6 +152,16 @@ class Parity : public RemoteMemory {
       return cells;
     }
   };
+  /// What an image under way needs of pages that are computed.
+  struct Held {
+    PageBits wanted;  ///< their content of the cut is still in their stripes
+    std::map<PageNumber, std::unique_ptr<std::array<std::byte, page_bytes>>> aside;  ///< it was read
+    Arrived reader;
+    std::optional<Error> failed;
+    bool reading = false;
+    PageNumber from = 0;           ///< of wanted pages before it those that are left are being read
+    std::vector<Done> waiting;     ///< changes, for room
+  };
   struct Storing {
     Evicted evicted;
     Stored stored;
@@ -200,6 +217,12 @@ class Parity : public RemoteMemory {
   void taken_in(std::size_t group, std::size_t host, const std::vector<PageNumber>& pages);
   void tell_rebuilt();
 
+  // parity_image.cpp: pages for an image that are computed
+  Cells held_in(const Change& change) const;
+  void set_aside(const std::shared_ptr<Held>& held, std::size_t group, const Cells& cells, Done then);
+  void give_held();
+  void read_more_held(const std::shared_ptr<Held>& held, PageNumber first);
+
   // parity_room.cpp: deaths and repair; room
   void replace_dead_hosts(std::size_t group);
   void repair_soon(std::size_t group);
@@ -225,6 +248,7 @@ class Parity : public RemoteMemory {
   std::uint64_t loaded_outside_ = 0;     ///< pages outside on hosts
   PageNumber taken_in_ = 0;              ///< pages before it were looked at
   std::vector<std::function<void()>> rebuilt_;
+  std::shared_ptr<Held> held_;           ///< none: there is no image that needs any
   Counts counts_;
 };
 

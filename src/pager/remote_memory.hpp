@@ -86,6 +86,14 @@ class RemoteMemory {
   /// The server that answers for a page in an image; none: is_zero(), or nobody has it as it is.
   virtual std::optional<std::size_t> owner(PageNumber page) const = 0;
   virtual bool is_zero(PageNumber page) const = 0;
+  /// Nobody has it as it is, but it is not lost: it is computed from what others have (parity.hpp).
+  virtual bool is_computed(PageNumber /*page*/) const { return false; }
+  /// At the cut: what these pages, which are computed, contain now belongs into the image, whatever is stored from here on.
+  virtual void hold_for_image(const std::vector<PageNumber>& /*pages*/) {}
+  /// Some of them, in any order, none of them null; an empty piece: that were all. One call at a time, answered once. Error unavailable: a page is lost.
+  virtual void read_held(Arrived read) { read(Piece{}); }
+  /// The others are not wanted any more; a call under way gets `canceled`.
+  virtual void release_held() {}
 
   struct Traffic {
     std::uint64_t pages_sent = 0;     ///< in all copies, parity included

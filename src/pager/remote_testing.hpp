@@ -198,6 +198,8 @@ class TestedHosts {
   virtual Contents loaded() { return {}; }
   /// The simulated pager's: as Drain::Ways::bring.
   std::function<std::size_t(const std::vector<PageNumber>&)> bring;
+  /// What its pages that are not in its memory contain.
+  std::function<Contents()> remote_contents;
 
   std::vector<std::unique_ptr<FakeServer>> servers;
 };
@@ -222,6 +224,12 @@ class Simulation {
     contents_ = hosts_->loaded();
     for (const auto& [page, number] : contents_) last_number_ = std::max(last_number_, number);
     hosts_->bring = [this](const std::vector<PageNumber>& wanted) { return bring(wanted); };
+    hosts_->remote_contents = [this] {
+      Contents all;
+      for (PageNumber page = 0; page < pages; ++page)
+        if (!local_.contains(page)) all[page] = content(page);
+      return all;
+    };
   }
 
   /// False: a page was lost, and rightly so.

@@ -96,8 +96,8 @@ class Network {
     const auto owner = memory_->owner(page);
     if (owner) return owner != image_number_ ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
     if (memory_->is_zero(page)) return SplitSave::Holder::nobody;
-    if (memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
-    return fail(Errc::unavailable, "page {} is only in the parity, since a memory host was lost: a checkpoint can begin when another has taken its place", page);
+    if (memory_->is_computed(page)) return SplitSave::Holder::computed;
+    return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
   }
 
   /// Runs it on the network's thread and waits.
@@ -538,7 +538,7 @@ class Client {
     return hung_up ? fail(Errc::canceled, "whoever asked for the checkpoint has ended") : Status();
   }
 
-  /// With parity a page that is being computed or taken in lies nowhere as it is.
+  /// With parity a page that is being computed or taken in lies nowhere as it is: its server saves it better than this host, which had to compute it, too.
   void wait_for_redundancy() {
     if (network_.copies() != nullptr) return;
     std::promise<void> rebuilt;

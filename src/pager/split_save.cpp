@@ -8,9 +8,6 @@
 
 namespace yado::pager {
 namespace asio = boost::asio;
-namespace {
-
-}  // namespace
 
 SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor network, std::vector<Server> servers, Owner owner, Options options)
     : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), owner_(std::move(owner)), options_(std::move(options)),
@@ -19,6 +16,7 @@ SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor n
 SplitSave::~SplitSave() {
   if (!begun_ || kept_) return;
   pager_.end_save(false);
+  asio::post(network_, [&remote = remote_] { remote.release_held(); });
   for (const std::size_t server : taking_part_) (void)ask(servers_[server], Operation::abandon, make_name(name_on(servers_[server])));
 }
 
@@ -126,12 +124,15 @@ Status SplitSave::fix() {
     // not at the cut, and does not know as changed since.
     remote_.at_cut(cut_->here);
     owners_.assign(cut_->here.size(), Holder::nobody);
+    std::vector<PageNumber> computed;
     for (PageNumber page = 0; page < cut_->here.size(); ++page) {
       if (cut_->here.test(page)) continue;
       const auto owner = owner_(page);
       if (!owner) return fixed.set_value(std::unexpected(owner.error()));
       owners_[page] = *owner;
+      if (*owner == Holder::computed && belongs_into_it(page)) computed.push_back(page);
     }
+    remote_.hold_for_image(computed);
     fixed.set_value(ask_all(Operation::fix));
   });
   auto answers = fixed.get_future().get();
@@ -140,16 +141,29 @@ Status SplitSave::fix() {
   return done;
 }
 
-/// This host answers for what is here, for what nobody has (zeros), and for what still lies in the image on its disk.
+/// Written as it comes: little of it is in memory, and less the sooner it is read.
+Status SplitSave::put_computed() {
+  const Pager::SaveSink to_log = sink();
+  for (;;) {
+    std::promise<Result<Piece>> read;
+    asio::post(network_, [&] { remote_.read_held([&](Result<Piece> piece) { read.set_value(std::move(piece)); }); });
+    YADO_ASSIGN(const Piece piece, read.get_future().get(), "checkpoint");
+    if (piece.pages.empty()) return {};
+    for (std::size_t i = 0; i < piece.pages.size(); ++i)
+      YADO_TRY(to_log(piece.pages[i], is_zero(PageData(piece.contents[i], page_bytes)) ? nullptr : piece.contents[i]), "checkpoint");
+  }
+}
+
+/// This host answers for what is here, for what nobody has as it is (computed, and written already, or zeros), and for what still lies in the
+/// image on its disk.
 Status SplitSave::put_rest_of_here(image::PageSet& owned) {
-  const bool whole = options_.base_cut.none();
   std::vector<std::byte> content(page_bytes);
   for (PageNumber page = 0; page < owners_.size(); ++page) {
     const Holder holder = owners_[page];
-    if (holder < Holder::nobody) continue;
+    if (holder < Holder::computed) continue;
     if (!owned.empty() && owned.back().end() == page) ++owned.back().count;
     else owned.push_back({image::PageNumber{page}, 1});
-    if (cut_->here.test(page) || !(whole || cut_->changed.test(page))) continue;
+    if (cut_->here.test(page) || holder == Holder::computed || !belongs_into_it(page)) continue;
     if (holder == Holder::nobody) {
       YADO_TRY(appender_->put_zeros(image::PageNumber{page}, image::Round{rounds_}), "checkpoint");
       continue;
@@ -179,7 +193,8 @@ Result<std::vector<SplitSave::Share>> SplitSave::finish() {
   }
   ++rounds_;
   image::PageSet owned;
-  Status mine = pager_.finish_save([this, to_log = sink()](PageNumber page, const std::byte* content) -> Status {
+  Status mine = put_computed();
+  if (mine) mine = pager_.finish_save([this, to_log = sink()](PageNumber page, const std::byte* content) -> Status {
     return cut_->here.test(page) ? to_log(page, content) : Status();  // else it was copied before it left
   });
   if (mine) mine = put_rest_of_here(owned);

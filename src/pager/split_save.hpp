@@ -52,8 +52,8 @@ class SplitSave {
     std::uint64_t left = 0;   ///< here, after it
   };
 
-  /// Who has a page that is not here.
-  enum class Holder : std::uint8_t { nobody = 254, image = 255 };  ///< below: the number of a server. Nobody: it is zero
+  /// Who has a page that is not here. Below these: the number of a server. Computed: nobody as it is (RemoteMemory); nobody: it is zero.
+  enum class Holder : std::uint8_t { computed = 253, nobody = 254, image = 255 };
   /// Asked on the network's thread. An error: the page is lost.
   using Owner = std::function<Result<Holder>(PageNumber)>;
   /// `remote` and what `owner` looks at live on `network`.
@@ -78,6 +78,8 @@ class SplitSave {
   Pager::SaveSink sink();
   Status keep_to_rate(std::uint64_t bytes);
   std::string name_on(const Server& server) const { return options_.name + "." + server.host; }
+  bool belongs_into_it(PageNumber page) const { return options_.base_cut.none() || cut_->changed.test(page); }
+  Status put_computed();
   Status put_rest_of_here(image::PageSet& owned);
 
   Pager& pager_;
