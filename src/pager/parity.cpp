@@ -29,8 +29,9 @@ void Parity::enqueue(std::size_t group, Transaction transaction) {
 
 void Parity::run_next(std::size_t group) {
   Group& it = groups_[group];
-  it.busy = !it.waiting.empty();
-  if (!it.busy) return;
+  const bool was_busy = std::exchange(it.busy, !it.waiting.empty());
+  busy_groups_ += static_cast<std::size_t>(it.busy) - static_cast<std::size_t>(was_busy);
+  if (!it.busy) return tell_sent();
   const Transaction next = std::move(it.waiting.front());
   it.waiting.pop_front();
   next([this, group] { run_next(group); });
@@ -243,7 +244,7 @@ void Parity::store_group(std::size_t group, const std::shared_ptr<Storing>& stor
     const std::byte* content = piece.contents[i];
     page.zero = content == nullptr;
     const bool same = !page.resend && page.sum_known && page.sum == storing->evicted.sums[i];
-    const bool in_image = page.outside != nowhere && is_image(page.outside);
+    const bool in_image = images_count_ && page.outside != nowhere && is_image(page.outside);
     const bool clean = content == nullptr ? !page.in_stripe : same && (in_image || (page.in_stripe && redundant(group, cell.offset)));
     counts_.pages_clean += clean && content != nullptr;
     counts_.pages_zero += content == nullptr;

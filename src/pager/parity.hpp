@@ -15,7 +15,7 @@
 // whose host is dead is kept as what the parity says.
 //
 // A restored memory begins outside of all stripes: what lies in an image on this host's disk stays there until it changes, and dies with this host
-// only; what servers have loaded is taken into stripes in the background (parity_outside.cpp). No image contains parity: a page that only the
+// only, and goes to servers when this memory moves to another main host; what servers have loaded is taken into stripes in the background (parity_outside.cpp). No image contains parity: a page that only the
 // parity has is computed for it, as it was at the cut (parity_image.cpp).
 
 #include <array>
@@ -63,6 +63,12 @@ class Parity : public RemoteMemory {
   /// Everything was adopted: what servers have loaded gets its parity.
   void take_in_loaded();
   void when_rebuilt(std::function<void()> then) override;
+  /// Every group has all its hosts: where there is nothing to repair, every page is on one.
+  bool all_hosts_live() const;
+
+  void leave_images(bool leave) override;
+  bool is_on_no_server(PageNumber page) const override;
+  void when_sent(std::function<void()> then) override;
 
   void drop_duplicates() override {}  // would have to leave their stripes: more than is won
   void at_cut(const PageBits& here) override;
@@ -216,6 +222,7 @@ class Parity : public RemoteMemory {
   void take_in(std::size_t group, std::size_t host, std::vector<PageNumber> pages, Done done);
   void taken_in(std::size_t group, std::size_t host, const std::vector<PageNumber>& pages);
   void tell_rebuilt();
+  void tell_sent();
 
   // parity_image.cpp: pages for an image that are computed
   Cells held_in(const Change& change) const;
@@ -247,7 +254,9 @@ class Parity : public RemoteMemory {
   bool taking_in_ = false, repairing_next_ = false;
   std::uint64_t loaded_outside_ = 0;     ///< pages outside on hosts
   PageNumber taken_in_ = 0;              ///< pages before it were looked at
-  std::vector<std::function<void()>> rebuilt_;
+  std::vector<std::function<void()>> rebuilt_, sent_;
+  std::size_t busy_groups_ = 0;
+  bool images_count_ = true;
   std::shared_ptr<Held> held_;           ///< none: there is no image that needs any
   Counts counts_;
 };

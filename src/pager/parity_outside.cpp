@@ -93,17 +93,17 @@ bool Parity::to_take_in(PageNumber number, std::size_t host) const {
 }
 
 void Parity::take_in_loaded() {
-  taking_in_ = true;
   taken_in_ = 0;
+  if (std::exchange(taking_in_, true)) return;
   take_in_next();
 }
 
 /// A piece at a time, so that guests' own fetches never wait behind more. What is in the memory file is taken in when it leaves that.
 void Parity::take_in_next() {
   std::vector<PageNumber> pages;
-  for (; loaded_outside_ > 0 && taken_in_ < pages_.size() && pages.size() < taken_in_at_once; ++taken_in_) {
+  for (; (loaded_outside_ > 0 || !images_count_) && taken_in_ < pages_.size() && pages.size() < taken_in_at_once; ++taken_in_) {
     const std::uint8_t host = pages_[taken_in_].outside;
-    if (host == nowhere || is_image(host) || !to_take_in(taken_in_, host)) continue;
+    if (host == nowhere || (is_image(host) && images_count_) || !to_take_in(taken_in_, host)) continue;
     if (!pages.empty() && (group_of(pages.front()) != group_of(taken_in_) || pages_[pages.front()].outside != host)) break;
     pages.push_back(taken_in_);
   }
@@ -179,6 +179,32 @@ unsigned Parity::drop_outside_duplicates() {
   counts_.duplicates_dropped += found.size();
   return static_cast<unsigned>(found.size());
 }
+
+// ---- for another main host -------------------------------------------------------------------------------------------
+
+/// What is in the memory file is stored by whoever leaves.
+void Parity::leave_images(bool leave) {
+  images_count_ = !leave;
+  if (leave) take_in_loaded();
+}
+
+bool Parity::is_on_no_server(PageNumber page) const {
+  if (pages_[page].zero || pages_[page].storing > 0) return false;
+  const auto its = owner(page);
+  return !its || is_image(*its);
+}
+
+void Parity::when_sent(std::function<void()> then) {
+  sent_.push_back(std::move(then));
+  tell_sent();
+}
+
+void Parity::tell_sent() {
+  if (busy_groups_ > 0 || !waiting_for_room_.empty()) return;
+  for (const auto& then : std::exchange(sent_, {})) then();
+}
+
+// ---- when all is done ------------------------------------------------------------------------------------------------
 
 void Parity::when_rebuilt(std::function<void()> then) {
   rebuilt_.push_back(std::move(then));

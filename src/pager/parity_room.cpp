@@ -88,6 +88,10 @@ Result<std::size_t> Parity::add_server(PageServer* pages, PageServer* parity) {
   return hosts_.size() - 1;
 }
 
+bool Parity::all_hosts_live() const {
+  return std::ranges::all_of(groups_, [&](const Group& group) { return std::ranges::all_of(group.hosts, [&](std::size_t host) { return alive(host); }); });
+}
+
 /// By hosts that live and that the group does not use yet.
 void Parity::replace_dead_hosts(std::size_t group) {
   std::vector<std::size_t>& hosts = groups_[group].hosts;
@@ -226,6 +230,7 @@ void Parity::admit_waiting() {
       if (--pages_[page].storing == 0) pages_[page].resident = true;
     storing->stored(fail(Errc::no_space, "no memory server has room left"));
   }
+  tell_sent();
 }
 
 /// Pages that are in the memory file leave their stripes, where their host is full.

@@ -127,6 +127,52 @@ TEST_F(ParityTest, AnImageIsAskedForWhatNobodyElseHasAndDoesNotDieWithAHost) {
   EXPECT_EQ(fetch({*in_image}).value(), (Contents{{*in_image, 77777}}));
 }
 
+TEST_F(ParityTest, WhatIsInAnImageGoesToHostsWhenItShallBeHadFromElsewhere) {
+  make({.hosts = 4, .restored = true});
+  settle();
+  const auto in_image = [&] {
+    return std::ranges::count_if(hosts->loaded(), [&](const auto& page) { return hosts->parity->is_on_no_server(page.first); });
+  };
+  ASSERT_GT(in_image(), 500);
+  hosts->parity->leave_images(true);
+  bool done = false;
+  hosts->parity->when_rebuilt([&] { done = true; });
+  EXPECT_FALSE(done);
+  settle();
+  EXPECT_TRUE(done);
+  EXPECT_EQ(in_image(), 0);
+  for (const auto& [page, number] : hosts->loaded())
+    if (number != 0) ASSERT_EQ(hosts->servers[2 * hosts->parity->owner(page).value()]->held.at(page), number);
+  EXPECT_EQ(hosts->parity->pages_without_redundancy(), 0u);
+  kill(1);
+  for (const auto& [page, number] : hosts->loaded()) ASSERT_EQ(fetch({page}).value(), (Contents{{page, number}}));
+}
+
+TEST_F(ParityTest, WhatIsUnchangedInAnImageIsSentWhenItShallBeHadFromElsewhere) {
+  make({.restored = true});
+  settle();
+  const auto in_image = *std::ranges::find_if(hosts->loaded(), [&](const auto& page) { return hosts->parity->is_on_no_server(page.first); });
+  ASSERT_TRUE(fetch({in_image.first})) << "it is in the memory file, so nobody takes it in";
+  hosts->parity->leave_images(true);
+  settle();
+  ASSERT_TRUE(hosts->parity->is_on_no_server(in_image.first));
+  ASSERT_TRUE(store({in_image}));
+  EXPECT_FALSE(hosts->parity->is_on_no_server(in_image.first));
+}
+
+TEST_F(ParityTest, ItSaysWhenNoStoreWaitsAnyMore) {
+  make({});
+  bool told = false;
+  hosts->parity->when_sent([&] { told = true; });
+  EXPECT_TRUE(told);
+  bool stored = false;
+  hosts->parity->store(evicted({{1, 1}, {1025, 2}}), [&](const Status&) { stored = true; });
+  hosts->parity->when_sent([&] { EXPECT_TRUE(stored); told = false; });
+  EXPECT_TRUE(told);
+  settle();
+  EXPECT_FALSE(told);
+}
+
 TEST_F(ParityTest, WhatBecomesAgainWhatItWasBeforeACutIsSentAgain) {
   make({});
   ASSERT_TRUE(store({{1, 1}, {2, 2}}));

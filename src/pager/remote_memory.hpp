@@ -77,6 +77,15 @@ class RemoteMemory {
   /// Called once when no restoring of redundancy in the background is left to do, perhaps at once; what finds no room is not waited for.
   virtual void when_rebuilt(std::function<void()> then) = 0;
 
+  // ---- another main host is to go on with it (write_back.hpp) ----
+  /// Copies in an image on this host's disk count no more (`false`: again), because this memory is to be had from elsewhere: what is
+  /// nowhere else goes to servers in the background.
+  virtual void leave_images(bool leave) = 0;
+  /// No server has it as it is: an image on this host's disk has, or it is computed, or nobody.
+  virtual bool is_on_no_server(PageNumber page) const = 0;
+  /// Called once when no store waits any more, perhaps at once: all that it takes was asked of the servers.
+  virtual void when_sent(std::function<void()> then) { then(); }
+
   // ---- a checkpoint ----
   /// It begins: remote copies of pages that are in the memory file would be saved, too.
   virtual void drop_duplicates() = 0;
@@ -153,12 +162,9 @@ class Copies : public RemoteMemory {
   std::optional<std::size_t> owner(PageNumber page) const override;
   bool is_zero(PageNumber page) const override { return entries_[page].zero; }
   void kept(std::span<const PageNumber> pages) override;
-  /// Copies in an image on this host's disk count no more (`false`: again), because this memory is to be had from elsewhere: what is
-  /// nowhere else is copied to servers in the background.
-  void leave_images(bool leave);
+  void leave_images(bool leave) override;
   void when_rebuilt(std::function<void()> then) override;
-  /// Nobody but an image on this host's disk has it, or nobody.
-  bool in_image_only(PageNumber page) const { return !entries_[page].zero && entries_[page].storing == 0 && (entries_[page].holders & writable()) == 0; }
+  bool is_on_no_server(PageNumber page) const override { return !entries_[page].zero && entries_[page].storing == 0 && (entries_[page].holders & writable()) == 0; }
   void drop_duplicates() override { drop_duplicates_of(nullptr); }
   void at_cut(const PageBits& here) override { drop_duplicates_of(&here); }
   bool lost(PageNumber page) const override {

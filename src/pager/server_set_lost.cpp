@@ -55,7 +55,7 @@ void ServerSet::lost(std::size_t number) {
     ServiceConfig::Server again = member.told;
     again.load.clear();
     again.parts.clear();
-    again.instance = 0;
+    again.instance = again.parity_instance = 0;
     lost_.push_back(std::move(again));
     if (!taking_up_thread_.joinable()) taking_up_thread_ = std::jthread([this](const std::stop_token& stop) { take_up_lost(stop); });
   }

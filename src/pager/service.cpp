@@ -51,7 +51,7 @@ json error_of(const Error& error) { return {{"error", {{"code", name_of(error.co
 /// One remote memory with everything that hangs on it. Of the network's thread, except for what says otherwise.
 class Network {
  public:
-  explicit Network(const ServiceConfig& config) : config_(config), epoch_(config.epoch) {
+  Network(const ServiceConfig& config, std::uint64_t seed) : config_(config), seed_(seed), epoch_(config.epoch) {
     if (std::ranges::any_of(config.servers, [](const auto& one) { return one.instance != 0; })) holding_ = Holding::read;
   }
   ~Network() {
@@ -61,7 +61,7 @@ class Network {
   }
 
   /// Connects to every server, has it load its share, and finds out who has what. On the caller's thread.
-  Status open(std::uint64_t seed) {
+  Status open() {
     if (!config_.identity.empty()) {
       YADO_ASSIGN(identity_, wire::Identity::load(config_.identity), "pager");
     }
@@ -74,13 +74,13 @@ class Network {
       image_number_ = members.size();
       members.emplace_back();
     }
-    make_memory(members, seed);
+    make_memory(members);
     servers_ = std::make_unique<ServerSet>(executor(), *memory_, copies_, std::move(members), [this](const ServiceConfig::Server& one) { return connect_new(one); });
     if (chain_) YADO_TRY(adopt(), "image");
     PageBits had(pages());
     for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet
       if (const auto& told = servers_->members()[i].told; told.instance != 0) YADO_TRY(list_of(i, had), fmt::format("memory on {}", told.host));
-    if (parity_) asio::post(io_, [this] { parity_->take_in_loaded(); });
+    if (owns()) take_in_loaded();
     return {};
   }
 
@@ -90,6 +90,7 @@ class Network {
   ServerSet& servers() { return *servers_; }
   const std::shared_ptr<const image::PageChain>& chain() const { return chain_; }
   std::uint64_t pages() const { return config_.memory_bytes / page_bytes; }
+  std::uint64_t seed() const { return seed_; }
 
   /// For SplitSave.
   Result<SplitSave::Holder> holder(PageNumber page) const {
@@ -108,6 +109,12 @@ class Network {
     return result.get_future().get();
   }
 
+  Status may_leave() {
+    const bool all_live = run([&] { return parity_ == nullptr || parity_->all_hosts_live(); });
+    if (all_live) return {};
+    return fail(Errc::unavailable, "a memory host was lost, and what it had is only in the parity: it can move when another has taken its place");
+  }
+
   /// For main host `to`. What its own server has is meant for its local memory. From now on own() decides who goes on.
   Result<std::vector<ServiceConfig::Server>> leave_to(const std::string& to) {
     const auto members = living();
@@ -117,8 +124,12 @@ class Network {
       ServiceConfig::Server& server = servers.emplace_back(members[i].told);
       if (!stats[i]) return context(stats[i].error(), fmt::format("memory on {}", server.host));
       server.load.clear();
-      server.leaving = server.host == to;
+      server.leaving = server.host == to && !with_parity();
       describe(server, *members[i].link, epoch_, *stats[i]);
+      if (members[i].parity) {
+        server.parity_instance = members[i].parity->instance();
+        server.parity_columns = columns();
+      }
     }
     const std::lock_guard lock(own_mutex_);
     holding_ = Holding::left;
@@ -135,28 +146,38 @@ class Network {
     if (!done) return std::unexpected(done.error());
     epoch_ = epoch;
     holding_ = Holding::owned;
+    if (before == Holding::read) take_in_loaded();
     return before == Holding::read;
   }
 
  private:
-  void make_memory(const std::vector<ServerSet::Member>& members, std::uint64_t seed) {
+  /// It writes: not what is another host's still.
+  void take_in_loaded() {
+    if (parity_) asio::post(io_, [this] { parity_->take_in_loaded(); });
+  }
+
+  void make_memory(const std::vector<ServerSet::Member>& members) {
     if (with_parity()) {
       std::vector<Parity::Host> hosts;
       for (const ServerSet::Member& one : members) hosts.push_back({one.link ? static_cast<PageServer*>(one.link.get()) : image_.get(), one.parity.get()});
-      auto made = std::make_unique<Parity>(Parity::Options{pages(), columns(), seed}, std::move(hosts));
+      auto made = std::make_unique<Parity>(Parity::Options{.pages = pages(), .data = columns(), .seed = seed_}, std::move(hosts));
       parity_ = made.get();
       memory_ = std::move(made);
       return;
     }
     std::vector<PageServer*> servers;
     for (const ServerSet::Member& one : members) servers.push_back(one.link ? static_cast<PageServer*>(one.link.get()) : image_.get());
-    auto made = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, std::move(servers));
+    auto made = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed_}, std::move(servers));
     copies_ = made.get();
     memory_ = std::move(made);
   }
 
   bool with_parity() const { return config_.parity && !config_.servers.empty(); }
-  unsigned columns() const { return Parity::columns_for(config_.servers.size()); }
+  unsigned columns() const {
+    for (const ServiceConfig::Server& one : config_.servers)
+      if (one.parity_columns != 0) return one.parity_columns;
+    return Parity::columns_for(config_.servers.size());
+  }
 
   std::vector<ServerSet::Member> living() {
     return run([&] {
@@ -166,9 +187,12 @@ class Network {
       return members;
     });
   }
+  /// In the order of the members, and behind them those for parity.
   static std::vector<std::shared_ptr<ServerLink>> links_of(const std::vector<ServerSet::Member>& members) {
     std::vector<std::shared_ptr<ServerLink>> links;
     for (const ServerSet::Member& one : members) links.push_back(one.link);
+    for (const ServerSet::Member& one : members)
+      if (one.parity) links.push_back(one.parity);
     return links;
   }
 
@@ -179,8 +203,9 @@ class Network {
     std::erase_if(members, [&](const ServerSet::Member& one) { return !is_heritage(one.told); });
     if (std::ssize(members) != std::ranges::count_if(config_.servers, is_heritage)) return fail(Errc::unavailable, "inherit: a memory server was lost meanwhile");
     const auto all_as_left = [&](const std::vector<Result<SessionStats>>& stats) -> Status {
-      for (std::size_t i = 0; i < members.size(); ++i) {
+      for (std::size_t i = 0; i < stats.size(); ++i) {
         if (!stats[i]) return owned_by_another(stats[i].error());
+        if (i >= members.size()) continue;  // parity: whatever was there is of no use any more
         if (const Status same = is_as_left(members[i].told, *stats[i]); !same) return same;
       }
       return {};
@@ -235,7 +260,7 @@ class Network {
     ServerSet::Member member{.told = server};
     YADO_ASSIGN(member.link, connect(server, role), "pages");
     if (with_parity()) {
-      YADO_ASSIGN(member.parity, connect_parity(server), "parity");
+      YADO_ASSIGN(member.parity, connect_parity(server, server.parity_instance != 0 ? role : Role::owner), "parity");
     }
     return member;
   }
@@ -247,12 +272,19 @@ class Network {
   }
 
   /// A session of its own: no image contains it. A host keeps the parity of every so many groups, and of those that a lost one kept.
-  Result<std::shared_ptr<ServerLink>> connect_parity(const ServiceConfig::Server& server) {
+  /// One that is inherited is emptied then: which stripes the host before had there only that one knew.
+  Result<std::shared_ptr<ServerLink>> connect_parity(const ServiceConfig::Server& server, Role role) {
     const std::uint64_t stripes = Parity::stripes(pages(), columns());
     ServiceConfig::Server told = server;
-    told.instance = 0;
+    told.instance = server.parity_instance;
     told.quota_bytes = std::min(stripes, stripes * 2 / config_.servers.size() + most_stripes_of_group) * page_bytes;
-    return connect(told, Role::owner, {config_.session + parity_suffix, stripes});
+    YADO_ASSIGN(const auto link, connect(told, role, {config_.session + parity_suffix, stripes}), "connect");
+    if (role == Role::reader) {
+      std::vector<PageRun> all;
+      for (std::uint64_t at = 0; at < stripes; at += most_pages_of_run) all.push_back({at, static_cast<std::uint32_t>(std::min(most_pages_of_run, stripes - at))});
+      asio::post(io_, [link, all] { link->drop(all, [](const Status&) {}); });
+    }
+    return link;
   }
 
   struct Session {
@@ -364,6 +396,7 @@ class Network {
   }
 
   const ServiceConfig& config_;
+  const std::uint64_t seed_;  ///< of the sums
   /// owned: nobody else may want it. read: it is another host's still. left: another host may go on with it.
   enum class Holding { owned, read, left };
   std::mutex own_mutex_;
@@ -413,7 +446,7 @@ struct KeptCut {
 class Leaving {
  public:
   Leaving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, WriteBack::Options options)
-      : set_(set), back_(std::in_place, pager, *network.copies(), network.executor(), std::move(servers), options) {}
+      : set_(set), back_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), options) {}
   ~Leaving() {
     back_.reset();
     set_.end_checkpoint();
@@ -548,9 +581,10 @@ class Client {
 
   Result<json> leave(const json& call) {
     if (save_ || leaving_) return fail(Errc::conflict, "a checkpoint or a move is under way");
-    if (network_.copies() == nullptr) return fail(Errc::unsupported, "a memory with parity does not move to another main host: use redundancy = \"replica\", or a checkpoint");
+    wait_for_redundancy();
+    YADO_TRY(network_.may_leave(), "move");
     YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "move");
-    WriteBack::Options options{.landing = std::nullopt, .local_limit = pager_.local_limit(), .seed = network_.copies()->seed()};
+    WriteBack::Options options{.landing = std::nullopt, .local_limit = pager_.local_limit(), .seed = network_.seed()};
     to_ = call.value("to", "");
     for (std::size_t i = 0; i < servers.size(); ++i)
       if (servers[i].link && servers[i].host == to_) options.landing = i;
@@ -770,8 +804,8 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
     }
     heir = std::move(*told);
   }
-  Network network(config);
-  const Status open = network.open(seed);
+  Network network(config, seed);
+  const Status open = network.open();
   if (!open && heir.valid()) (void)os::write_all(heir, error_of(open.error()).dump() + "\n");
   YADO_TRY(open, "pager");
   if (!waits) YADO_TRY(listen(), "pager");

@@ -34,7 +34,8 @@
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
 // then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
 // error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint, and a checkpoint
-// during a change, is a conflict. With parity only dead servers are replaced: `leave`, and a change that leaves a living one out, are unsupported.
+// during a change, is a conflict. With parity only dead servers are replaced: a change that leaves a living one out is unsupported. `leave` is unavailable
+// as long as a dead one has no replacement: what it had is only in the parity, of which the next host knows nothing.
 //
 // Errors are numbered as everywhere (base/error.hpp).
 
@@ -65,6 +66,9 @@ struct ServiceConfig {
     std::uint64_t instance = 0;     ///< of a session that is inherited with its pages; 0: a new one is begun
     std::uint64_t epoch = 0;        ///< of that session's owner, who has left it …
     std::uint64_t held_pages = 0, puts = 0;  ///< … like this (SessionStats): whoever inherits it must find it so
+    /// Of its session for parity, which is inherited, too, but not what is in it; 0: a new one is begun.
+    std::uint64_t parity_instance = 0;
+    unsigned parity_columns = 0;    ///< its size follows from these; 0: from how many servers there are
   };
   std::filesystem::path control;   ///< the socket to make
   std::uint64_t memory_bytes = 0;

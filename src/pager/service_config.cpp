@@ -16,7 +16,8 @@ json texts(const std::vector<fs::path>& paths) {
 json to_json(const ServiceConfig::Server& server) {
   return {{"host", server.host}, {"unix_path", server.unix_path}, {"address", server.address}, {"port", server.port},
           {"expected_peer", server.expected_peer}, {"quota_bytes", server.quota_bytes}, {"leaving", server.leaving}, {"load", server.load},
-          {"parts", texts(server.parts)}, {"instance", server.instance}, {"epoch", server.epoch}, {"held_pages", server.held_pages}, {"puts", server.puts}};
+          {"parts", texts(server.parts)}, {"instance", server.instance}, {"epoch", server.epoch}, {"held_pages", server.held_pages}, {"puts", server.puts},
+          {"parity_instance", server.parity_instance}, {"parity_columns", server.parity_columns}};
 }
 
 /// Throws json::exception.
@@ -35,6 +36,8 @@ ServiceConfig::Server server_from_json(const json& one) {
   server.epoch = one.value("epoch", std::uint64_t{0});
   server.held_pages = one.value("held_pages", std::uint64_t{0});
   server.puts = one.value("puts", std::uint64_t{0});
+  server.parity_instance = one.value("parity_instance", std::uint64_t{0});
+  server.parity_columns = one.value("parity_columns", 0U);
   return server;
 }
 

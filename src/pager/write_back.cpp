@@ -21,7 +21,7 @@ struct WriteBack::Block {
   std::size_t used = 0;
 };
 
-WriteBack::WriteBack(Pager& pager, Copies& remote, asio::any_io_executor network, std::vector<SplitSave::Server> servers, Options options)
+WriteBack::WriteBack(Pager& pager, RemoteMemory& remote, asio::any_io_executor network, std::vector<SplitSave::Server> servers, Options options)
     : pager_(pager), remote_(remote), network_(std::move(network)), servers_(std::move(servers)), options_(options) {}
 
 /// Copies of what goes on being written here are duplicates, which give way to what must be remote: but not before it goes on, because until then
@@ -114,7 +114,10 @@ Result<Pager::Round> WriteBack::round() {
 }
 
 /// Requests are carried out in their order: whatever was asked of a living server before has been done.
-Status WriteBack::answered_by_all() {
+Status WriteBack::all_sent() {
+  std::promise<void> sent;
+  asio::post(network_, [&] { remote_.when_sent([&] { sent.set_value(); }); });
+  sent.get_future().wait();
   std::vector<std::future<Status>> answers;
   for (const SplitSave::Server& one : servers_) {
     if (!one.link) continue;  // an image
@@ -134,6 +137,12 @@ Status WriteBack::answered_by_all() {
   return all;
 }
 
+Error WriteBack::why_missing(PageNumber page) const {
+  if (remote_.lost(page)) return {Errc::unavailable, fmt::format("page {} is lost: no server has it any more", page)};
+  if (remote_.is_computed(page)) return {Errc::unavailable, fmt::format("a memory host was lost meanwhile: page {} is only in the parity until another has taken its place", page)};
+  return {Errc::no_space, "the memory servers have no room for what is still in the image on this host's disk"};
+}
+
 /// Pages that are here and on no server: copies of pages that are here give way when room is short.
 Result<std::vector<PageNumber>> WriteBack::missing() {
   const PageBits here = pager_.here();
@@ -141,10 +150,8 @@ Result<std::vector<PageNumber>> WriteBack::missing() {
   asio::post(network_, [&] {
     std::vector<PageNumber> pages;
     for (PageNumber page = 0; page < pager_.pages(); ++page) {
-      if (!remote_.in_image_only(page)) continue;
-      if (!here.test(page))
-        return found.set_value(remote_.lost(page) ? fail(Errc::unavailable, "page {} is lost: no server has it any more", page)
-                                                  : fail(Errc::no_space, "the memory servers have no room for what is still in the image on this host's disk"));
+      if (!remote_.is_on_no_server(page)) continue;
+      if (!here.test(page)) return found.set_value(std::unexpected(why_missing(page)));
       pages.push_back(page);
     }
     found.set_value(std::move(pages));
@@ -155,14 +162,14 @@ Result<std::vector<PageNumber>> WriteBack::missing() {
 Status WriteBack::finish() {
   // First what was to leave anyway; then nothing moves any more.
   pager_.keep_all();
-  YADO_TRY(answered_by_all(), "move");
+  YADO_TRY(all_sent(), "move");
   pager_.keep_all();
   for (std::uint64_t short_of = ~std::uint64_t{0};;) {
     Pager::Round last{0, 1};
     while (last.left > 0) {
       YADO_ASSIGN(last, round(), "move");
     }
-    YADO_TRY(answered_by_all(), "move");
+    YADO_TRY(all_sent(), "move");
     YADO_ASSIGN(const auto pages, missing(), "move");
     if (pages.empty()) return {};
     if (pages.size() >= short_of) return fail(Errc::no_space, "move: the memory servers have no room for {} pages of it", pages.size());

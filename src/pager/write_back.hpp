@@ -19,11 +19,11 @@ namespace yado::pager {
 class WriteBack {
  public:
   struct Options {
-    std::optional<std::size_t> landing;  ///< the server on the next main host: what is here belongs there, as far as it has room
+    std::optional<std::size_t> landing;  ///< not with parity: the server on the next main host: what is here belongs there, as far as it has room
     std::uint64_t local_limit = 0;       ///< in pages: after a move that came to nothing
     std::uint64_t seed = 0;              ///< of the sums
   };
-  WriteBack(Pager& pager, Copies& remote, boost::asio::any_io_executor network, std::vector<SplitSave::Server> servers, Options options);
+  WriteBack(Pager& pager, RemoteMemory& remote, boost::asio::any_io_executor network, std::vector<SplitSave::Server> servers, Options options);
   ~WriteBack();
   WriteBack(const WriteBack&) = delete;
   WriteBack& operator=(const WriteBack&) = delete;
@@ -40,11 +40,12 @@ class WriteBack {
   Status add(PageNumber page, const std::byte* content);
   void send();
   Status wait_for_stores();
-  Status answered_by_all();
+  Status all_sent();
+  Error why_missing(PageNumber page) const;
   Result<std::vector<PageNumber>> missing();
 
   Pager& pager_;
-  Copies& remote_;
+  RemoteMemory& remote_;
   boost::asio::any_io_executor network_;
   std::vector<SplitSave::Server> servers_;
   Options options_;

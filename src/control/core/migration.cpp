@@ -27,6 +27,11 @@ namespace {
 
 constexpr double pause_of_disks = 0.05;              // seconds that a guest may stand still for its disks' sake
 constexpr std::uint64_t little_disk_bytes = 4 << 20;  // goes beside its devices
+constexpr std::size_t least_parity_hosts = 3;
+
+bool has_parity(const std::optional<Split>& split) {
+  return split && split->redundancy == Redundancy::parity && split->over.size() >= least_parity_hosts;
+}
 
 }  // namespace
 
@@ -67,13 +72,17 @@ void ControlCore::continue_migration(Workload& workload, Instant now) {
   migration.step = Migration::Step::spread;
   migration.image = ImageId(fmt::format("{}-move.{}", record.spec.name, ++record.serial));
   persist(workload);  // a name is never given twice
+  const auto stays = [&](std::string why) { stay(workload, {.workload = record.spec.name, .host = migration.from}, Error{Errc::unavailable, std::move(why)}, now); };
+  const bool parity = has_parity(migration.spec.vm.split);
   migration.spec = with_memory_hosts(migration.spec, migration.to, {});
-  const Endpoint& landing = hosts_.at(migration.to).report.memory;
-  if (landing.port == 0 || !migration.spec.vm.split)
-    return stay(workload, {.workload = record.spec.name, .host = migration.from}, Error{Errc::unavailable, fmt::format("host {} takes no memory from others", migration.to)}, now);
+  if (parity && !has_parity(migration.spec.vm.split)) return stays(fmt::format("parity needs {} memory hosts beside {}, and there are too few", least_parity_hosts, migration.to));
   WorkloadSpec meanwhile = migration.spec;
+  if (!parity) {  // else all of it goes to where it belongs: no server has pages of others
+    const Endpoint& landing = hosts_.at(migration.to).report.memory;
+    if (landing.port == 0 || !meanwhile.vm.split) return stays(fmt::format("host {} takes no memory from others", migration.to));
+    meanwhile.vm.split->over.push_back({.host = migration.to, .address = landing.address, .port = landing.port});
+  }
   meanwhile.vm.split->local_bytes = record.spec.vm.split->local_bytes;
-  meanwhile.vm.split->over.push_back({.host = migration.to, .address = landing.address, .port = landing.port});
   call(ResplitCall{std::move(meanwhile), record.instance, record.epoch}, resplit_limit(record.spec),
        Pending{Pending::What::spread, record.spec.name, migration.from, record.instance, migration.image, record.epoch, record.revision});
 }

@@ -264,6 +264,40 @@ TEST_F(ControlMigrationTest, WhatCannotBeIsRefused) {
   EXPECT_EQ(refusal(h2), Errc::conflict) << "one move at a time";
 }
 
+TEST_F(ControlMigrationTest, WithParityItsMemoryStaysOnItsHosts) {
+  const HostId h5{"h5"};
+  WorkloadSpec wanted = vm();
+  wanted.vm.split->redundancy = Redundancy::parity;
+  wanted.vm.split->over.push_back({.host = h4, .address = {}});
+  for (const HostId& host : {h1, h2, h3, h4, h5}) agent(host).memory = {"10.1.0." + host.str().substr(1), 7001};
+  up(wanted, {h1, h2, h3, h4, h5});
+  ASSERT_EQ(record().host, h1);
+  const auto over_of = [](const Made<ResplitCall>& spread) {
+    std::vector<HostId> hosts;
+    for (const MemoryHost& one : spread.what.spec.vm.split->over) hosts.push_back(one.host);
+    return hosts;
+  };
+  core().move_live(++last_ask, site, h5, std::nullopt, now);
+  auto spread = only_call<ResplitCall>(take());
+  EXPECT_EQ(over_of(spread), (std::vector<HostId>{h2, h3, h4})) << "what is here has its places there: it lands nowhere else";
+  done(only_call<ResplitCall>(failed(spread.id, Errc::unavailable)).id, CallReply{});
+  // One of them as the next main host: another one takes its place.
+  core().move_live(++last_ask, site, h4, std::nullopt, now);
+  spread = only_call<ResplitCall>(take());
+  EXPECT_EQ(over_of(spread), (std::vector<HostId>{h2, h3, h5}));
+}
+
+TEST_F(ControlMigrationTest, WithParityAndTooFewHostsItStays) {
+  WorkloadSpec wanted = vm();
+  wanted.vm.split->redundancy = Redundancy::parity;
+  wanted.vm.split->over.push_back({.host = h4, .address = {}});
+  start(wanted);
+  core().move_live(++last_ask, site, h4, std::nullopt, now);
+  const auto actions = take();
+  EXPECT_EQ(answer_to(last_ask, actions).route.error().code, Errc::unavailable);
+  EXPECT_EQ(route().state, RouteState::up);
+}
+
 TEST_F(ControlMigrationTest, ItsMemoryIsKeptAsWishedFromThenOn) {
   start();
   Split wish{.local_bytes = 128 << 20, .over = {{.host = h3, .address = {}}}};
