@@ -278,6 +278,7 @@ void Parity::finished(const std::shared_ptr<Storing>& storing) {
   if (--storing->groups > 0) return;
   storing->stored(storing->result);
   admit_waiting();
+  for (std::size_t host = 0; host < hosts_.size() && !leaving_.empty(); ++host) leave_on(host);
 }
 
 void Parity::kept(std::span<const PageNumber> pages) {

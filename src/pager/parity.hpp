@@ -12,7 +12,7 @@
 // that no reader sees a page without its parity. Everything written can be repeated. Every content, parity too, is compared with its sum.
 //
 // After a death, a host that the group does not use takes the place, and what is missing is computed there. Without one the group goes on: a page
-// whose host is dead is kept as what the parity says.
+// whose host is dead is kept as what the parity says. Where a living one is to leave, the other one gets a copy first (parity_leaving.cpp).
 //
 // A restored memory begins outside of all stripes: what lies in an image on this host's disk stays there until it changes, and dies with this host
 // only, and goes to servers when this memory moves to another main host; what servers have loaded is taken into stripes in the background (parity_outside.cpp). No image contains parity: a page that only the
@@ -65,6 +65,14 @@ class Parity : public RemoteMemory {
   void when_rebuilt(std::function<void()> then) override;
   /// Every group has all its hosts: where there is nothing to repair, every page is on one.
   bool all_hosts_live() const;
+
+  /// A living host is to keep nothing any more: group by group another one takes its place, and has all of it before this one gives it up. `done`,
+  /// once: nothing is on it, or it died; no_space: some of it has no place elsewhere, and stays.
+  void leave(std::size_t host, std::function<void(Status)> done);
+  /// It stays after all, with what it still has. `done` is not called any more.
+  void stay(std::size_t host);
+  /// Without so many no group has a host for each of its columns.
+  unsigned least_hosts() const { return options_.data + 1; }
 
   void leave_images(bool leave) override;
   bool is_on_no_server(PageNumber page) const override;
@@ -168,6 +176,25 @@ class Parity : public RemoteMemory {
     PageNumber from = 0;           ///< of wanted pages before it those that are left are being read
     std::vector<Done> waiting;     ///< changes, for room
   };
+  struct Leaving {
+    std::function<void(Status)> done;
+    std::size_t next = 0;  ///< groups before it do not use that host, or cannot do without
+    std::uint64_t outside = ~std::uint64_t{0};  ///< pages there that were in no stripe, when they were looked at last
+    std::optional<Error> problem;
+    bool busy = false, running = false, again = false;
+  };
+  /// The part of a group that one host has, on its way to another one: a transaction.
+  struct Handing {
+    std::size_t group = 0;
+    unsigned column = 0;
+    std::size_t from = 0, to = 0;
+    std::vector<Cell> cells;      ///< ascending
+    std::size_t next = 0;         ///< of them
+    Cells copied;
+    std::uint64_t reserved = 0;
+    std::optional<Error> failed;
+    std::function<void(std::optional<Error>)> done;
+  };
   struct Storing {
     Evicted evicted;
     Stored stored;
@@ -230,6 +257,18 @@ class Parity : public RemoteMemory {
   void give_held();
   void read_more_held(const std::shared_ptr<Held>& held, PageNumber first);
 
+  // parity_leaving.cpp: living hosts that leave
+  void leave_on(std::size_t host);
+  void leave_step(std::size_t host, const std::shared_ptr<Leaving>& leaving);
+  void leave_outside_of(std::size_t host, const std::shared_ptr<Leaving>& leaving);
+  void left(std::size_t host, const Status& status);
+  void hand_over(std::size_t group, std::size_t host, std::function<void(std::optional<Error>)> done);
+  void copy_next(const std::shared_ptr<Handing>& handing);
+  void handed_over(const std::shared_ptr<Handing>& handing);
+  std::optional<std::size_t> place_for(std::size_t group, unsigned column) const;
+  std::vector<PageNumber> counted_in(std::size_t group, unsigned column) const;
+  void set_host(std::size_t group, unsigned column, std::size_t host);
+
   // parity_room.cpp: deaths and repair; room
   void replace_dead_hosts(std::size_t group);
   void repair_soon(std::size_t group);
@@ -257,6 +296,7 @@ class Parity : public RemoteMemory {
   std::vector<std::function<void()>> rebuilt_, sent_;
   std::size_t busy_groups_ = 0;
   bool images_count_ = true;
+  std::map<std::size_t, std::shared_ptr<Leaving>> leaving_;  ///< by host
   std::shared_ptr<Held> held_;           ///< none: there is no image that needs any
   Counts counts_;
 };

@@ -52,6 +52,7 @@ void Parity::server_died(std::size_t host) {
     }
     if (uses_it) repair_soon(group);
   }
+  leave_on(host);
 }
 
 std::uint64_t Parity::pages_without_redundancy() const {
@@ -97,19 +98,7 @@ void Parity::replace_dead_hosts(std::size_t group) {
   std::vector<std::size_t>& hosts = groups_[group].hosts;
   for (unsigned column = 0; column <= options_.data; ++column) {
     if (alive(hosts[column])) continue;
-    std::vector<PageNumber> counted;
-    for (std::uint32_t offset = 0; offset < region_pages; ++offset)
-      if (const Cell cell{column, offset}; is_page(group, cell) && pages_[page_of(group, cell)].counted)
-        counted.push_back(page_of(group, cell));
-    for (std::size_t i = 0; i < hosts_.size(); ++i) {
-      const std::size_t host = (group + column + i) % hosts_.size();
-      if (is_image(host) || !alive(host) || std::ranges::find(hosts, host) != hosts.end()) continue;
-      if (used_[host] + counted.size() > hosts_[host].pages->quota_pages()) continue;
-      for (const PageNumber page : counted) set_counted(page, false);
-      hosts[column] = host;
-      for (const PageNumber page : counted) set_counted(page, true);
-      break;
-    }
+    if (const auto host = place_for(group, column)) set_host(group, column, *host);
   }
 }
 

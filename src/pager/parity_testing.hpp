@@ -79,10 +79,12 @@ class ParityHosts : public TestedHosts {
   unsigned deaths = 0, replaced = 0;
   bool at_a_bad_time = false;  ///< a host died while something had no redundancy
 
- private:
+ protected:
   Shape shape_;
-  Contents loaded_;
   std::vector<std::unique_ptr<FakeServer>> buried_;
+
+ private:
+  Contents loaded_;
 };
 
 class ParityTest : public testing::Test {

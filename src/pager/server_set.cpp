@@ -11,8 +11,8 @@
 namespace yado::pager {
 namespace asio = boost::asio;
 
-ServerSet::ServerSet(asio::any_io_executor network, RemoteMemory& memory, Copies* copies, std::vector<Member> members, Connect connect)
-    : network_(std::move(network)), memory_(memory), copies_(copies), connect_(std::move(connect)), members_(std::move(members)) {
+ServerSet::ServerSet(asio::any_io_executor network, RemoteMemory& memory, std::vector<Member> members, Connect connect)
+    : network_(std::move(network)), memory_(memory), copies_(dynamic_cast<Copies*>(&memory)), parity_(dynamic_cast<Parity*>(&memory)), connect_(std::move(connect)), members_(std::move(members)) {
   on_network([&] {
     for (std::size_t i = 0; i < members_.size(); ++i)
       if (members_[i].link) watch(i);
@@ -63,9 +63,10 @@ Result<ServerSet::Plan> ServerSet::plan(const std::vector<ServiceConfig::Server>
   if (in_use + plan.missing.size() > Copies::most_servers)
     return fail(Errc::no_space, "{} servers hold this memory (an image on this host counts, and those that are being emptied), {} more are too many: at most {} can",
                 in_use, plan.missing.size(), Copies::most_servers);
-  for (std::size_t i = 0; i < members_.size() && !copies_; ++i)
-    if (members_[i].link && members_[i].link->alive() && std::ranges::find(plan.stay, i) == plan.stay.end())
-      return fail(Errc::unsupported, "with parity a memory host is replaced when it is lost; {} keeps its part", members_[i].told.host);
+  const std::size_t then = plan.stay.size() + plan.missing.size();
+  for (std::size_t i = 0; i < members_.size() && parity_ && then < parity_->least_hosts(); ++i)
+    if (const Member& one = members_[i]; one.link && one.link->alive() && !one.gone && std::ranges::find(plan.stay, i) == plan.stay.end())
+      return fail(Errc::unsupported, "this parity needs {} memory hosts: {} keeps its part", parity_->least_hosts(), one.told.host);
   changing_ = true;
   for (const std::size_t number : plan.stay)
     if (keep(number)) plan.were_leaving.push_back(number);
@@ -181,6 +182,8 @@ void ServerSet::add(Member added) {
 void ServerSet::drain(std::size_t number, bool bring_first) {
   members_[number].leaving = true;
   note([&] { ++leaving_; });
+  const auto done = [this, number](const Status& status) { drained(number, status); };
+  if (parity_) return asio::post(network_, [this, number, done] { if (members_[number].leaving) parity_->leave(number, done); });
   const auto bring = [this](const std::vector<PageNumber>& pages) {
     std::vector<PageNumber> here;
     const std::size_t come = pager_->bring(pages, here);
@@ -188,7 +191,6 @@ void ServerSet::drain(std::size_t number, bool bring_first) {
     return come;
   };
   const auto ask_move = [this](const Copies::Moving& moving, PageServer::Done done) { move(moving, std::move(done)); };
-  const auto done = [this, number](const Status& status) { drained(number, status); };
   drains_.emplace_back(number, std::make_unique<Drain>(*copies_, number, Drain::Ways{ask_move, bring, bring_first}, done));
   asio::post(network_, [drain = drains_.back().second.get()] { drain->go_on(); });
 }
@@ -196,6 +198,7 @@ void ServerSet::drain(std::size_t number, bool bring_first) {
 /// Named again while it is being emptied: true.
 bool ServerSet::keep(std::size_t number) {
   if (!members_[number].leaving) return false;
+  if (parity_) parity_->stay(number);
   for (auto& [of, drain] : drains_)
     if (of == number) drain->cancel();
   members_[number].leaving = false;
@@ -224,10 +227,13 @@ void ServerSet::drained(std::size_t number, const Status& status) {
   }
   note([&] { ++closing_; });
   member.gone = true;
-  member.link->end([this, link = member.link](const Status&) {
-    link->close();
-    note([&] { --closing_, --leaving_; });
-  });
+  const auto sessions = std::make_shared<int>(member.parity ? 2 : 1);
+  for (const auto& link : {member.link, member.parity})
+    if (link)
+      link->end([this, link, sessions](const Status&) {
+        link->close();
+        if (--*sessions == 0) note([&] { --closing_, --leaving_; });
+      });
 }
 
 void ServerSet::note(const std::function<void()>& change) {

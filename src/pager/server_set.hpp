@@ -26,9 +26,11 @@
 
 namespace yado::pager {
 
+class Parity;
+
 class ServerSet {
  public:
-  /// By its number in Copies.
+  /// By its number in Copies, or Parity.
   struct Member {
     std::shared_ptr<ServerLink> link;  ///< null: the image on this host
     std::shared_ptr<ServerLink> parity;  ///< its session for parity, where there is one
@@ -38,8 +40,8 @@ class ServerSet {
   };
   /// Connects to one, on any thread but the network's: a member that uses it alone.
   using Connect = std::function<Result<Member>(const ServiceConfig::Server&)>;
-  /// `memory` was made of these, in their order, and on `network`; both outlive this. `copies`: the same, if servers can leave it.
-  ServerSet(boost::asio::any_io_executor network, RemoteMemory& memory, Copies* copies, std::vector<Member> members, Connect connect);
+  /// `memory` was made of these, in their order, and on `network`; both outlive this.
+  ServerSet(boost::asio::any_io_executor network, RemoteMemory& memory, std::vector<Member> members, Connect connect);
   ~ServerSet() { stop_taking_up(); }
   ServerSet(const ServerSet&) = delete;
   ServerSet& operator=(const ServerSet&) = delete;
@@ -51,7 +53,7 @@ class ServerSet {
   void start(Pager& pager);
   /// These are to hold the memory from now on: the missing ones are connected, all others are emptied. `just_before` is called when nothing can
   /// fail any more, in front of the first page that goes (it may come here). Returns what is not as asked
-  /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), unsupported (nobody can leave it), those
+  /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), unsupported (too few for parity), those
   /// of connecting.
   Result<std::vector<std::string>> change(const std::vector<ServiceConfig::Server>& wanted, const std::function<void()>& just_before);
   /// Waits until nobody is being emptied. Error no_space: since the last change somebody could not be, and stays.
@@ -101,6 +103,7 @@ class ServerSet {
   boost::asio::any_io_executor network_;
   RemoteMemory& memory_;
   Copies* copies_;
+  Parity* parity_;                               // of these two the one that memory_ is
   Connect connect_;
   Pager* pager_ = nullptr;                       // the network's thread
   std::vector<Member> members_;                  // the network's thread

@@ -69,7 +69,7 @@ class ServerSetTest : public ::testing::Test {
       members.push_back(std::move(*member));
     }
     memory_ = std::make_unique<Copies>(Copies::Options{.pages = pages, .copies = copies, .seed = seed_of_sums}, servers);
-    set_ = std::make_unique<ServerSet>(network_.io.get_executor(), *memory_, memory_.get(), std::move(members), [this](const auto& server) { return connect(server); });
+    set_ = std::make_unique<ServerSet>(network_.io.get_executor(), *memory_, std::move(members), [this](const auto& server) { return connect(server); });
   }
   void stop() {
     for (auto& [name, host] : hosts_) host.gate->open();

@@ -75,7 +75,7 @@ class Network {
       members.emplace_back();
     }
     make_memory(members);
-    servers_ = std::make_unique<ServerSet>(executor(), *memory_, copies_, std::move(members), [this](const ServiceConfig::Server& one) { return connect_new(one); });
+    servers_ = std::make_unique<ServerSet>(executor(), *memory_, std::move(members), [this](const ServiceConfig::Server& one) { return connect_new(one); });
     if (chain_) YADO_TRY(adopt(), "image");
     PageBits had(pages());
     for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet

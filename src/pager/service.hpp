@@ -34,8 +34,8 @@
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
 // then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
 // error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint, and a checkpoint
-// during a change, is a conflict. With parity only dead servers are replaced: a change that leaves a living one out is unsupported. `leave` is unavailable
-// as long as a dead one has no replacement: what it had is only in the parity, of which the next host knows nothing.
+// during a change, is a conflict. With parity a change that leaves too few servers for it is unsupported, and `leave` is unavailable as long as a dead
+// one has no replacement: what it had is only in the parity, of which the next host knows nothing.
 //
 // Errors are numbered as everywhere (base/error.hpp).
 

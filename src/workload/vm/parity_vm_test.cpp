@@ -92,6 +92,40 @@ TEST_F(ParityVmProcessTest, AnyHostMayDieAndItIsSavedAndRestored) {
   }
 }
 
+TEST_F(ParityVmProcessTest, ALivingHostLeavesWhileTheGuestWrites) {
+  add_host("h4");
+  add_host("h5");
+  boot(parity_place("a", {"h2", "h3", "h4"}));
+  ASSERT_OK(vm_->console().send("w"));
+  ASSERT_OK(vm_->console().wait_for("GUEST mode", hang));
+  const auto change = [&](const std::vector<std::string>& over) {
+    ASSERT_OK(change_memory_servers(vm_->pager(), memory_bytes / 4, servers(over)));
+    ASSERT_OK(wait_until_drained(vm_->pager()));
+  };
+  ASSERT_NO_FATAL_FAILURE(change({"h2", "h4", "h5"}));
+  EXPECT_TRUE(hosts_["h3"].server->sessions().empty());
+  expect_flawless();
+  lose("h2");
+  write_a_while('w', 3);
+  expect_flawless();
+  ASSERT_NO_FATAL_FAILURE(replace_by("h2", {"h2", "h4", "h5"}));
+
+  // One dies while it leaves, and one that was to take places.
+  for (const char* victim : {"h4", "h3"}) {
+    SCOPED_TRACE(victim);
+    write_a_while('w', 3);
+    ASSERT_OK(change_memory_servers(vm_->pager(), memory_bytes / 4, servers({"h2", "h3", "h5"})));
+    lose(victim);
+    (void)wait_until_drained(vm_->pager());
+    expect_flawless();
+    add_host(victim);
+    ASSERT_NO_FATAL_FAILURE(change({"h2", "h4", "h5"}));
+    ASSERT_NO_FATAL_FAILURE(wait_until_redundant());
+  }
+  lose("h5");
+  expect_flawless();
+}
+
 TEST_F(ParityVmProcessTest, TwoHostsAreTooFew) {
   const auto started = Vm::start(spec(), parity_place("a", {"h2", "h3"}), qemu());
   ASSERT_FALSE(started);
