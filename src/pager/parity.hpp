@@ -188,6 +188,7 @@ class Parity : public RemoteMemory {
     std::size_t group = 0;
     unsigned column = 0;
     std::size_t from = 0, to = 0;
+    PageServer* server = nullptr; ///< where it goes to: another one may get that number
     std::vector<Cell> cells;      ///< ascending
     std::size_t next = 0;         ///< of them
     Cells copied;

@@ -1,7 +1,8 @@
 // What an image needs of pages that no server has as they are: read out of their stripes after the cut, while the guest runs on. Their content of
 // the cut stays in the stripes until a store changes it, which is a transaction, so it is read in one, too; and a change sets it aside first.
 
-#include "pager/copies_regions.hpp"
+#include <algorithm>
+
 #include "pager/parity.hpp"
 
 namespace yado::pager {

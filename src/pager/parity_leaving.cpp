@@ -52,6 +52,7 @@ void Parity::hand_over(std::size_t group, std::size_t host, std::function<void(s
   if (!to) return done(Error{Errc::no_space, "no other memory host has room for what it keeps"});
   handing->from = host;
   handing->to = *to;
+  handing->server = hosts_[*to].pages;
   handing->done = std::move(done);
   for (std::uint32_t offset = 0; offset < region_pages; ++offset) {
     const Cell cell{handing->column, offset};
@@ -94,7 +95,8 @@ void Parity::handed_over(const std::shared_ptr<Handing>& handing) {
   const std::size_t group = handing->group;
   used_[handing->to] -= handing->reserved;
   const bool parity = handing->column == options_.data;
-  if (!handing->failed && !alive(handing->to)) handing->failed = Error{Errc::unavailable, "a memory host died that was to take its place"};
+  const bool lives = alive(handing->to) && hosts_[handing->to].pages == handing->server;
+  if (!handing->failed && !lives) handing->failed = Error{Errc::unavailable, "a memory host died that was to take its place"};
   if (!handing->failed && used_[handing->to] + counted_in(group, handing->column).size() > hosts_[handing->to].pages->quota_pages())
     handing->failed = Error{Errc::no_space, "another memory host has no room any more for what it keeps"};
   const std::size_t useless = handing->failed ? handing->to : handing->from;
@@ -179,8 +181,7 @@ void Parity::leave_outside_of(std::size_t host, const std::shared_ptr<Leaving>& 
 
 /// Of one on which nothing is any more nothing is known from here on, as if it had died.
 void Parity::left(std::size_t host, const Status& status) {
-  const auto leaving = leaving_.at(host);
-  leaving_.erase(host);
+  const auto leaving = leaving_.extract(host).mapped();
   if (status) dead_[host] = true;
   else for (std::size_t group = 0; group < groups_.size(); ++group) repair_soon(group);
   std::exchange(leaving->done, nullptr)(status);

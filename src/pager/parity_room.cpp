@@ -52,7 +52,7 @@ void Parity::server_died(std::size_t host) {
     }
     if (uses_it) repair_soon(group);
   }
-  leave_on(host);
+  if (leaving_.contains(host)) left(host, {});
 }
 
 std::uint64_t Parity::pages_without_redundancy() const {

@@ -151,7 +151,8 @@ TEST_F(ParityTest, WhatIsInAnImageGoesToHostsWhenItShallBeHadFromElsewhere) {
 TEST_F(ParityTest, WhatIsUnchangedInAnImageIsSentWhenItShallBeHadFromElsewhere) {
   make({.restored = true});
   settle();
-  const auto in_image = *std::ranges::find_if(hosts->loaded(), [&](const auto& page) { return hosts->parity->is_on_no_server(page.first); });
+  const Contents loaded = hosts->loaded();
+  const auto in_image = *std::ranges::find_if(loaded, [&](const auto& page) { return hosts->parity->is_on_no_server(page.first); });
   ASSERT_TRUE(fetch({in_image.first})) << "it is in the memory file, so nobody takes it in";
   hosts->parity->leave_images(true);
   settle();

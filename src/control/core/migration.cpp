@@ -27,10 +27,11 @@ namespace {
 
 constexpr double pause_of_disks = 0.05;              // seconds that a guest may stand still for its disks' sake
 constexpr std::uint64_t little_disk_bytes = 4 << 20;  // goes beside its devices
-constexpr std::size_t least_parity_hosts = 3;
 
+/// With fewer hosts it is held twice instead.
 bool has_parity(const std::optional<Split>& split) {
-  return split && split->redundancy == Redundancy::parity && split->over.size() >= least_parity_hosts;
+  constexpr std::size_t least_hosts = 3;
+  return split && split->redundancy == Redundancy::parity && split->over.size() >= least_hosts;
 }
 
 }  // namespace
@@ -72,14 +73,13 @@ void ControlCore::continue_migration(Workload& workload, Instant now) {
   migration.step = Migration::Step::spread;
   migration.image = ImageId(fmt::format("{}-move.{}", record.spec.name, ++record.serial));
   persist(workload);  // a name is never given twice
-  const auto stays = [&](std::string why) { stay(workload, {.workload = record.spec.name, .host = migration.from}, Error{Errc::unavailable, std::move(why)}, now); };
   const bool parity = has_parity(migration.spec.vm.split);
   migration.spec = with_memory_hosts(migration.spec, migration.to, {});
-  if (parity && !has_parity(migration.spec.vm.split)) return stays(fmt::format("parity needs {} memory hosts beside {}, and there are too few", least_parity_hosts, migration.to));
   WorkloadSpec meanwhile = migration.spec;
   if (!parity) {  // else all of it goes to where it belongs: no server has pages of others
     const Endpoint& landing = hosts_.at(migration.to).report.memory;
-    if (landing.port == 0 || !meanwhile.vm.split) return stays(fmt::format("host {} takes no memory from others", migration.to));
+    if (landing.port == 0 || !meanwhile.vm.split)
+      return stay(workload, {.workload = record.spec.name, .host = migration.from}, Error{Errc::unavailable, fmt::format("host {} takes no memory from others", migration.to)}, now);
     meanwhile.vm.split->over.push_back({.host = migration.to, .address = landing.address, .port = landing.port});
   }
   meanwhile.vm.split->local_bytes = record.spec.vm.split->local_bytes;

@@ -287,17 +287,6 @@ TEST_F(ControlMigrationTest, WithParityItsMemoryStaysOnItsHosts) {
   EXPECT_EQ(over_of(spread), (std::vector<HostId>{h2, h3, h5}));
 }
 
-TEST_F(ControlMigrationTest, WithParityAndTooFewHostsItStays) {
-  WorkloadSpec wanted = vm();
-  wanted.vm.split->redundancy = Redundancy::parity;
-  wanted.vm.split->over.push_back({.host = h4, .address = {}});
-  start(wanted);
-  core().move_live(++last_ask, site, h4, std::nullopt, now);
-  const auto actions = take();
-  EXPECT_EQ(answer_to(last_ask, actions).route.error().code, Errc::unavailable);
-  EXPECT_EQ(route().state, RouteState::up);
-}
-
 TEST_F(ControlMigrationTest, ItsMemoryIsKeptAsWishedFromThenOn) {
   start();
   Split wish{.local_bytes = 128 << 20, .over = {{.host = h3, .address = {}}}};
