@@ -10,12 +10,10 @@ namespace {
 constexpr std::size_t read_at_once = 64;  // pages: what a guest waits for never stands behind more
 }  // namespace
 
-/// Of a group at work it is not known what its stripes will have: who reads them will see.
+/// Asked while the guest stands still: nothing is looked at but the page.
 bool Parity::is_computed(PageNumber number) const {
   const Page& page = pages_[number];
-  if (page.zero || page.outside != nowhere || owner(number)) return false;
-  const std::size_t group = group_of(number);
-  return page.storing > 0 || (page.in_stripe && (groups_[group].busy || reconstructible(group, cell_of(number))));
+  return !page.zero && page.outside == nowhere && (page.in_stripe || page.storing > 0) && !owner(number);
 }
 
 void Parity::hold_for_image(const std::vector<PageNumber>& pages) {

@@ -96,7 +96,7 @@ void Parity::handed_over(const std::shared_ptr<Handing>& handing) {
   used_[handing->to] -= handing->reserved;
   const bool parity = handing->column == options_.data;
   const bool lives = alive(handing->to) && hosts_[handing->to].pages == handing->server;
-  if (!handing->failed && !lives) handing->failed = Error{Errc::unavailable, "a memory host died that was to take its place"};
+  if (!lives) return hand_over(group, handing->from, std::move(handing->done));  // to another one, then
   if (!handing->failed && used_[handing->to] + counted_in(group, handing->column).size() > hosts_[handing->to].pages->quota_pages())
     handing->failed = Error{Errc::no_space, "another memory host has no room any more for what it keeps"};
   const std::size_t useless = handing->failed ? handing->to : handing->from;

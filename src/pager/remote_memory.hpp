@@ -95,7 +95,7 @@ class RemoteMemory {
   /// The server that answers for a page in an image; none: is_zero(), or nobody has it as it is.
   virtual std::optional<std::size_t> owner(PageNumber page) const = 0;
   virtual bool is_zero(PageNumber page) const = 0;
-  /// Nobody has it as it is, but it is not lost: it is computed from what others have (parity.hpp).
+  /// Nobody has it as it is, and it is to be computed from what others have (parity.hpp): whether they have it is seen when it is read.
   virtual bool is_computed(PageNumber /*page*/) const { return false; }
   /// At the cut: what these pages, which are computed, contain now belongs into the image, whatever is stored from here on.
   virtual void hold_for_image(const std::vector<PageNumber>& /*pages*/) {}
