@@ -266,6 +266,7 @@ class Parity : public RemoteMemory {
   void hand_over(std::size_t group, std::size_t host, std::function<void(std::optional<Error>)> done);
   void copy_next(const std::shared_ptr<Handing>& handing);
   void handed_over(const std::shared_ptr<Handing>& handing);
+  void drop_copied(const Handing& handing, std::size_t host);
   std::optional<std::size_t> place_for(std::size_t group, unsigned column) const;
   std::vector<PageNumber> counted_in(std::size_t group, unsigned column) const;
   void set_host(std::size_t group, unsigned column, std::size_t host);

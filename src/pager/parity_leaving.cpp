@@ -90,26 +90,29 @@ void Parity::copy_next(const std::shared_ptr<Handing>& handing) {
   });
 }
 
+void Parity::drop_copied(const Handing& handing, std::size_t host) {
+  if (handing.copied.empty()) return;
+  const bool parity = handing.column == options_.data;
+  std::vector<PageNumber> numbers;
+  for (const Cell cell : handing.copied) numbers.push_back(parity ? handing.group * region_pages + cell.offset : page_of(handing.group, cell));
+  (parity ? hosts_[host].parity : hosts_[host].pages)->drop(runs_of(numbers), [](const Status&) {});
+}
+
 /// What was wrong on the one that leaves, or was not copied before its death, is computed.
 void Parity::handed_over(const std::shared_ptr<Handing>& handing) {
-  const std::size_t group = handing->group;
-  used_[handing->to] -= handing->reserved;
-  const bool parity = handing->column == options_.data;
-  const bool lives = alive(handing->to) && hosts_[handing->to].pages == handing->server;
-  if (!lives) return hand_over(group, handing->from, std::move(handing->done));  // to another one, then
-  if (!handing->failed && used_[handing->to] + counted_in(group, handing->column).size() > hosts_[handing->to].pages->quota_pages())
+  const std::size_t group = handing->group, to = handing->to;
+  used_[to] -= handing->reserved;
+  const bool lives = alive(to) && hosts_[to].pages == handing->server, stays = !leaving_.contains(to);
+  if (!handing->failed && used_[to] + counted_in(group, handing->column).size() > hosts_[to].pages->quota_pages())
     handing->failed = Error{Errc::no_space, "another memory host has no room any more for what it keeps"};
-  const std::size_t useless = handing->failed ? handing->to : handing->from;
-  if (!handing->failed) {
-    set_host(group, handing->column, handing->to);
+  const bool taken = lives && stays && !handing->failed;
+  if (taken) {
+    set_host(group, handing->column, to);
     for (const Cell cell : handing->copied) mark(group, cell, true);
   }
-  if (alive(useless) && !handing->copied.empty()) {
-    std::vector<PageNumber> numbers;
-    for (const Cell cell : handing->copied) numbers.push_back(parity ? group * region_pages + cell.offset : page_of(group, cell));
-    (parity ? hosts_[useless].parity : hosts_[useless].pages)->drop(runs_of(numbers), [](const Status&) {});
-  }
+  if (taken ? alive(handing->from) : lives) drop_copied(*handing, taken ? handing->from : to);
   repair_soon(group);
+  if (!lives || !stays) return hand_over(group, handing->from, std::move(handing->done));  // to another one, then
   std::exchange(handing->done, nullptr)(handing->failed);
 }
 

@@ -70,7 +70,7 @@ class ParityHosts : public TestedHosts {
   void check_at_rest() override {
     EXPECT_FALSE(parity->repairing());
     for (std::size_t i = 0; i < shape_.hosts && !at_a_bad_time; ++i)  // else pages that are lost have their room, but nobody has them
-      EXPECT_TRUE(!servers[2 * i]->alive() || parity->pages_at(i) == servers[2 * i]->data_pages() + servers[2 * i + 1]->data_pages()) << "they differ about host " << i;
+      EXPECT_TRUE(!servers[2 * i]->alive() || parity->pages_at(i) == servers[2 * i]->data_pages() + servers[2 * i + 1]->data_pages()) << "they differ about host " << i << ": " << parity->pages_at(i) << " and " << servers[2 * i]->data_pages() << " + " << servers[2 * i + 1]->data_pages();
   }
   bool can_lose_another() const override { return shape_.hosts - deaths > shape_.data && shape_.quota >= Simulation::pages; }
   bool may_be_lost(PageNumber, std::uint64_t) const override { return deaths > 1 || shape_.harmed || at_a_bad_time; }

@@ -190,7 +190,7 @@ void ServerSet::drain(std::size_t number, bool bring_first) {
     if (!here.empty()) memory_.kept(here);
     return come;
   };
-  const auto ask_move = [this](const Copies::Moving& moving, PageServer::Done done) { move(moving, std::move(done)); };
+  const auto ask_move = [this](const Copies::Moving& moving, PageServer::Done moved) { move(moving, std::move(moved)); };
   drains_.emplace_back(number, std::make_unique<Drain>(*copies_, number, Drain::Ways{ask_move, bring, bring_first}, done));
   asio::post(network_, [drain = drains_.back().second.get()] { drain->go_on(); });
 }
