@@ -151,7 +151,7 @@ class ChangingHosts : public ParityHosts {
     if (gone_.contains(host)) return;
     for (std::size_t i = 0; i < shape_.hosts; ++i) {
       if (servers[2 * i]->alive() && !gone_.contains(i)) continue;
-      if (servers[2 * i]->busy() || servers[2 * i + 1]->busy()) continue;  // its session has not ended yet
+      if (servers[2 * i]->busy() || servers[2 * i + 1]->busy()) break;  // its session has not ended yet
       for (const std::size_t one : {2 * i, 2 * i + 1}) {
         buried_.push_back(std::move(servers[one]));
         servers[one] = std::make_unique<FakeServer>(buried_.back()->name(), buried_.back()->quota_pages());

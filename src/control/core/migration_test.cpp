@@ -270,6 +270,7 @@ TEST_F(ControlMigrationTest, WithParityItsMemoryStaysOnItsHosts) {
   wanted.vm.split->redundancy = Redundancy::parity;
   wanted.vm.split->over.push_back({.host = h4, .address = {}});
   for (const HostId& host : {h1, h2, h3, h4, h5}) agent(host).memory = {"10.1.0." + host.str().substr(1), 7001};
+  agent(h5).memory_free_bytes = agent(h1).memory_free_bytes + 1;
   up(wanted, {h1, h2, h3, h4, h5});
   ASSERT_EQ(record().host, h1);
   const auto over_of = [](const Made<ResplitCall>& spread) {

@@ -123,7 +123,7 @@ TEST_F(ParityMovingVmProcessTest, WhatIsStillInAnImageGoesToTheServers) {
 /// A memory host, or who moves it, dies in the middle: the guest goes on where it was.
 TEST_F(ParityMovingVmProcessTest, WhoDiesInTheMiddleOfItEndsTheMoveOnly) {
   boot(parity_place("a", {"h2", "h3", "h4"}));
-  for (const int moment : {1, 2, 3}) {
+  for (const int moment : {1, 3}) {
     SCOPED_TRACE(moment);
     write_a_while('w', 2);
     const fs::path directory = directory_.path() / fmt::format("handover-{}", moment);
