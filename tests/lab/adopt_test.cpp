@@ -92,7 +92,7 @@ class AdoptFromLibvirtTest : public AdoptTest {
   void define(const std::string& devices) const {
     std::ofstream(directory_ / "domain.xml") << fmt::format(R"(
 <domain type='qemu'>
-  <name>Web_1</name>
+  <name>Web_1</name><uuid>6f1c1f0e-3b0e-4b8e-9d55-6a1c25f0a001</uuid>
   <memory unit='MiB'>128</memory>
   <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os>
