@@ -14,7 +14,8 @@ class MovingVmTest : public PagedVmTest {
     ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties, ahead}; }
   };
   Result<Saved> try_to_leave(Handover& handover, const std::string& to, const DisksAhead& ahead = {}) {
-    handover = {.saved = {}, .directory = directory_.path() / fmt::format("handover-{}", ++handovers_), .servers = {}, .ahead = ahead.directories};
+    handover.directory = directory_.path() / fmt::format("handover-{}", ++handovers_);
+    handover.ahead = ahead.directories;
     for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(handover.directory / part);
     LeavingMemory memory({.control = vm_->pager(), .part = handover.directory / "memory", .to = to, .progress = {}});
     YADO_ASSIGN(handover.saved, vm_->save(handover.directory / "device-state", handover.directory / "disk", memory, After::paused, ahead), "leave");
