@@ -59,10 +59,7 @@ TEST_F(ParityMovingVmProcessTest, AnotherMainHostGoesOnAndAnyHostMayDie) {
   expect_flawless();
 
   // What h3 had is only in the parity, of which the next host would know nothing.
-  const fs::path directory = directory_.path() / "refused";
-  for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(directory / part);
-  LeavingMemory memory({.control = vm_->pager(), .part = directory / "memory", .to = "elsewhere", .progress = {}});
-  const auto refused = vm_->save(directory / "device-state", directory / "disk", memory, After::paused);
+  const auto refused = try_to_leave(handover, "elsewhere");
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().message.find("only in the parity"), std::string::npos) << refused.error().text();
   expect_flawless();
