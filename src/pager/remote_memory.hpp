@@ -21,7 +21,7 @@
 
 #include "base/error.hpp"
 #include "pager/page_server.hpp"
-#include "pager/page_set.hpp"
+#include "pager/page_bits.hpp"
 
 namespace yado::pager {
 

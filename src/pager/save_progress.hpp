@@ -8,7 +8,7 @@
 // A round may leave out what is hot: a page that was written since the round began would have to be saved once more, one that came since
 // will go again or be written, and one that did so in both halves of the round before will in this one, too. Left out, it is read once, at the end.
 
-#include "pager/page_set.hpp"
+#include "pager/page_bits.hpp"
 
 namespace yado::pager {
 

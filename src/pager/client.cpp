@@ -1,0 +1,74 @@
+#include "pager/client.hpp"
+
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "os/file.hpp"
+
+namespace yado::pager {
+using nlohmann::json;
+
+json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
+
+Client::Client(os::Fd socket, ServedMemory& memory)
+    : socket_(std::move(socket)), config_(memory.config), pager_(memory.pager), network_(memory.network), watch_(memory.watch), checkpoint_(socket_, memory), move_(memory) {}
+
+void Client::serve() {
+  std::string heard;
+  char text[4096];
+  for (;;) {
+    const ssize_t n = ::read(socket_.get(), text, sizeof text);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;
+    heard.append(text, static_cast<std::size_t>(n));
+    for (std::size_t end; (end = heard.find('\n')) != std::string::npos; heard.erase(0, end + 1)) {
+      const auto done = answer(json::parse(heard.substr(0, end), nullptr, false));
+      json said = done ? *done : error_of(done.error());
+      if (done) said["ok"] = true;
+      if (!os::write_all(socket_, said.dump() + "\n")) return;
+    }
+  }
+}
+
+Result<json> Client::answer(const json& call) {
+  if (!call.is_object()) return fail(Errc::invalid_argument, "a call is a JSON object on one line");
+  const std::string what = call.value("do", "");
+  if (what == "figures") return figures();
+  if (what == "limit") {
+    pager_.set_local_limit(call.value("bytes", std::uint64_t{0}) / page_bytes);
+    return json::object();
+  }
+  if (what == "own") return own(call);
+  if (!network_.owns()) return fail(Errc::conflict, "\"{}\": this memory is not inherited yet", what);
+  if (what == "servers") return servers(call);
+  if (what == "drained") {
+    YADO_TRY(network_.servers().drained(), "memory");
+    return json::object();
+  }
+  if (what == "save" || what == "leave") {
+    if (checkpoint_.under_way() || move_.under_way()) return fail(Errc::conflict, "a checkpoint or a move is under way");
+    return what == "save" ? checkpoint_.save(call) : move_.leave(call);
+  }
+  if (move_.under_way()) return move_.answer(what, call);
+  if (checkpoint_.under_way()) return checkpoint_.answer(what);
+  return fail(Errc::conflict, "\"{}\": no checkpoint is under way on this connection", what);
+}
+
+Result<json> Client::servers(const json& call) {
+  const json local_bytes = call.value("local_bytes", json());
+  if (!local_bytes.is_number_unsigned()) return fail(Errc::invalid_argument, "servers: how many \"local_bytes\"?");
+  YADO_ASSIGN(const auto wanted, servers_from_text(call.value("servers", json()).dump()), "servers");
+  const auto set_limit = [&] { pager_.set_local_limit(local_bytes.get<std::uint64_t>() / page_bytes); };
+  YADO_ASSIGN(const auto notes, network_.servers().change(wanted, set_limit), "memory");
+  return json{{"notes", notes}};
+}
+
+Result<json> Client::own(const json& call) {
+  const json epoch = call.value("epoch", json());
+  if (!epoch.is_number_unsigned()) return fail(Errc::invalid_argument, "own: under which \"epoch\"?");
+  YADO_ASSIGN(const bool begins, network_.own(epoch.get<std::uint64_t>(), pager_), "own");
+  if (begins) network_.servers().start(pager_);
+  return json::object();
+}
+
+}  // namespace yado::pager

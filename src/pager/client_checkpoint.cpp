@@ -1,0 +1,134 @@
+#include "pager/client_checkpoint.hpp"
+
+#include <algorithm>
+#include <future>
+#include <nlohmann/json.hpp>
+#include <poll.h>
+
+#include "os/pidfd.hpp"
+#include "pager/order_of_use.hpp"
+
+namespace yado::pager {
+using nlohmann::json;
+
+/// A checkpoint's saving: as long as it is there, the servers stay the same.
+class CheckpointCalls::Saving {
+ public:
+  Saving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, SplitSave::Options options)
+      : set_(set), watch_(options.watch), save_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), [&network](PageNumber page) { return network.holder(page); }, std::move(options)) {}
+  ~Saving() {
+    save_.reset();
+    watch_->end();
+    set_.end_checkpoint();
+  }
+  Saving(const Saving&) = delete;
+  Saving& operator=(const Saving&) = delete;
+  SplitSave* operator->() { return &*save_; }
+
+ private:
+  ServerSet& set_;
+  std::shared_ptr<SaveWatch> watch_;
+  std::optional<SplitSave> save_;
+};
+
+CheckpointCalls::CheckpointCalls(const os::Fd& socket, ServedMemory& memory)
+    : socket_(socket), config_(memory.config), pager_(memory.pager), network_(memory.network), watch_(memory.watch), kept_(memory.kept) {}
+CheckpointCalls::~CheckpointCalls() = default;
+
+Result<json> CheckpointCalls::save(const json& call) {
+  YADO_TRY(begin(call), "checkpoint");
+  return round();
+}
+
+Result<json> CheckpointCalls::answer(const std::string& what) {
+  if (what == "round") return round();
+  if (what == "copy") return copy();
+  Result<json> done = json::object();
+  if (what == "fix") {
+    if (const Status fixed = (*saving_)->fix(); !fixed) done = std::unexpected(fixed.error());
+  } else if (what == "finish") {
+    done = finish();
+  } else if (what == "keep") {
+    const auto kept = keep();
+    done = kept ? Result<json>(shares_json(*kept)) : std::unexpected(kept.error());
+    saving_.reset();
+  } else {
+    return fail(Errc::invalid_argument, "there is no call \"{}\"", what);
+  }
+  if (!done) saving_.reset();
+  return done;
+}
+
+Status CheckpointCalls::begin(const json& call) {
+  wait_for_redundancy();
+  YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
+  limit_ = smaller_limit(config_.save_bytes_per_second, call.value("bytes_per_second", std::uint64_t{0}));
+  const std::lock_guard lock(kept_.mutex);
+  SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), limit_,
+                             [this](SavePace::Time then) { return wait_until(then); }, network_.chain(), watch_};
+  // Of any other base nobody knows what changed since.
+  if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
+  part_ = options.part;
+  cut_ = options.cut;
+  base_cut_ = options.base_cut;
+  saving_ = std::make_unique<Saving>(network_.servers(), pager_, network_, std::move(servers), std::move(options));
+  watch_->begin();
+  const Status begun = (*saving_)->begin();
+  if (!begun) saving_.reset();
+  return begun;
+}
+
+/// The client may end meanwhile.
+Status CheckpointCalls::wait_until(SavePace::Time then) const {
+  const auto left = std::max(then - std::chrono::steady_clock::now(), SavePace::Time::duration(0));
+  YADO_ASSIGN(const bool hung_up, os::readable_within(socket_.get(), left, POLLRDHUP), "checkpoint");
+  return hung_up ? fail(Errc::canceled, "whoever asked for the checkpoint has ended") : Status();
+}
+
+/// With parity a page that is being computed or taken in lies nowhere as it is.
+void CheckpointCalls::wait_for_redundancy() {
+  if (network_.copies() != nullptr) return;
+  std::promise<void> rebuilt;
+  network_.run([&] { return network_.memory().when_rebuilt([&] { rebuilt.set_value(); }), true; });
+  rebuilt.get_future().wait();
+}
+
+Result<json> CheckpointCalls::round() {
+  const auto done = (*saving_)->round();
+  if (!done) {
+    saving_.reset();
+    return std::unexpected(done.error());
+  }
+  return json{{"pages", done->pages}, {"here", done->here}, {"left", done->left}, {"memory_pages", pager_.pages()}};
+}
+
+Result<json> CheckpointCalls::copy() {
+  const auto left = (*saving_)->copy();
+  if (left) return json{{"left", *left}};
+  saving_.reset();
+  return std::unexpected(left.error());
+}
+
+Result<json> CheckpointCalls::finish() {
+  const auto recency = pager_.by_recency();
+  const auto shares = (*saving_)->finish();
+  if (!shares) return std::unexpected(shares.error());
+  YADO_TRY(write_order_of_use(part_, pager_.pages(), recency), "checkpoint");
+  return shares_json(*shares);
+}
+
+Result<std::vector<SplitSave::Share>> CheckpointCalls::keep() {
+  const std::lock_guard lock(kept_.mutex);
+  auto shares = (*saving_)->keep();
+  if (shares) kept_.cut = cut_;
+  return shares;
+}
+
+json CheckpointCalls::shares_json(const std::vector<SplitSave::Share>& shares) const {
+  json all = json::array();
+  for (const SplitSave::Share& share : shares)
+    all.push_back({{"host", share.host}, {"pages", share.pages}, {"bytes", share.bytes}, {"sum", share.sum}});
+  return json{{"shares", std::move(all)}, {"base_cut", base_cut_.none() ? "" : base_cut_.hex()}, {"bytes_per_second", limit_}};
+}
+
+}  // namespace yado::pager

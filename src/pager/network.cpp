@@ -1,0 +1,136 @@
+#include "pager/network.hpp"
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/use_future.hpp>
+
+#include "base/log.hpp"
+#include "pager/heritage.hpp"
+
+namespace yado::pager {
+namespace asio = boost::asio;
+namespace {
+
+constexpr const char* parity_suffix = ".parity";
+constexpr std::uint64_t most_stripes_of_group = 512;
+
+}  // namespace
+
+Network::Network(const ServiceConfig& config) : config_(config), epoch_(config.epoch) {
+  if (std::ranges::any_of(config.servers, [](const auto& one) { return one.instance != 0; })) holding_ = Holding::read;
+}
+Network::~Network() {
+  busy_.reset();
+  io_.stop();
+  if (thread_.joinable()) thread_.join();
+}
+
+Status Network::open(std::uint64_t seed) {
+  if (!config_.identity.empty()) {
+    YADO_ASSIGN(identity_, wire::Identity::load(config_.identity), "pager");
+  }
+  thread_ = std::thread([this] { io_.run(); });
+  std::vector<ServerSet::Member> members;
+  YADO_TRY(connect_all(members), "memory");
+  if (!config_.image.empty()) {
+    YADO_ASSIGN(chain_, open_chain(), "image");
+    image_ = std::make_unique<ImageServer>(io_.get_executor(), chain_, "the image on this host");
+    image_number_ = members.size();
+    members.emplace_back();
+  }
+  make_memory(members, seed);
+  servers_ = std::make_unique<ServerSet>(executor(), *memory_, copies_, std::move(members), [this](const ServiceConfig::Server& one) { return connect_new(one); });
+  if (chain_) YADO_TRY(adopt(), "image");
+  PageBits had(pages());
+  for (std::size_t i = 0; i < servers_->members().size(); ++i)  // nobody changes them yet
+    if (const auto& told = servers_->members()[i].told; told.instance != 0) YADO_TRY(list_of(i, had), fmt::format("memory on {}", told.host));
+  if (parity_) asio::post(io_, [this] { parity_->take_in_loaded(); });
+  return {};
+}
+
+void Network::make_memory(const std::vector<ServerSet::Member>& members, std::uint64_t seed) {
+  if (with_parity()) {
+    std::vector<Parity::Host> hosts;
+    for (const ServerSet::Member& one : members) hosts.push_back({one.link ? static_cast<PageServer*>(one.link.get()) : image_.get(), one.parity.get()});
+    auto made = std::make_unique<Parity>(Parity::Options{pages(), columns(), seed}, std::move(hosts));
+    parity_ = made.get();
+    memory_ = std::move(made);
+    return;
+  }
+  std::vector<PageServer*> servers;
+  for (const ServerSet::Member& one : members) servers.push_back(one.link ? static_cast<PageServer*>(one.link.get()) : image_.get());
+  auto made = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed}, std::move(servers));
+  copies_ = made.get();
+  memory_ = std::move(made);
+}
+
+Result<SplitSave::Holder> Network::holder(PageNumber page) const {
+  const auto owner = memory_->owner(page);
+  if (owner) return owner != image_number_ ? SplitSave::Holder(*owner) : SplitSave::Holder::image;
+  if (memory_->is_zero(page)) return SplitSave::Holder::nobody;
+  if (memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
+  return fail(Errc::unavailable, "page {} is only in the parity, since a memory host was lost: a checkpoint can begin when another has taken its place", page);
+}
+
+/// One that cannot be had is done without, unless it has a share of the image or a heritage, or nobody else is left.
+Status Network::connect_all(std::vector<ServerSet::Member>& members) {
+  std::vector<std::future<Result<ServerSet::Member>>> opening;
+  for (const ServiceConfig::Server& one : config_.servers)
+    opening.push_back(std::async(std::launch::async, [this, &one] { return connect_member(one, one.instance != 0 ? Role::reader : Role::owner); }));
+  std::optional<Error> missing;
+  for (std::size_t i = 0; i < opening.size(); ++i) {
+    const ServiceConfig::Server& server = config_.servers[i];
+    auto member = opening[i].get();
+    if (member) {
+      members.push_back(std::move(*member));
+      continue;
+    }
+    const Error why{member.error().code, fmt::format("memory on {}: {}", server.host, member.error().message)};
+    if (!server.load.empty() || server.instance != 0) return std::unexpected(why);
+    log::warn("pager: {}: done without", why.text());
+    missing = why;
+  }
+  if (members.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
+  if (with_parity() && members.size() <= columns())
+    return fail(missing ? missing->code : Errc::invalid_argument, "parity over {} hosts wants {} memory servers, {} are there{}", config_.servers.size(), columns() + 1,
+                members.size(), missing ? ": " + missing->message : std::string());
+  return {};
+}
+
+Result<ServerSet::Member> Network::connect_member(const ServiceConfig::Server& server, Role role) {
+  ServerSet::Member member{.told = server};
+  YADO_ASSIGN(member.link, connect(server, role, {config_.session, pages()}), "pages");
+  if (with_parity()) {
+    YADO_ASSIGN(member.parity, connect_parity(server), "parity");
+  }
+  return member;
+}
+
+/// A further one, while it is in use. Of what another host may go on with nothing is begun anew.
+Result<ServerSet::Member> Network::connect_new(const ServiceConfig::Server& server) {
+  if (!owns()) return fail(Errc::conflict, "this memory is not inherited yet");
+  return connect_member(server, Role::owner);
+}
+
+/// A session of its own: no image contains it. A host keeps the parity of every so many groups, and of those that a lost one kept.
+Result<std::shared_ptr<ServerLink>> Network::connect_parity(const ServiceConfig::Server& server) {
+  const std::uint64_t stripes = Parity::stripes(pages(), columns());
+  ServiceConfig::Server told = server;
+  told.instance = 0;
+  told.quota_bytes = std::min(stripes, stripes * 2 / config_.servers.size() + most_stripes_of_group) * page_bytes;
+  return connect(told, Role::owner, {config_.session + parity_suffix, stripes});
+}
+
+Result<std::shared_ptr<ServerLink>> Network::connect(const ServiceConfig::Server& server, Role role, const Session& session) {
+  LinkOptions options;
+  const std::uint64_t generation = role == Role::reader ? server.instance : std::uint64_t{life_now()} << 32;
+  options.hello = {.epoch = epoch_, .generation = generation, .pages = session.pages, .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = session.name, .from = server.epoch};
+  if (server.instance != 0) options.instance = server.instance;
+  if (!config_.identity.empty()) options.identity = &identity_;
+  YADO_ASSIGN(auto link, ServerLink::make(io_.get_executor(), blocks_, {server.unix_path, server.address, server.port, server.expected_peer}, options), "connect");
+  auto opened = asio::co_spawn(io_, ServerLink::open(link), asio::use_future).get();
+  if (!opened) return std::unexpected(opened.error());
+  return link;
+}
+
+}  // namespace yado::pager

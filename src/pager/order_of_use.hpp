@@ -1,0 +1,20 @@
+#pragma once
+// In which order a guest's pages were in use: written beside an image or for the next main host, and read to fetch them in it.
+
+#include <filesystem>
+#include <vector>
+
+#include "image/page_chain.hpp"
+#include "pager/page.hpp"
+#include "pager/service.hpp"
+
+namespace yado::pager {
+
+/// Into directory `part`. `by_recency`: last used first.
+Status write_order_of_use(const std::filesystem::path& part, std::uint64_t guest_pages, const std::vector<PageNumber>& by_recency);
+
+/// The pages that were in use when the image was taken, then all others in their order, which is that of a first round in its file.
+/// `chain`: what is restored, or null.
+std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain* chain);
+
+}  // namespace yado::pager
