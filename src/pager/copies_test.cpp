@@ -1,51 +1,11 @@
-#include "pager/remote_testing.hpp"
+#include "pager/copies_testing.hpp"
 
 namespace yado::pager {
 namespace {
 
 // ---- one thing at a time ---------------------------------------------------------------------------------------------
 
-class CopiesTest : public testing::Test {
- protected:
-  void make(unsigned how_many_servers, unsigned copies, std::uint64_t quota = 1000) {
-    std::vector<PageServer*> all;
-    for (unsigned i = 0; i < how_many_servers; ++i) {
-      servers.push_back(std::make_unique<FakeServer>("s" + std::to_string(i), quota));
-      all.push_back(servers.back().get());
-    }
-    remote = std::make_unique<Copies>(Copies::Options{.pages = 2000, .copies = copies, .seed = seed_of_sums}, all);
-  }
-  void settle() {
-    bool any = true;
-    while (std::exchange(any, false))
-      for (auto& server : servers) any = server->step(true) || any;
-  }
-  Status store(const Contents& contents) {
-    std::optional<Status> done;
-    remote->store(evicted(contents), [&](const Status& status) { done = status; });
-    settle();
-    return done.value_or(fail(Errc::internal, "never answered"));
-  }
-  Result<Contents> fetch(std::vector<PageNumber> pages) {
-    Contents out;
-    std::optional<Error> failed;
-    remote->fetch(pages, [&](const Result<Piece>& piece) {
-      if (!piece) return void(failed = piece.error());
-      out.merge(contents_of_piece(*piece));
-    });
-    settle();
-    if (failed) return std::unexpected(*failed);
-    EXPECT_EQ(out.size(), pages.size());
-    return out;
-  }
-  void kill(std::size_t server) {
-    servers[server]->die([&] { remote->server_died(server); });
-    settle();
-  }
-
-  std::vector<std::unique_ptr<FakeServer>> servers;
-  std::unique_ptr<Copies> remote;
-};
+class CopiesTest : public CopiesFixture {};
 
 TEST_F(CopiesTest, AtFirstEveryPageIsZeroAndNobodyIsAsked) {
   make(2, 1);
@@ -263,29 +223,11 @@ TEST_F(CopiesTest, OfTwoStoresUnderWayTheLaterCounts) {
 
 // ---- everything at once ----------------------------------------------------------------------------------------------
 
-struct Shape {
-  unsigned servers = 3, copies = 1;
-  std::uint64_t quota = 2000;  ///< of each server
-};
-
-class CopiesHosts : public TestedHosts {
+class StayingHosts : public CopiesHosts {
  public:
-  explicit CopiesHosts(const Shape& shape) : shape_(shape) {
-    std::vector<PageServer*> all;
-    for (unsigned i = 0; i < shape.servers; ++i) {
-      servers.push_back(std::make_unique<FakeServer>("s" + std::to_string(i), shape.quota));
-      all.push_back(servers.back().get());
-    }
-    copies = std::make_unique<Copies>(Copies::Options{.pages = Simulation::pages, .copies = shape.copies, .seed = seed_of_sums}, all);
-  }
-  RemoteMemory& remote() override { return *copies; }
+  using CopiesHosts::CopiesHosts;
   void kill(std::size_t host) override {
     if (servers[host]->alive()) servers[host]->die([&] { copies->server_died(host); });
-  }
-  std::size_t any_alive(std::size_t random) const override {
-    for (std::size_t i = 0; i < servers.size(); ++i)
-      if (const std::size_t host = (random + i) % servers.size(); servers[host]->alive()) return host;
-    return 0;
   }
   void check_at_rest() override {
     EXPECT_FALSE(copies->rebuilding());
@@ -304,14 +246,9 @@ class CopiesHosts : public TestedHosts {
              (waits == server->unacknowledged.end() || waits->second == 0);
     });
   }
-
-  std::unique_ptr<Copies> copies;
-
- private:
-  Shape shape_;
 };
 
-Simulation simulate(const Simulation::Plan& plan, const Shape& shape) { return {plan, std::make_unique<CopiesHosts>(shape)}; }
+Simulation simulate(const Simulation::Plan& plan, const CopiesHosts::Shape& shape) { return {plan, std::make_unique<StayingHosts>(shape)}; }
 const Copies::Counts& counts(Simulation& simulation) { return static_cast<CopiesHosts&>(simulation.hosts()).copies->counts(); }
 
 class CopiesSimulationTest : public testing::Test {};

@@ -1,6 +1,6 @@
 #include "pager/drain.hpp"
 
-#include "pager/remote_testing.hpp"
+#include "pager/copies_testing.hpp"
 
 namespace yado::pager {
 namespace {
@@ -58,39 +58,20 @@ class Moves {
 
 // ---- one thing at a time ---------------------------------------------------------------------------------------------
 
-class DrainTest : public testing::Test {
+class DrainTest : public CopiesFixture {
  protected:
   void make(unsigned how_many, unsigned copies, std::uint64_t quota = 1000) {
-    std::vector<PageServer*> all;
-    for (unsigned i = 0; i < how_many; ++i) all.push_back(new_server("s" + std::to_string(i), quota));
-    remote = std::make_unique<Copies>(Copies::Options{.pages = 2000, .copies = copies, .seed = seed_of_sums}, all);
+    CopiesFixture::make(how_many, copies, quota);
+    for (const auto& server : servers) by_number.push_back(server.get());
     moves = std::make_unique<Moves>(*remote, by_number);
   }
-  FakeServer* new_server(const std::string& name, std::uint64_t quota) {
-    servers.push_back(std::make_unique<FakeServer>(name, quota));
-    by_number.push_back(servers.back().get());
-    return servers.back().get();
+  void add_server(std::uint64_t quota) {
+    by_number.push_back(new_server("new", quota));
+    remote->add_server(by_number.back()).value();
   }
-  void settle() {
-    bool any = true;
-    while (std::exchange(any, false)) {
-      for (auto& server : servers) any = server->step(true) || any;
-      any = moves->step(static_cast<unsigned>(random())) || any;
-    }
-  }
-  void store(const Contents& contents) {
-    remote->store(evicted(contents), [&](const Status& status) { EXPECT_TRUE(status); });
-    settle();
-  }
-  Contents fetch(std::vector<PageNumber> pages) {
-    Contents out;
-    remote->fetch(pages, [&](const Result<Piece>& piece) {
-      ASSERT_TRUE(piece) << piece.error().text();
-      out.merge(contents_of_piece(*piece));
-    });
-    settle();
-    return out;
-  }
+  bool step_beside() override { return moves->step(static_cast<unsigned>(random())); }
+  void store(const Contents& contents) { EXPECT_TRUE(CopiesFixture::store(contents)); }
+  Contents fetch(std::vector<PageNumber> pages) { return CopiesFixture::fetch(std::move(pages)).value(); }
   static Contents numbered(PageNumber from, PageNumber to) {
     Contents contents;
     for (PageNumber page = from; page < to; ++page) contents[page] = page + 1;
@@ -117,9 +98,7 @@ class DrainTest : public testing::Test {
   }
 
   std::mt19937 random{1};
-  std::vector<std::unique_ptr<FakeServer>> servers;
   std::vector<FakeServer*> by_number;
-  std::unique_ptr<Copies> remote;
   std::unique_ptr<Moves> moves;
   std::unique_ptr<Drain> drain;
   std::optional<Status> ended;
@@ -131,7 +110,7 @@ class DrainTest : public testing::Test {
 TEST_F(DrainTest, ItsPagesGoStraightToANewServer) {
   make(1, 1);
   store(numbered(0, 250));
-  remote->add_server(new_server("new", 1000)).value();
+  add_server(1000);
   const std::uint64_t sent = remote->counts().pages_sent;
   drain_all_of(0);
   ASSERT_TRUE(ended && *ended);
@@ -283,24 +262,15 @@ TEST_F(DrainTest, ThereAreAtMostSixteenAndPlacesOfTheDeadAreUsedAgain) {
 
 // ---- everything at once ----------------------------------------------------------------------------------------------
 
-struct Shape {
-  unsigned servers = 3, copies = 1;
-  std::uint64_t quota = 2000;  ///< of each server
-};
-
-class ChangingHosts : public TestedHosts {
+class ChangingHosts : public CopiesHosts {
  public:
-  explicit ChangingHosts(const Shape& shape) : shape_(shape) {
-    std::vector<PageServer*> all;
-    for (unsigned i = 0; i < shape.servers; ++i) all.push_back(new_server());
-    copies = std::make_unique<Copies>(Copies::Options{.pages = Simulation::pages, .copies = shape.copies, .seed = seed_of_sums}, all);
+  explicit ChangingHosts(const Shape& shape) : CopiesHosts(shape) {
     for (const auto& server : servers) by_number_.push_back(server.get());
     moves_ = std::make_unique<Moves>(*copies, by_number_);
     copies->on_settled([this] {
       for (std::size_t i = 0; i < drains_.size(); ++i) drains_[i].drain->go_on();
     });
   }
-  RemoteMemory& remote() override { return *copies; }
   void kill(std::size_t host) override {
     FakeServer* server = servers[host].get();
     if (!server->alive()) return;
@@ -309,11 +279,6 @@ class ChangingHosts : public TestedHosts {
     server->die([&] {
       if (at != by_number_.end()) copies->server_died(static_cast<std::size_t>(at - by_number_.begin()));
     });
-  }
-  std::size_t any_alive(std::size_t random) const override {
-    for (std::size_t i = 0; i < servers.size(); ++i)
-      if (const std::size_t host = (random + i) % servers.size(); servers[host]->alive()) return host;
-    return 0;
   }
   void check_at_rest() override {
     EXPECT_FALSE(copies->rebuilding());
@@ -356,7 +321,6 @@ class ChangingHosts : public TestedHosts {
     }
   }
 
-  std::unique_ptr<Copies> copies;
   unsigned deaths = 0, changes = 0, emptied = 0, failed = 0;
 
  private:
@@ -365,10 +329,6 @@ class ChangingHosts : public TestedHosts {
     std::unique_ptr<Drain> drain;
     bool ended = false, called_off = false;
   };
-  FakeServer* new_server() {
-    servers.push_back(std::make_unique<FakeServer>("s" + std::to_string(servers.size()), shape_.quota));
-    return servers.back().get();
-  }
   std::vector<std::size_t> staying() const {
     std::vector<std::size_t> numbers;
     for (std::size_t i = 0; i < by_number_.size(); ++i)
@@ -391,14 +351,13 @@ class ChangingHosts : public TestedHosts {
     server->end([server] { server->die([] {}); });
   }
 
-  Shape shape_;
   std::vector<FakeServer*> by_number_;
   std::unique_ptr<Moves> moves_;
   std::vector<Leaving> drains_;
   std::set<std::size_t> kept_;
 };
 
-Simulation simulate(const Simulation::Plan& plan, const Shape& shape) { return {plan, std::make_unique<ChangingHosts>(shape)}; }
+Simulation simulate(const Simulation::Plan& plan, const CopiesHosts::Shape& shape) { return {plan, std::make_unique<ChangingHosts>(shape)}; }
 ChangingHosts& hosts_of(Simulation& simulation) { return static_cast<ChangingHosts&>(simulation.hosts()); }
 
 class DrainSimulationTest : public testing::Test {};

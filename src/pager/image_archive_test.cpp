@@ -1,15 +1,13 @@
 // SAVE, LOAD and MOVE as a pager asks for them: memory servers, links, files.
 
-#include <boost/asio/io_context.hpp>
 #include <thread>
 
 #include "image/page_testing.hpp"
-#include "image/temporary_directory.hpp"
 #include "pager/image_archive.hpp"
+#include "pager/link_testing.hpp"
 #include "pager/memory_server.hpp"
 #include "pager/peers_testing.hpp"
 #include "pager/save_pace.hpp"
-#include "pager/server_link.hpp"
 #include "wire/run.hpp"
 
 namespace yado::pager {
@@ -17,12 +15,8 @@ namespace {
 
 constexpr std::uint64_t guest_pages = 20'000;
 
-class ImageArchiveTest : public testing::Test {
+class ImageArchiveTest : public LinkFixture {
  protected:
-  ~ImageArchiveTest() override {
-    for (const auto& link : links_) link->close();
-  }
-  std::string path(const std::string& name) const { return directory.path() / name; }
   std::unique_ptr<MemoryServer> start(const std::string& host, bool with_archive = true) const {
     auto server = std::make_unique<MemoryServer>(MemoryServer::Options{
         .capacity_pages = 3 * guest_pages, .archive = with_archive ? std::make_shared<DirectoryArchive>(path("images"), host) : nullptr});
@@ -37,40 +31,18 @@ class ImageArchiveTest : public testing::Test {
     EXPECT_TRUE(link);
     const auto welcome = wire::run(io, ServerLink::open(*link));
     EXPECT_TRUE(welcome) << welcome.error().text();
-    links_.push_back(*link);
+    links.push_back(*link);
     return *link;
   }
   std::shared_ptr<ServerLink> open(const std::string& host) { return open(ServerAddress{.unix_path = path(host)}); }
 
-  template <class T, class Ask>
-  Result<T> answer_of(Ask ask) {
-    std::optional<Result<T>> answer;
-    ask([&](Result<T> got) { answer.emplace(std::move(got)); });
-    io.restart();
-    while (!answer && io.run_one() > 0) {}
-    return answer ? std::move(*answer) : fail(Errc::internal, "nothing answers");
-  }
   void put(ServerLink& link, const Contents& contents) {
-    auto pages = std::make_shared<std::vector<Page>>();
-    pages->reserve(contents.size());
-    PutBatch batch;
-    for (const auto& [page, number] : contents) {
-      batch.pages.push_back(page);
-      pages->push_back(page_with(number));
-      batch.contents.push_back(number == 0 ? nullptr : pages->back().data());
-    }
-    batch.hold = pages;
-    const Status done = answer_of<void>([&](auto told) { link.put(std::move(batch), told); });
+    const Status done = LinkFixture::put(link, contents);
     EXPECT_TRUE(done) << done.error().text();
-  }
-  Result<Contents> get(ServerLink& link, std::vector<PageRun> runs) {
-    auto got = answer_of<std::pair<Batch, Frame>>([&](auto told) { link.get(runs, told); });
-    if (!got) return std::unexpected(got.error());
-    return contents_of(got->first.runs, got->first.data);
   }
   Status save(ServerLink& link, const std::string& name, image::CutId cut, image::CutId base, const std::vector<PageRun>& owned) {
     YADO_TRY(answer_of<Saved>([&](auto told) { link.save({name, cut, base}, told); }), "save");
-    YADO_TRY(answer_of<Saved>([&](auto told) { link.save_again(name, told); }), "save");
+    YADO_TRY(answer_of<Frame>([&](auto told) { link.request(Operation::save, make_name(name), told); }), "save");
     YADO_TRY(answer_of<void>([&](auto told) { link.fix(name, told); }), "fix");
     YADO_TRY(answer_of<Saved>([&](auto told) { link.finish(name, owned, told); }), "finish");
     return answer_of<void>([&](auto told) { link.keep(name, told); });
@@ -78,13 +50,6 @@ class ImageArchiveTest : public testing::Test {
   SessionStats stats(ServerLink& link) {
     return answer_of<SessionStats>([&](auto told) { link.stat(told); }).value();
   }
-
-  image::TemporaryDirectory directory;
-  BlockPool blocks{channel_block_bytes};
-  boost::asio::io_context io;
-
- private:
-  std::vector<std::shared_ptr<ServerLink>> links_;
 };
 
 TEST_F(ImageArchiveTest, TwoServersSaveTogetherAndOneLoadsIt) {

@@ -362,10 +362,6 @@ void ServerLink::save(const SaveRequest& save, Told<Saved> told) {
   request_told<Saved>(Operation::save, make_save(save), Operation::done, parse_saved, std::move(told), flags_of(save));
 }
 
-void ServerLink::save_again(const std::string& name, Told<Saved> told) {
-  request_told<Saved>(Operation::save, make_name(name), Operation::done, parse_saved, std::move(told));
-}
-
 void ServerLink::fix(const std::string& name, Done done) { request_done(Operation::fix, make_name(name), std::move(done)); }
 void ServerLink::keep(const std::string& name, Done done) { request_done(Operation::keep, make_name(name), std::move(done)); }
 void ServerLink::abandon(const std::string& name, Done done) {

@@ -1,9 +1,8 @@
 #include "pager/server_link.hpp"
 
-#include <boost/asio/io_context.hpp>
 #include <random>
 
-#include "image/temporary_directory.hpp"
+#include "pager/link_testing.hpp"
 #include "pager/memory_server.hpp"
 #include "pager/peers_testing.hpp"
 #include "wire/run.hpp"
@@ -11,26 +10,21 @@
 namespace yado::pager {
 namespace {
 
-class ServerLinkTest : public testing::Test {
+class ServerLinkTest : public LinkFixture {
  protected:
-  ~ServerLinkTest() override {
-    for (const auto& link : links_) link->close();
-  }
-
   void start_server() {
     server.reset();
     server = std::make_unique<MemoryServer>(MemoryServer::Options{.capacity_pages = 1024});
     const Status listening = server->listen_unix(path("server"), 0600);
     ASSERT_TRUE(listening) << listening.error().text();
   }
-  std::string path(std::string_view name) const { return directory.path() / name; }
   static Hello hello() { return {.epoch = 1, .pages = 10'000, .quota_pages = 512, .session = "vm"}; }
 
   std::shared_ptr<ServerLink> make(const ServerAddress& address, nanoseconds patience = 20s,
                                    const wire::Identity* identity = nullptr) {
     auto link = ServerLink::make(io.get_executor(), blocks, address, {hello(), patience, identity});
     EXPECT_TRUE(link) << link.error().text();
-    links_.push_back(*link);
+    links.push_back(*link);
     (*link)->on_dead([this](const Error& why) { deaths.push_back(why); });
     return *link;
   }
@@ -41,52 +35,16 @@ class ServerLinkTest : public testing::Test {
     return link;
   }
 
-  /// Runs until the answer is there.
-  template <class T, class Ask>
-  Result<T> answer_of(Ask ask) {
-    std::optional<Result<T>> answer;
-    ask([&](Result<T> got) { answer.emplace(std::move(got)); });
-    EXPECT_FALSE(answer) << "an answer never comes from inside the call";
-    io.restart();
-    while (!answer && io.run_one() > 0) {}
-    return answer ? std::move(*answer) : fail(Errc::internal, "nothing answers");
-  }
-  Status put(ServerLink& link, const Contents& contents) {
-    return answer_of<void>([&](auto done) { link.put(put_batch(contents), done); });
-  }
   Status drop(ServerLink& link, std::vector<PageRun> runs) {
     return answer_of<void>([&](auto done) { link.drop(runs, done); });
-  }
-  Result<Contents> get(ServerLink& link, std::vector<PageRun> runs) {
-    auto got = answer_of<std::pair<Batch, Frame>>([&](auto done) { link.get(runs, done); });
-    if (!got) return std::unexpected(got.error());
-    return contents_of(got->first.runs, got->first.data);
-  }
-  static PutBatch put_batch(const Contents& contents) {
-    auto pages = std::make_shared<std::vector<Page>>();
-    pages->reserve(contents.size());
-    PutBatch batch;
-    for (const auto& [page, number] : contents) {
-      batch.pages.push_back(page);
-      pages->push_back(page_with(number));
-      batch.contents.push_back(number == 0 ? nullptr : pages->back().data());
-    }
-    batch.hold = pages;
-    return batch;
   }
   void until_dead(const ServerLink& link) {
     io.restart();
     while (link.alive() && io.run_one() > 0) {}
   }
 
-  image::TemporaryDirectory directory;
-  BlockPool blocks{channel_block_bytes};
-  boost::asio::io_context io;
   std::unique_ptr<MemoryServer> server;
   std::vector<Error> deaths;
-
- private:
-  std::vector<std::shared_ptr<ServerLink>> links_;
 };
 
 TEST_F(ServerLinkTest, PagesGoAndComeBack) {

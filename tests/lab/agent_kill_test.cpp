@@ -7,7 +7,6 @@
 
 #include <cinttypes>
 #include <cstdlib>
-#include <filesystem>
 #include <future>
 #include <random>
 
@@ -84,10 +83,7 @@ class AgentKillTest : public LabTest<AgentKillTest> {
 };
 
 TEST_F(AgentKillTest, TheGuestIsRightOrRecoveredWhicheverAgentDiesWhenever) {
-  const char* guests = std::getenv("YADO_GUESTS");
-  std::error_code ignored;
-  if (!guests || !std::filesystem::exists(std::filesystem::path(guests) / "memvm/kernel", ignored))
-    GTEST_SKIP() << "needs the guest memvm: tools/make-guest memvm $YADO_GUESTS/memvm";
+  if (const std::string why = missing_guest("memvm"); !why.empty()) GTEST_SKIP() << why;
   const std::uint64_t kills = number_from("YADO_KILLS", long_run() ? 40 : 4);
   const std::uint64_t seed = number_from("YADO_KILL_SEED", long_run() ? std::random_device()() : 1);
   std::fprintf(stderr, "YADO_KILLS=%" PRIu64 " YADO_KILL_SEED=%" PRIu64 "\n", kills, seed);

@@ -23,6 +23,9 @@ namespace yado::labtest {
 /// True with `./run test --long`.
 bool long_run();
 
+/// Why not, if there is no such guest for virtual machines here; else empty.
+std::string missing_guest(const std::string& name);
+
 /// Fails when a process, namespace, mount, control group or file of the lab is left, which ended just now.
 void expect_nothing_left(const std::string& lab, const Traces& traces);
 

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 
 #include "lab_test.hpp"
 #include "os/clock.hpp"
@@ -13,6 +14,13 @@ namespace yado::labtest {
 bool long_run() {
   const char* value = std::getenv("YADO_LONG");
   return value && *value;
+}
+
+std::string missing_guest(const std::string& name) {
+  const char* guests = std::getenv("YADO_GUESTS");
+  std::error_code ignored;
+  if (guests && std::filesystem::exists(std::filesystem::path(guests) / name / "kernel", ignored)) return {};
+  return fmt::format("needs the guest {0}: tools/make-guest {0} $YADO_GUESTS/{0}", name);
 }
 
 void expect_nothing_left(const std::string& lab, const Traces& traces) {

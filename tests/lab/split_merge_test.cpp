@@ -1,27 +1,12 @@
 // A virtual machine on several hosts whose chain of incremental images grows: its hosts merge it while it runs, and it is raised from what comes of it.
 
-#include <cstdlib>
-#include <filesystem>
-
-#include "drill/load.hpp"
-#include "lab_test.hpp"
+#include "split_testing.hpp"
 
 namespace yado::labtest {
 namespace {
 
-class SplitMergeTest : public LabTest<SplitMergeTest> {
- public:
-  static ClusterOptions cluster_options() { return {.hosts = 4, .criu = true, .database = false, .disk = {}, .name = {}}; }
-
+class SplitMergeTest : public SplitImagesTest<SplitMergeTest> {
  protected:
-  std::set<std::string> stored(const std::string& host) {
-    std::set<std::string> names;
-    std::error_code error;
-    for (std::filesystem::directory_iterator at(cluster().host_directory(host) / "images", error), end; !error && at != end; at.increment(error))
-      if (at->path().filename().native().find("bigvm-img.") != std::string::npos) names.insert(at->path().filename());
-    return names;
-  }
-  json image() { return cluster().workload("bigvm")["image"]; }
   void checkpoint(std::vector<std::string> more = {}) {
     std::vector<std::string> command{"checkpoint", "bigvm", "--incremental"};
     command.insert(command.end(), more.begin(), more.end());
@@ -35,25 +20,8 @@ class SplitMergeTest : public LabTest<SplitMergeTest> {
 };
 
 TEST_F(SplitMergeTest, AChainThatIsTooLongIsMergedWhereItsSharesLieAndRaisedFrom) {
-  const char* guests = std::getenv("YADO_GUESTS");
-  std::error_code ignored;
-  if (!guests || !std::filesystem::exists(std::filesystem::path(guests) / "vmweb/kernel", ignored))
-    GTEST_SKIP() << "needs the guest vmweb: tools/make-guest vmweb $YADO_GUESTS/vmweb";
-  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
-  spec["policy"]["placement"] = {"h1", "h2", "h3", "h4"};
-  LAB_OK(cluster().deploy(spec));
-  ASSERT_EQ(cluster().owner_host("bigvm"), "h1");
-  drill::LoadOptions options;
-  options.address = cluster().gate();
-  options.host = "big.test";
-  options.path = "/";
-  options.contains = "virtual machine";
-  LAB_MUST(auto load, drill::Load::start(std::move(options)));
-  const auto answered_after = [&](std::uint64_t epoch) {
-    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.epoch > epoch; }, generous);
-  };
-  ASSERT_TRUE(answered_after(0));
-  ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
+  ASSERT_NO_FATAL_FAILURE(run_under_load());
 
   // One full image and four deltas: one more than is left as it is.
   for (int i = 0; i < 4; ++i) ASSERT_NO_FATAL_FAILURE(checkpoint(i == 0 ? std::vector<std::string>{"--limit", "20MiB/s"} : std::vector<std::string>{}));
@@ -66,14 +34,7 @@ TEST_F(SplitMergeTest, AChainThatIsTooLongIsMergedWhereItsSharesLieAndRaisedFrom
   };
   ASSERT_TRUE(cluster().until([&] { return image()["bases"].empty(); })) << what_failed();
   EXPECT_EQ(image().value("id", ""), newest);
-  const auto old = [&] {
-    std::set<std::string> left;
-    for (const char* host : {"h1", "h2", "h3", "h4"})
-      for (const std::string& name : stored(host))
-        if (name.find(newest) == std::string::npos) left.insert(host + (": " + name));
-    return left;
-  };
-  EXPECT_TRUE(cluster().until([&] { return old().empty(); })) << ::testing::PrintToString(old());
+  expect_only(newest);
   const Ended shown = cluster().yado({"images", "show", "bigvm", "--verify", "--json"});
   ASSERT_EQ(shown.status, 0) << shown.output;
   const json seen = json::parse(shown.output, nullptr, false);
@@ -88,18 +49,12 @@ TEST_F(SplitMergeTest, AChainThatIsTooLongIsMergedWhereItsSharesLieAndRaisedFrom
 
   // And what is raised from: on the hosts that saved it, then from the copies on another one.
   for (const char* fault : {"process", "host-silent"}) {
-    const std::uint64_t before = cluster().epoch("bigvm");
-    const std::uint64_t since = cluster().newest_event();
-    LAB_OK(cluster().fault(fault, "h1", std::string(fault) == "process" ? "bigvm" : ""));
-    ASSERT_TRUE(answered_after(before)) << fault;
-    const auto ready = cluster().event(since, "ready", "bigvm");
-    ASSERT_TRUE(ready);
-    EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
-    EXPECT_EQ(cluster().owner_host("bigvm") == "h1", std::string(fault) == "process");
+    SCOPED_TRACE(fault);
+    ASSERT_NO_FATAL_FAILURE(expect_raised_from_image_after(fault));
   }
   LAB_OK(cluster().heal("h1"));
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
-  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+  expect_all_correct(*load);
 }
 
 }  // namespace

@@ -1,12 +1,9 @@
 // A virtual machine whose memory several hosts keep: run, looked at, checkpointed, and recovered from its checkpoint.
 
-#include <cstdlib>
-#include <filesystem>
 #include <future>
 
-#include "drill/load.hpp"
-#include "lab_test.hpp"
 #include "os/cgroup.hpp"
+#include "split_testing.hpp"
 #include "workload/vm/paging.hpp"
 
 namespace yado::labtest {
@@ -14,31 +11,11 @@ namespace {
 
 class SplitVmTest : public LabTest<SplitVmTest> {
  protected:
-  /// Skips without its guest.
-  static bool has_guest() {
-    const char* guests = std::getenv("YADO_GUESTS");
-    std::error_code ignored;
-    return guests && std::filesystem::exists(std::filesystem::path(guests) / "vmweb/kernel", ignored);
-  }
-  static constexpr const char* no_guest = "needs the guest vmweb: tools/make-guest vmweb $YADO_GUESTS/vmweb";
-
-  std::unique_ptr<drill::Load> start_load() {
-    drill::LoadOptions options;
-    options.address = cluster().gate();
-    options.host = "big.test";
-    options.path = "/";
-    options.contains = "virtual machine";
-    auto load = drill::Load::start(std::move(options));
-    EXPECT_TRUE(load) << load.error().text();
-    return load ? std::move(*load) : nullptr;
-  }
-  static bool answered_after(drill::Load& load, std::uint64_t epoch) {
-    return load.wait_for([&](const drill::Sample& sample) { return sample.correct && sample.epoch > epoch; }, generous).has_value();
-  }
+  std::unique_ptr<drill::Load> start_load() { return load_of_split_guest(cluster().gate()); }
 };
 
 TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
-  if (!has_guest()) GTEST_SKIP() << no_guest;
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   LAB_OK(cluster().deploy(spec));
@@ -120,7 +97,7 @@ TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
   EXPECT_NE(nobody.output.find("host h77 does not answer"), std::string::npos) << nobody.output;
   EXPECT_EQ(cluster().epoch("bigvm"), running) << "raised anew";
   EXPECT_EQ(cluster().owner_host("bigvm"), target);
-  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+  expect_all_correct(*load);
 }
 
 class SpareTest : public LabTest<SpareTest> {
@@ -129,21 +106,14 @@ class SpareTest : public LabTest<SpareTest> {
 };
 
 TEST_F(SpareTest, AnotherHostTakesThePlaceOfALostOne) {
-  const char* guests = std::getenv("YADO_GUESTS");
-  std::error_code ignored;
-  if (!guests || !std::filesystem::exists(std::filesystem::path(guests) / "vmweb/kernel", ignored))
-    GTEST_SKIP() << "needs the guest vmweb: tools/make-guest vmweb $YADO_GUESTS/vmweb";
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1"};
   spec["vm"]["split"]["redundancy"] = "replica";
   LAB_OK(cluster().deploy(spec));
   const std::uint64_t epoch = cluster().epoch("bigvm");
-  drill::LoadOptions options;
-  options.address = cluster().gate();
-  options.host = "big.test";
-  options.path = "/";
-  options.contains = "virtual machine";
-  LAB_MUST(auto load, drill::Load::start(std::move(options)));
+  const auto load = load_of_split_guest(cluster().gate());
+  ASSERT_TRUE(load);
   ASSERT_TRUE(load->wait_for([](const drill::Sample& sample) { return sample.correct; }, generous));
   const std::uint64_t since = cluster().newest_event();
   LAB_OK(cluster().fault("host-silent", "h3"));
@@ -160,11 +130,11 @@ TEST_F(SpareTest, AnotherHostTakesThePlaceOfALostOne) {
     if (server.value("alive", false) && server.value("pages", 0ull) > 0) keepers.insert(server.value("host", ""));
   EXPECT_EQ(keepers, (std::set<std::string>{"h2", "h4"})) << memory.dump();
   EXPECT_EQ(cluster().epoch("bigvm"), epoch) << "it was raised anew";
-  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+  expect_all_correct(*load);
 }
 
 TEST_F(SplitVmTest, ASlowCheckpointSaysHowFarEachHostHasCome) {
-  if (!has_guest()) GTEST_SKIP() << no_guest;
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   spec["vm"]["split"]["checkpoint_bytes_per_second"] = 8 << 20;
@@ -183,7 +153,7 @@ TEST_F(SplitVmTest, ASlowCheckpointSaysHowFarEachHostHasCome) {
 
 /// Without any image: what goes on there can only be what ran here.
 TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
-  if (!has_guest()) GTEST_SKIP() << no_guest;
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   spec["policy"]["standby"] = "cold";
@@ -223,12 +193,12 @@ TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
     if (over == target) wanted.clear();
     EXPECT_TRUE(load->wait_for([&](const drill::Sample&) { return keepers() == wanted; }, generous)) << testing::PrintToString(keepers());
   }
-  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+  expect_all_correct(*load);
 }
 
 /// Where it was started an image must answer within two cold starts. Who came from another host may take longer: nobody else has its memory.
 TEST_F(SplitVmTest, AGuestThatIsSlowAfterAMoveIsWaitedFor) {
-  if (!has_guest()) GTEST_SKIP() << no_guest;
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   LAB_OK(cluster().deploy(spec));
@@ -248,7 +218,7 @@ TEST_F(SplitVmTest, AGuestThatIsSlowAfterAMoveIsWaitedFor) {
 
 /// Its QEMU dies when the memory is inherited there and the guest has not run yet: without any image, what goes on can only be what stood here.
 TEST_F(SplitVmTest, WhenTheNextHostFailsTheGuestGoesOnWhereItStood) {
-  if (!has_guest()) GTEST_SKIP() << no_guest;
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   LAB_OK(cluster().deploy(spec));
@@ -282,12 +252,12 @@ TEST_F(SplitVmTest, WhenTheNextHostFailsTheGuestGoesOnWhereItStood) {
   EXPECT_EQ(again.status, 0) << again.output;
   EXPECT_EQ(cluster().owner_host("bigvm"), target);
   EXPECT_TRUE(answered_after(*load, back));
-  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+  expect_all_correct(*load);
 }
 
 /// However far the move had come: the guest runs once, and what was ready for it elsewhere is gone, unless it is the one that runs.
 TEST_F(SplitVmTest, WhenControlDiesDuringAMoveNothingIsLeftReady) {
-  if (!has_guest()) GTEST_SKIP() << no_guest;
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   LAB_OK(cluster().deploy(spec));
@@ -308,7 +278,7 @@ TEST_F(SplitVmTest, WhenControlDiesDuringAMoveNothingIsLeftReady) {
     return runs_there || !os::Cgroup::open(ready);
   })) << ready;
   EXPECT_TRUE(load->wait_for([](const drill::Sample& sample) { return sample.correct; }, generous));
-  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
+  expect_all_correct(*load);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <cstdlib>
 #include <ctime>
-#include <filesystem>
 
 #include "drill/load.hpp"
 #include "lab_test.hpp"
@@ -13,10 +12,7 @@ namespace {
 class VmTest : public LabTest<VmTest> {};
 
 TEST_F(VmTest, AVirtualMachineOutlivesItsHost) {
-  const char* guests = std::getenv("YADO_GUESTS");
-  std::error_code ignored;
-  if (!guests || !std::filesystem::exists(std::filesystem::path(guests) / "vmweb/kernel", ignored))
-    GTEST_SKIP() << "needs the guest vmweb: tools/make-guest vmweb $YADO_GUESTS/vmweb";
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(const json spec, cluster().spec("vmweb", "vmweb"));
   LAB_OK(cluster().deploy(spec));
   drill::LoadOptions options;

@@ -1,37 +1,18 @@
 // Incremental images of VMs with split memory: what a delta may go on from, and what is kept for its sake.
-#include "control/core/core_testing.hpp"
+#include "control/core/split_testing.hpp"
 
 namespace yado::control {
 namespace {
 
 using namespace testing_core;
 
-struct ControlChainTest : ControlCoreTest {
-  WorkloadSpec split() {
-    WorkloadSpec wanted = spec(Consistency::shared, StandbyLevel::image);
-    wanted.kind = Kind::vm;
-    wanted.vm.memory_bytes = 64u << 20;
-    wanted.vm.split = Split{.local_bytes = 16u << 20, .over = {{.host = h3, .address = {}}}};
-    return wanted;
-  }
-  /// Carried out, with a share on h3.
-  std::vector<Action> saved(const Made<BuildCall>& build, std::optional<ImageId> base) {
-    const ImageReport image{.id = build.what.image, .workload = site, .bytes = 1000, .member_of = {}, .base = base, .members = {share_of(build.what.image)}};
-    agent(build.host).images.push_back(image);
-    agent(h3).images.push_back({.id = share_of(image.id), .workload = site, .bytes = 500, .member_of = image.id, .base = base});
-    return done(build.id, CallReply{.image = image, .sequence = agent(build.host).sequence, .detail = "in 5 ms"});
-  }
-  std::vector<Action> saved(const Made<BuildCall>& build) { return saved(build, build.what.base); }
+struct ControlChainTest : ControlSplitTest {
   /// The puller has all that was named to it.
   std::vector<Action> copied(const Made<PullCall>& pull) {
     auto& images = agent(pull.host).images;
     for (const PullCall::Member& member : pull.what.members) add(images, member.image);
     add(images, pull.what.image);
     return done(pull.id, CallReply{.image = images.back(), .sequence = agent(pull.host).sequence});
-  }
-  std::vector<Action> checkpoint(ControlCore::Extent extent) {
-    EXPECT_TRUE(core().renew_image(site, extent, now));
-    return take();
   }
   /// It runs on h1, and its full image is on two hosts.
   ImageId acknowledged() {
@@ -47,7 +28,6 @@ struct ControlChainTest : ControlCoreTest {
     copied(only_call<PullCall>(saved(build)));
     return build.what.image;
   }
-  static ImageId share_of(const ImageId& image) { return ImageId(image.str() + ".h3"); }
   std::set<ImageId> held(const HostId& host) {
     std::set<ImageId> all;
     for (const ImageReport& image : agent(host).images) all.insert(image.id);

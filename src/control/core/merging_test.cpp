@@ -1,5 +1,5 @@
 // Chains of incremental images: who is asked to merge what, when, and what is kept until all have.
-#include "control/core/core_testing.hpp"
+#include "control/core/split_testing.hpp"
 
 namespace yado::control {
 namespace {
@@ -7,23 +7,7 @@ namespace {
 using namespace testing_core;
 using testing::ElementsAre;
 
-/// The owner runs on h1, h3 saves a share of its memory, and h2 gets copies of everything.
-struct ControlMergingTest : ControlCoreTest {
-  WorkloadSpec split() {
-    WorkloadSpec wanted = spec(Consistency::shared, StandbyLevel::image);
-    wanted.kind = Kind::vm;
-    wanted.vm.memory_bytes = 64u << 20;
-    wanted.vm.split = Split{.local_bytes = 16u << 20, .over = {{.host = h3, .address = {}}}};
-    return wanted;
-  }
-  static ImageId share_of(const ImageId& image) { return ImageId(image.str() + ".h3"); }
-
-  std::vector<Action> saved(const Made<BuildCall>& build) {
-    const ImageReport image{.id = build.what.image, .workload = site, .bytes = 1000, .base = build.what.base, .members = {share_of(build.what.image)}};
-    agent(h1).images.push_back(image);
-    agent(h3).images.push_back({.id = share_of(image.id), .workload = site, .bytes = 500, .member_of = image.id, .base = image.base});
-    return done(build.id, CallReply{.image = image, .sequence = agent(h1).sequence});
-  }
+struct ControlMergingTest : ControlSplitTest {
   std::vector<Action> copied(const Made<PullCall>& pull) {
     EXPECT_EQ(pull.host, h2);
     auto& images = agent(h2).images;
@@ -39,8 +23,7 @@ struct ControlMergingTest : ControlCoreTest {
   }
   /// One more delta, acknowledged, and reported by all.
   std::vector<Action> delta() {
-    EXPECT_TRUE(core().renew_image(site, ControlCore::Extent::changes, now));
-    const auto build = only_call<BuildCall>(take());
+    const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
     EXPECT_TRUE(build.what.base);
     std::vector<Action> actions = copied(only_call<PullCall>(saved(build)));
     std::ranges::move(beats({h1, h2, h3}), std::back_inserter(actions));
@@ -118,8 +101,7 @@ TEST_F(ControlMergingTest, OneHostAfterTheOtherMergesThenTheBasesGo) {
   EXPECT_THAT(dropped(h1), Contains(bases.back()));
   take();
   // The next incremental one goes on from it.
-  ASSERT_TRUE(core().renew_image(site, ControlCore::Extent::changes, now));
-  const auto build = only_call<BuildCall>(take());
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
   EXPECT_EQ(build.what.base, newest);
   copied(only_call<PullCall>(saved(build)));
   EXPECT_THAT(disk[site].bases, ElementsAre(newest));
@@ -128,8 +110,7 @@ TEST_F(ControlMergingTest, OneHostAfterTheOtherMergesThenTheBasesGo) {
 TEST_F(ControlMergingTest, ANewerDeltaMeanwhileIsKeptAndWhatWasBegunIsFinished) {
   Made<MergeCall> merge = too_long();
   const ImageId target = merge.what.image;
-  ASSERT_TRUE(core().renew_image(site, ControlCore::Extent::changes, now));
-  const auto build = only_call<BuildCall>(take());
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
   EXPECT_EQ(build.what.base, target);
   std::vector<Action> actions = merged(merge, false);
   EXPECT_THAT(calls<MergeCall>(actions), IsEmpty()) << "while an image is taken";
@@ -205,8 +186,7 @@ TEST_F(ControlMergingTest, ALimitOfOneCheckpointIsPassedOnOnce) {
   const auto limited = only_call<BuildCall>(take());
   EXPECT_EQ(limited.what.bytes_per_second, 50u << 20);
   copied(only_call<PullCall>(saved(limited)));
-  ASSERT_TRUE(core().renew_image(site, ControlCore::Extent::changes, now));
-  EXPECT_EQ(only_call<BuildCall>(take()).what.bytes_per_second, 0u);
+  EXPECT_EQ(only_call<BuildCall>(checkpoint(ControlCore::Extent::changes)).what.bytes_per_second, 0u);
   const Status tiny = core().renew_image(site, ControlCore::Extent::changes, now, 1000);
   ASSERT_FALSE(tiny);
   EXPECT_EQ(tiny.error().code, Errc::invalid_argument);

@@ -8,7 +8,7 @@
 
 #include "os/process.hpp"
 #include "workload/vm/disk.hpp"
-#include "workload/vm/paged_vm_testing.hpp"
+#include "workload/vm/moving_vm_testing.hpp"
 
 namespace yado::vm {
 namespace {
@@ -18,7 +18,7 @@ using nlohmann::json;
 
 constexpr std::uint64_t disk_bytes = 96_MiB, first_written = 1_MiB;
 
-class MovingDiskVmProcessTest : public PagedVmTest {
+class MovingDiskVmProcessTest : public MovingVmTest {
  protected:
   void SetUp() override {
     PagedVmTest::SetUp();
@@ -82,36 +82,21 @@ class MovingDiskVmProcessTest : public PagedVmTest {
     sealed_bytes_ = bytes.value_or(0);
     return directory;
   }
-  struct Handover {
-    ImageParts parts;
-    std::uint64_t disk_bytes = 0;  ///< copied while it stood still
-    std::string servers;
-    fs::path used;
-  };
-  Result<Saved> leave(Handover& handover, const DisksAhead& ahead) {
-    const fs::path directory = directory_.path() / fmt::format("handover-{}", ++handovers_);
-    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(directory / part);
-    LeavingMemory memory({.control = vm_->pager(), .part = directory / "memory", .to = "h2", .progress = {}});
-    YADO_ASSIGN(const Saved saved, vm_->save(directory / "device-state", directory / "disk", memory, After::paused, ahead), "leave");
-    handover = {{directory / "device-state", directory / "disk", saved.properties, ahead.directories}, saved.disk_bytes, memory.servers(), directory / "memory"};
-    return saved;
-  }
-  Place heir(const std::string& name, const Handover& handover) {
-    Place where = place(name, memory_bytes / 2, {});
-    where.paging->config.session = "a";
-    where.paging->config.servers = pager::servers_from_text(handover.servers).value();
-    where.paging->config.working_set = handover.used;
-    return where;
-  }
+  Result<Saved> leave_for_h2(Handover& handover, const DisksAhead& ahead) { return try_to_leave(handover, "h2", ahead); }
+  Place heir(const std::string& name, const Handover& handover) { return place_of_heir(name, handover, memory_bytes / 2); }
   void restore_there(const std::string& name, const Handover& handover) {
-    PagedMemory nothing({});
-    auto moved = Vm::restore(spec(), heir(name, handover), qemu(), handover.parts, nothing);
+    auto moved = go_on(handover, heir(name, handover));
     ASSERT_OK(moved);
     vm_.emplace(std::move(*moved));
   }
+  /// Its disk is right while it runs, and, in `directory`, when it has ended.
+  void expect_right_at_its_end(const fs::path& directory) {
+    expect_flawless_disk();
+    ASSERT_OK(vm_->stop(0ns));
+    expect_disk_of(directory);
+  }
 
   std::uint64_t sealed_bytes_ = 0;
-  int handovers_ = 0;
 };
 
 /// However much it has written: only what it wrote at the end is copied while it stands still.
@@ -126,20 +111,18 @@ TEST_F(MovingDiskVmProcessTest, WhatIsCopiedInThePauseDoesNotGrowWithWhatWasWrit
     auto expected = Vm::expect(spec(), place("b", memory_bytes / 2, {}), qemu(), {ahead});
     ASSERT_OK(expected);
     Handover handover;
-    const auto left = leave(handover, {.directories = {ahead}});
+    const auto left = leave_for_h2(handover, {.directories = {ahead}});
     ASSERT_OK(left);
-    EXPECT_LT(handover.disk_bytes, little);
-    EXPECT_EQ(layers_of(handover.parts.disk, 0).size(), 1u);
-    ImageParts others = handover.parts;
+    EXPECT_LT(handover.saved.disk_bytes, little);
+    EXPECT_EQ(layers_of(handover.parts().disk, 0).size(), 1u);
+    ImageParts others = handover.parts();
     others.ahead = {directory_.path() / "another"};
     EXPECT_EQ(expected->suits(others).error().code, Errc::conflict) << "other disks lie ready";
-    ASSERT_OK(expected->go_on(handover.parts, heir("b", handover).paging->config));
+    ASSERT_OK(expected->go_on(handover.parts(), heir("b", handover).paging->config));
     vm_.emplace(std::move(*expected));
     expect_flawless_disk();
     write_a_while('d', 2);
-    expect_flawless_disk();
-    ASSERT_OK(vm_->stop(0ns));
-    expect_disk_of(directory_.path() / "b");
+    expect_right_at_its_end(directory_.path() / "b");
     vm_.reset();
     for (const char* used : {"a", "b", "ahead"}) fs::remove_all(directory_.path() / used);
   }
@@ -157,7 +140,7 @@ TEST_F(MovingDiskVmProcessTest, LayersOfEarlierMovesAreMerged) {
     EXPECT_EQ(layers_of(ahead.back(), 0).size(), 1u);
     write_a_while('d', 2);
     Handover handover;
-    ASSERT_OK(leave(handover, {.directories = ahead}));
+    ASSERT_OK(leave_for_h2(handover, {.directories = ahead}));
     ASSERT_NO_FATAL_FAILURE(restore_there(next, handover));
     expect_flawless_disk();
     write_a_while('d', 2);
@@ -165,9 +148,7 @@ TEST_F(MovingDiskVmProcessTest, LayersOfEarlierMovesAreMerged) {
   Image image{.name = "a-img.1"};
   ASSERT_NO_FATAL_FAILURE(checkpoint(image));
   EXPECT_LE(layers_of(directory_.path() / "d", 0).size(), 2u);
-  expect_flawless_disk();
-  ASSERT_OK(vm_->stop(0ns));
-  expect_disk_of(directory_.path() / "d");
+  expect_right_at_its_end(directory_.path() / "d");
 }
 
 TEST_F(MovingDiskVmProcessTest, WhoHasWrittenMuchMeanwhileIsNotStopped) {
@@ -175,21 +156,19 @@ TEST_F(MovingDiskVmProcessTest, WhoHasWrittenMuchMeanwhileIsNotStopped) {
   const fs::path first = seal("ahead-1");
   write_a_while('d', 5);
   Handover handover;
-  const auto early = leave(handover, {.directories = {first}, .most_bytes = 1});
+  const auto early = leave_for_h2(handover, {.directories = {first}, .most_bytes = 1});
   ASSERT_OK(early);
   EXPECT_TRUE(early->not_yet);
   EXPECT_EQ(vm_->run_state().value_or(""), "running");
-  EXPECT_TRUE(layers_of(handover.parts.disk, 0).empty());
+  EXPECT_TRUE(layers_of(handover.parts().disk, 0).empty());
   write_a_while('d', 2);
   const fs::path second = seal("ahead-2", {first});
   auto expected = Vm::expect(spec(), place("b", memory_bytes / 2, {}), qemu(), {first});
   ASSERT_OK(expected);
-  ASSERT_OK(leave(handover, {.directories = {first, second}}));
-  ASSERT_OK(expected->go_on(handover.parts, heir("b", handover).paging->config));
+  ASSERT_OK(leave_for_h2(handover, {.directories = {first, second}}));
+  ASSERT_OK(expected->go_on(handover.parts(), heir("b", handover).paging->config));
   vm_.emplace(std::move(*expected));
-  expect_flawless_disk();
-  ASSERT_OK(vm_->stop(0ns));
-  expect_disk_of(directory_.path() / "b");
+  expect_right_at_its_end(directory_.path() / "b");
 }
 
 /// A move that comes to nothing leaves the guest with its disks, and the next one comes to something.
@@ -198,7 +177,7 @@ TEST_F(MovingDiskVmProcessTest, AfterAMoveThatFailedTheDisksAreRightWhereItStays
   const fs::path ahead = seal("ahead");
   write_a_while('d', 2);
   Handover handover;
-  ASSERT_OK(leave(handover, {.directories = {ahead}}));
+  ASSERT_OK(leave_for_h2(handover, {.directories = {ahead}}));
   ASSERT_OK(vm_->resume());
   expect_flawless_disk();
   write_a_while('d', 2);
@@ -210,17 +189,15 @@ TEST_F(MovingDiskVmProcessTest, AfterAMoveThatFailedTheDisksAreRightWhereItStays
   Image image{.name = "a-img.1"};
   ASSERT_NO_FATAL_FAILURE(checkpoint(image));
   write_a_while('d', 2);
-  const auto stale = leave(handover, {.directories = {directory_.path() / "ahead-again"}});
+  const auto stale = leave_for_h2(handover, {.directories = {directory_.path() / "ahead-again"}});
   ASSERT_FALSE(stale);
   EXPECT_EQ(stale.error().code, Errc::conflict) << stale.error().text();
   EXPECT_EQ(vm_->run_state().value_or(""), "running");
   expect_flawless_disk();
   const fs::path next = seal("ahead-next");
-  ASSERT_OK(leave(handover, {.directories = {next}}));
+  ASSERT_OK(leave_for_h2(handover, {.directories = {next}}));
   ASSERT_NO_FATAL_FAILURE(restore_there("b", handover));
-  expect_flawless_disk();
-  ASSERT_OK(vm_->stop(0ns));
-  expect_disk_of(directory_.path() / "b");
+  expect_right_at_its_end(directory_.path() / "b");
 }
 
 /// Killed at any moment of it: the guest runs on, and what it left goes with the next one.
@@ -249,11 +226,9 @@ TEST_F(MovingDiskVmProcessTest, WhoIsKilledWhileItCopiesLeavesTheDisksRight) {
   }
   const fs::path ahead = seal("ahead");
   Handover handover;
-  ASSERT_OK(leave(handover, {.directories = {ahead}}));
+  ASSERT_OK(leave_for_h2(handover, {.directories = {ahead}}));
   ASSERT_NO_FATAL_FAILURE(restore_there("b", handover));
-  expect_flawless_disk();
-  ASSERT_OK(vm_->stop(0ns));
-  expect_disk_of(directory_.path() / "b");
+  expect_right_at_its_end(directory_.path() / "b");
 }
 
 }  // namespace

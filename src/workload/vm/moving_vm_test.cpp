@@ -156,8 +156,7 @@ TEST_F(MovingVmProcessTest, WhenNobodyGoesOnWithItItStays) {
 TEST_F(MovingVmProcessTest, AMemoryThatIsAllHereGoesOverToAnotherHostAltogether) {
   boot(place("a", memory_bytes, {}));
   write_a_while('w', 5);
-  const std::vector<pager::ServiceConfig::Server> landing{{.host = "h2", .unix_path = hosts_["h2"].socket(), .quota_bytes = memory_bytes}};
-  ASSERT_OK(change_memory_servers(vm_->pager(), memory_bytes, landing));
+  ASSERT_NO_FATAL_FAILURE(add_landing("h2"));
   Handover handover;
   ASSERT_NO_FATAL_FAILURE(leave(handover, "h2"));
   auto moved = go_on(handover, place_of_heir("b", handover, memory_bytes));

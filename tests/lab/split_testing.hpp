@@ -1,0 +1,73 @@
+#pragma once
+// For tests of the virtual machine whose memory several hosts keep (examples/bigvm): its load, and its images on the hosts.
+
+#include <filesystem>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "drill/load.hpp"
+#include "lab_test.hpp"
+
+namespace yado::labtest {
+
+/// Requests to it, at `gate`; null, and the test has failed.
+std::unique_ptr<drill::Load> load_of_split_guest(const Endpoint& gate);
+/// An owner of a later epoch than this has answered.
+bool answered_after(const drill::Load& load, std::uint64_t epoch);
+void expect_all_correct(drill::Load& load);
+
+/// Incremental checkpoints of it on four hosts.
+template <class Suite>
+class SplitImagesTest : public LabTest<Suite> {
+ public:
+  static ClusterOptions cluster_options() { return {.hosts = 4, .criu = true, .database = false, .disk = {}, .name = {}}; }
+
+ protected:
+  using LabTest<Suite>::cluster;
+
+  /// It runs on h1, answers, and its first image is where it should be.
+  void run_under_load() {
+    LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
+    spec["policy"]["placement"] = {"h1", "h2", "h3", "h4"};
+    LAB_OK(cluster().deploy(spec));
+    ASSERT_EQ(cluster().owner_host("bigvm"), "h1");
+    load = load_of_split_guest(cluster().gate());
+    ASSERT_TRUE(load && answered_after(*load, 0));
+    ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  }
+  json image() { return cluster().workload("bigvm")["image"]; }
+  /// Every image of it that a host's store has, also what is only begun or kept of others' (docs/formats/image.md).
+  std::set<std::string> stored(const std::string& host) {
+    std::set<std::string> names;
+    std::error_code error;
+    for (std::filesystem::recursive_directory_iterator at(cluster().host_directory(host), error), end; !error && at != end; at.increment(error))
+      if (at->is_directory(error) && at->path().filename().native().find("bigvm-img.") != std::string::npos) names.insert(at->path().filename());
+    return names;
+  }
+  /// All but what belongs to `newest` goes from all hosts.
+  void expect_only(const std::string& newest) {
+    const auto old = [&] {
+      std::set<std::string> left;
+      for (const char* host : {"h1", "h2", "h3", "h4"})
+        for (const std::string& name : stored(host))
+          if (name.find(newest) == std::string::npos) left.insert(host + (": " + name));
+      return left;
+    };
+    EXPECT_TRUE(cluster().until([&] { return old().empty(); })) << ::testing::PrintToString(old());
+  }
+  /// After this fault on h1 it goes on from its image.
+  void expect_raised_from_image_after(const std::string& fault) {
+    const std::uint64_t before = cluster().epoch("bigvm"), since = cluster().newest_event();
+    LAB_OK(cluster().fault(fault, "h1", fault == "process" ? "bigvm" : ""));
+    ASSERT_TRUE(answered_after(*load, before));
+    const auto ready = cluster().event(since, "ready", "bigvm");
+    ASSERT_TRUE(ready);
+    EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
+    EXPECT_EQ(cluster().owner_host("bigvm") == "h1", fault == "process");
+  }
+
+  std::unique_ptr<drill::Load> load;
+};
+
+}  // namespace yado::labtest
