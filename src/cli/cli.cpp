@@ -13,6 +13,7 @@ int run(int argc, char** argv) {
   app.footer("Start with `yado dev`: a cluster of three hosts on this machine.");
 
   add_run(app, outcome);
+  add_adopt(app, outcome);
   add_ps(app, outcome);
   add_logs(app, outcome);
   add_exec(app, outcome);

@@ -38,6 +38,7 @@ int complain(const Error& error);
 
 // One per file: <name>.cpp (stop and rm: end.cpp).
 void add_run(CLI::App& app, Outcome& outcome);
+void add_adopt(CLI::App& app, Outcome& outcome);
 void add_ps(CLI::App& app, Outcome& outcome);
 void add_logs(CLI::App& app, Outcome& outcome);
 void add_exec(CLI::App& app, Outcome& outcome);

@@ -4,7 +4,7 @@
 
 #include "api/json.hpp"
 #include "cli/client.hpp"
-#include "cli/command.hpp"
+#include "cli/run.hpp"
 #include "os/file.hpp"
 #include "spec/spec.hpp"
 
@@ -12,13 +12,6 @@ extern char** environ;
 
 namespace yado::cli {
 namespace {
-
-struct Options {
-  Common common;
-  std::string file;
-  bool dry_run = false;
-  bool quiet = false;
-};
 
 spec::Environment environment() {
   spec::Environment all;
@@ -37,7 +30,9 @@ void print_plan(const nlohmann::json& plan) {
   for (const auto& host : plan["left_out"]) fmt::print("not {}: {}\n", host.value("host", ""), host.value("why", ""));
 }
 
-int deploy(const Options& options) {
+}  // namespace
+
+int run_spec(const RunOptions& options) {
   auto text = os::read_text(options.file);
   if (!text) {
     fmt::print(stderr, "yado: {}\n", text.error().message);
@@ -62,6 +57,7 @@ int deploy(const Options& options) {
   auto answer = client->call("PUT", fmt::format("/v1/workloads/{}{}", name, options.dry_run ? "?dry_run=1" : ""),
                              api::dump(body));
   if (!answer) return complain(*client, answer.error());
+  if (options.dry_run && options.quiet) return Exit::ok;
   if (options.common.json) {
     fmt::print("{}\n", api::dump_pretty(*answer));
   } else if (options.dry_run) {
@@ -74,16 +70,14 @@ int deploy(const Options& options) {
   return Exit::ok;
 }
 
-}  // namespace
-
 void add_run(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunOptions>();
   CLI::App* command = app.add_subcommand("run", "Deploy a workload from its spec (docs/spec.md) and wait until it answers");
   command->add_option("spec", options->file, "TOML file")->required()->type_name("FILE");
   command->add_flag("--dry-run", options->dry_run, "Print what would change and where it would run; do nothing");
-  command->add_flag("-q,--quiet", options->quiet, "Do not print the workload's events to stderr while waiting");
+  command->add_flag("-q,--quiet", options->quiet, "Do not print the workload's events to stderr while waiting; with --dry-run only errors");
   add_common(*command, options->common);
-  on_chosen(*command, outcome, [options] { return deploy(*options); });
+  on_chosen(*command, outcome, [options] { return run_spec(*options); });
 }
 
 }  // namespace yado::cli

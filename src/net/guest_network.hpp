@@ -6,7 +6,7 @@
 //         U ◀─SNAT─ F
 //
 // Every guest sees the same addresses and has the same MAC, wherever it runs: nobody asks for it, and what is sent to a guest that cannot
-// answer yet waits for it.
+// answer yet waits for it. A guest is told on its kernel's command line, or asks by DHCP (workload/vm/dhcp.hpp).
 
 #include "net/address.hpp"
 #include "os/netns.hpp"

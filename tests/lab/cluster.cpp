@@ -69,6 +69,8 @@ std::thread drain(const os::Fd& from) {
   });
 }
 
+}  // namespace
+
 Result<Ended> run_program(std::vector<std::string> arguments) {
   YADO_ASSIGN(auto pipe, os::make_pipe(), "pipe");
   os::Spawn wanted;
@@ -89,8 +91,6 @@ Result<Ended> run_program(std::vector<std::string> arguments) {
   ended.status = status->signal != 0 ? 128 + status->signal : status->code;
   return ended;
 }
-
-}  // namespace
 
 // ---- start and end -------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ struct Ended {
   int status = -1;
   std::string output;
 };
+/// A program on this machine, with standard output and error in one.
+Result<Ended> run_program(std::vector<std::string> arguments);
 
 class Cluster {
  public:

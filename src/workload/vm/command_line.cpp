@@ -98,7 +98,8 @@ std::vector<std::string> build(const CommandLine& call) {
                                {"file", {{"driver", "file"}, {"filename", layer.native()}, {"discard", "unmap"}}}});
       below = node_of(layer);
     }
-    add("-device", fmt::format("virtio-blk-pci,drive={},addr={:#x}", below, first_disk_slot + static_cast<int>(i)));
+    const bool boots = i == 0 && spec.kernel.empty();
+    add("-device", fmt::format("virtio-blk-pci,drive={},addr={:#x}{}", below, first_disk_slot + static_cast<int>(i), boots ? ",bootindex=0" : ""));
   }
   if (call.network_card) {
     add("-netdev", fmt::format("tap,id=net0,fd={},vhost=off", tap_descriptor));

@@ -86,6 +86,17 @@ TEST_F(CommandLineTest, ADiskIsLayersOnAReadOnlyBaseWhateverItsPath) {
   EXPECT_THAT(all, Contains(HasSubstr("virtio-blk-pci,drive=disk-0.3,")));
 }
 
+TEST_F(CommandLineTest, WithoutAKernelTheFirstDiskIsBooted) {
+  spec_.disks = {"/a", "/b"};
+  formats_ = {DiskFormat::raw, DiskFormat::qcow2};
+  layers_ = {{"/i/disk-0.qcow2"}, {"/i/disk-1.qcow2"}};
+  EXPECT_THAT(built(), Not(Contains(HasSubstr("bootindex"))));
+  spec_.kernel.clear();
+  EXPECT_THAT(built(), Contains(HasSubstr("drive=disk-0,addr=0x10,bootindex=0")));
+  EXPECT_THAT(built(), Contains("virtio-blk-pci,drive=disk-1,addr=0x11"));
+  EXPECT_THAT(built(), Not(Contains("-kernel")));
+}
+
 TEST_F(CommandLineTest, ANetworkCardHasItsAddressAndTheTapsDescriptor) {
   spec_.mac = net::Mac{{2, 0, 0, 0, 0, 9}};
   const auto all = built();

@@ -374,6 +374,9 @@ class VmDriver final : public workload::Driver {
   std::optional<Vm> expected_;
 };
 
+/// A guest that is told on its kernel's command line asks nobody; any other one may have been made by any installer.
+bool asks_for_address(const yado::VmSpec& spec) { return spec.command_line.find("yado.address=") == std::string::npos; }
+
 Paging paging_of(const yado::VmSpec& spec, const PagerIdentity& pager) {
   Paging paging{.program = pager.program, .config = {}};
   pager::ServiceConfig& config = paging.config;
@@ -401,6 +404,7 @@ std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSp
                 .vcpus = spec.vcpus,
                 .disks = {spec.disks.begin(), spec.disks.end()},
                 .mac = net::guest_mac(),
+                .dhcp = asks_for_address(spec),
                 .cpus = spec.cpus};
   place.bridge = net::guest_bridge;
   std::optional<os::Netns> host_network;

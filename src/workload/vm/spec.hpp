@@ -23,6 +23,7 @@ struct VmSpec {
   unsigned vcpus = 1;
   std::vector<std::filesystem::path> disks;  ///< base images, raw or qcow2, never written: /dev/vda, /dev/vdb, …
   std::optional<net::Mac> mac;               ///< with it, a network card on the place's bridge
+  bool dhcp = false;                         ///< the guest asks for its address, and is answered on the place's bridge (dhcp.hpp)
   double cpus = 0;                           ///< share of the host's; 0: no limit
 };
 
@@ -39,6 +40,7 @@ struct Place {
 struct Qemu {
   std::filesystem::path system = "/usr/bin/qemu-system-x86_64";  ///< 7.2 or later
   std::filesystem::path image_tool = "/usr/bin/qemu-img";
+  std::filesystem::path dhcp_server = "/usr/sbin/dnsmasq";  ///< only where VmSpec::dhcp
   AcceleratorChoice accelerator;         ///< choose_accelerator()
   nanoseconds limit = 30s;               ///< the longest that one answer of QEMU may take
 };

@@ -22,6 +22,7 @@
 #include "workload/vm/brake.hpp"
 #include "workload/vm/command_line.hpp"
 #include "workload/vm/device_state.hpp"
+#include "workload/vm/dhcp.hpp"
 #include "workload/vm/disk.hpp"
 #include "workload/vm/disk_seal.hpp"
 #include "workload/vm/frozen_disks.hpp"
@@ -177,6 +178,7 @@ struct Vm::State {
     spawn.in_child = [this] { return cgroup.add(::getpid()); };
     YADO_ASSIGN(process, os::spawn(spawn), "VM");
     YADO_ASSIGN(pidfd, os::Pidfd::open(process.pidfd().pid()), "VM");
+    if (spec.mac && spec.dhcp) YADO_TRY(answer_dhcp(), "VM");  // while QEMU starts
     if (pager) {
       pager->let_go();
       YADO_TRY(pager->wait_ready(), "VM");  // while QEMU starts
@@ -193,6 +195,12 @@ struct Vm::State {
       return fail(Errc::unsupported, "{} is version {}.{}.{}; needed is {}.{} or later", qemu.system.native(), version.major, version.minor, version.micro, oldest.major, oldest.minor);
     YADO_ASSIGN(machine, machine_of(*monitor, qemu.limit), "VM");
     return {};
+  }
+
+  /// In the cgroup: what ends QEMU ends it, too.
+  Status answer_dhcp() const {
+    YADO_ASSIGN(const os::Netns network, network_of(place), "DHCP");
+    return start_dhcp_server({.program = qemu.dhcp_server, .bridge = place.bridge, .guest = *spec.mac, .name_servers = name_servers_of_host()}, network, cgroup, qemu.limit);
   }
 
   /// An error of a QEMU that has ended says little: its last words say more.
