@@ -227,7 +227,7 @@ Status Connection::begin_saving(std::uint64_t id, SaveRequest request) {
   if (!session_->has_archive()) return fail(Errc::unsupported, "this server has no archive of images");
   asio::post(session_->line(), [self = shared_from_this(), id, session = session_, request = std::move(request), busy = asio::make_work_guard(worker_.io)] {
     bool answered = false;
-    const auto saved = session->save(request, true, [&](const Saved& so_far) {
+    const auto saved = session->save(request, [&](const Saved& so_far) {
       answered = true;
       self->archived(id, make_saved(so_far));
     });
@@ -240,15 +240,8 @@ Status Connection::begin_saving(std::uint64_t id, SaveRequest request) {
 }
 
 Status Connection::save(const Frame& frame) {
-  if ((frame.header.flags & flag_first) != 0) {
-    YADO_ASSIGN(SaveRequest request, parse_save(frame.body, (frame.header.flags & flag_limited) != 0), "SAVE");
-    return begin_saving(frame.header.id, std::move(request));
-  }
-  YADO_ASSIGN(std::string name, parse_name(frame.body), "SAVE");
-  return archive(frame.header.id, session_->line(), [session = session_, name = std::move(name)]() -> Result<std::vector<std::byte>> {
-    YADO_ASSIGN(const Saved saved, session->save({.name = name, .cut = {}, .base = {}}, false), "SAVE");
-    return make_saved(saved);
-  });
+  YADO_ASSIGN(SaveRequest request, parse_save(frame.body, (frame.header.flags & flag_limited) != 0), "SAVE");
+  return begin_saving(frame.header.id, std::move(request));
 }
 
 Status Connection::fix(const Frame& frame) {

@@ -42,7 +42,6 @@ class ImageArchiveTest : public LinkFixture {
   }
   Status save(ServerLink& link, const std::string& name, image::CutId cut, image::CutId base, const std::vector<PageRun>& owned) {
     YADO_TRY(answer_of<Saved>([&](auto told) { link.save({name, cut, base}, told); }), "save");
-    YADO_TRY(answer_of<Frame>([&](auto told) { link.request(Operation::save, make_name(name), told); }), "save");
     YADO_TRY(answer_of<void>([&](auto told) { link.fix(name, told); }), "fix");
     YADO_TRY(answer_of<Saved>([&](auto told) { link.finish(name, owned, told); }), "finish");
     return answer_of<void>([&](auto told) { link.keep(name, told); });

@@ -88,8 +88,10 @@ class Network {
   Result<std::shared_ptr<const image::PageChain>> open_chain() const;
   Status adopt();
   Status list_of(std::size_t server, PageBits& had);
-  std::future<Result<Frame>> ask_to_load(std::size_t server);
-  std::future<Result<Frame>> ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0);
+  std::future<Result<std::uint64_t>> ask_to_load(std::size_t server);
+  /// `call(link, told)` on the network's thread.
+  template <class T, class Call>
+  std::future<Result<T>> ask(std::size_t server, Call call);
 
   std::vector<ServerSet::Member> living();
   Status inherit_all(std::uint64_t epoch);

@@ -22,6 +22,16 @@ image::PageSet newest_in(const image::PageChain& chain, const std::vector<fs::pa
 
 }  // namespace
 
+template <class T, class Call>
+std::future<Result<T>> Network::ask(std::size_t server, Call call) {
+  auto answer = std::make_shared<std::promise<Result<T>>>();
+  auto future = answer->get_future();
+  asio::post(io_, [link = servers_->members()[server].link, call = std::move(call), answer] {
+    call(*link, [answer](Result<T> told) { answer->set_value(std::move(told)); });
+  });
+  return future;
+}
+
 Result<std::shared_ptr<const image::PageChain>> Network::open_chain() const {
   std::vector<std::vector<image::PagePart>> images;
   for (const auto& directories : config_.image) {
@@ -44,7 +54,7 @@ Result<std::shared_ptr<const image::PageChain>> Network::open_chain() const {
 Status Network::adopt() {
   // All hosts at once, this one among them.
   const auto& members = servers_->members();  // nobody changes them yet
-  std::vector<std::future<Result<Frame>>> loading(members.size());
+  std::vector<std::future<Result<std::uint64_t>>> loading(members.size());
   for (std::size_t i = 0; i < members.size(); ++i)
     loading[i] = ask_to_load(i);
   PageBits had(pages());
@@ -71,39 +81,27 @@ Status Network::adopt() {
 /// What a server holds of the memory, once an image was loaded there, or of a session that was inherited: it says so in its list.
 Status Network::list_of(std::size_t server, PageBits& had) {
   for (PageNumber from = 0; from < pages();) {
-    YADO_ASSIGN(const Frame frame, ask(server, Operation::list, make_number(from)).get(), "list");
-    YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::listing), "list");
-    if (batch.runs.empty()) break;
-    for (const KindRun& one : batch.runs) had.set({one.first, one.pages});
+    YADO_ASSIGN(const auto runs, ask<std::vector<KindRun>>(server, [from](ServerLink& link, auto told) { link.list(from, told); }).get(), "list");
+    if (runs.empty()) break;
+    for (const KindRun& one : runs) had.set({one.first, one.pages});
     run([&] {
-      memory_->adopt(batch.runs, server);
+      memory_->adopt(runs, server);
       return true;
     });
-    from = batch.runs.back().first + batch.runs.back().pages;
+    from = runs.back().first + runs.back().pages;
   }
   return {};
 }
 
 /// Answered when all that is to be had from it is loaded: of a chain the pages whose newest record is in one of its logs. Nothing: not asked.
-std::future<Result<Frame>> Network::ask_to_load(std::size_t server) {
+std::future<Result<std::uint64_t>> Network::ask_to_load(std::size_t server) {
   const ServiceConfig::Server& saved = servers_->members()[server].told;
-  std::vector<KindRun> wanted;
+  std::vector<PageRun> wanted;
   for (const image::PageRange& range : newest_in(*chain_, saved.parts))
     for (std::uint64_t at = range.begin(); at < range.end(); at += most_pages_of_run)
-      wanted.push_back({at, static_cast<std::uint32_t>(std::min(most_pages_of_run, range.end() - at)), PageKind::wanted});
+      wanted.push_back({at, static_cast<std::uint32_t>(std::min(most_pages_of_run, range.end() - at))});
   if (saved.load.empty() || (wanted.empty() && !saved.parts.empty())) return {};
-  for (; wanted.size() > most_runs; wanted.erase(wanted.begin(), wanted.begin() + most_runs))
-    (void)ask(server, Operation::load, make_load({{wanted.begin(), wanted.begin() + most_runs}, saved.load}), flag_more);
-  return ask(server, Operation::load, make_load({std::move(wanted), saved.load}));
-}
-
-std::future<Result<Frame>> Network::ask(std::size_t server, Operation operation, std::vector<std::byte> body, std::uint16_t flags) {
-  auto answer = std::make_shared<std::promise<Result<Frame>>>();
-  auto future = answer->get_future();
-  asio::post(io_, [link = servers_->members()[server].link, operation, body = std::move(body), answer, flags]() mutable {
-    link->request(operation, std::move(body), [answer](Result<Frame> frame) { answer->set_value(std::move(frame)); }, flags);
-  });
-  return future;
+  return ask<std::uint64_t>(server, [names = saved.load, wanted = std::move(wanted)](ServerLink& link, auto told) { link.load(names, wanted, told); });
 }
 
 }  // namespace yado::pager

@@ -27,8 +27,8 @@ std::string_view name_of(Operation operation);
 /// What a server works at for long: answered when it is done, however many others were asked and answered meanwhile.
 bool takes_long(Operation operation);
 
-constexpr std::uint16_t flag_first = 1;  ///< of SAVE: a new draft
-constexpr std::uint16_t flag_limited = 2;  ///< of SAVE with a new draft: a rate is named
+constexpr std::uint16_t flag_first = 1;  ///< of SAVE, always: a new draft
+constexpr std::uint16_t flag_limited = 2;  ///< of SAVE: a rate is named
 constexpr std::uint16_t flag_more = 1;   ///< of FINISH and LOAD: more pages follow
 constexpr std::uint16_t flag_unchanged = 1;  ///< of PUT: as these pages were at the last cut that was kept
 constexpr std::size_t header_bytes = 32;

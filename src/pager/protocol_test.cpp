@@ -110,7 +110,7 @@ TEST(PageProtocolTest, RequestsOfACheckpointSurviveTheirWay) {
     return parse_header(std::span<const std::byte, header_bytes>(frame.data(), header_bytes)).has_value();
   };
   EXPECT_TRUE(read_header(Operation::save, flags_of(limited)));
-  EXPECT_FALSE(read_header(Operation::save, flag_limited)) << "a further round keeps to the rate of the first";
+  EXPECT_FALSE(read_header(Operation::save, flag_limited)) << "only a draft that begins has a rate";
   EXPECT_FALSE(read_header(Operation::put, 3));
   EXPECT_EQ(parse_save(make_save(limited), true)->base_name, "image-0");
   auto zero = make_save(limited);

@@ -108,7 +108,7 @@ void Saving::wait_for_turn(std::uint64_t written) {
 
 Result<Saved> Saving::round(const CanFix& can_fix) {
   auto saved = write(false, can_fix);
-  if (saved && rounds_ == 1) first_round_ = *saved;
+  if (saved) first_round_ = *saved;
   return saved;
 }
 

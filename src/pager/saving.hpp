@@ -17,7 +17,7 @@
 
 namespace yado::pager {
 
-/// First rounds, then fix, then finish, then keep; destruction abandons what was not kept. round(), finish() and keep() take
+/// First a round, then fix, then finish, then keep; destruction abandons what was not kept. round(), finish() and keep() take
 /// long and come from one thread at a time; the others from any.
 class Saving {
  public:
@@ -40,7 +40,7 @@ class Saving {
   /// Writes what is pending of the owned pages, and the index. Again: the same answer.
   Result<Saved> finish();
   Result<std::string> keep();
-  /// Ends a round or a finish under way.
+  /// Ends the round or the finish under way.
   void stop();
 
   const SaveRequest& request() const { return request_; }

@@ -66,7 +66,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   using Told = std::function<void(Result<T>)>;
   void stat(Told<SessionStats> told);
   void list(PageNumber from, Told<std::vector<KindRun>> told);
-  void save(const SaveRequest& save, Told<Saved> told);  ///< the first round; a further one: request()
+  void save(const SaveRequest& save, Told<Saved> told);
   void fix(const std::string& name, Done done);
   void finish(const std::string& name, const std::vector<PageRun>& owned, Told<Saved> told);
   void keep(const std::string& name, Done done);

@@ -53,23 +53,19 @@ void Session::forget_saving(const Error& why) {
   failed_ = why;
 }
 
-Result<Saved> Session::save(const SaveRequest& request, bool first, const Saving::CanFix& can_fix) {
+Result<Saved> Session::save(const SaveRequest& request, const Saving::CanFix& can_fix) {
   Saving* saving = nullptr;
   {
     const std::lock_guard lock(mutex_);
     if (ended_) return fail(Errc::canceled, "session {} was ended", name_);
     const bool same = saving_ && saving_->request().name == request.name;
-    if (first && same && saving_->request().cut == request.cut) return saving_->first_round();  // a repetition
-    if (first && saving_)
-      return fail(Errc::conflict, "draft {} was neither kept nor abandoned", saving_->request().name);
-    if (first) {
-      failed_.reset();
-      const bool changed_only = !request.base.none() && kept_cut_ == request.base;
-      YADO_ASSIGN(saving_, Saving::begin(store_, *archive_, name_, request,
-                                         changed_only ? PageStore::Scope::changed : PageStore::Scope::all),
-                  "draft " + request.name);
-    }
-    YADO_ASSIGN(saving, this->saving(request.name), "SAVE");
+    if (same && saving_->request().cut == request.cut) return saving_->first_round();  // a repetition
+    if (saving_) return fail(Errc::conflict, "draft {} was neither kept nor abandoned", saving_->request().name);
+    failed_.reset();
+    const bool changed_only = !request.base.none() && kept_cut_ == request.base;
+    YADO_ASSIGN(saving_, Saving::begin(store_, *archive_, name_, request, changed_only ? PageStore::Scope::changed : PageStore::Scope::all),
+                "draft " + request.name);
+    saving = saving_.get();
   }
   auto saved = saving->round(can_fix);
   if (!saved) forget_saving(saved.error());

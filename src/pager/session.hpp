@@ -51,7 +51,7 @@ class Session {
   bool ended() const { return ended_; }
 
   // The draft. Errors: conflict (another one, or none, or the order is wrong), and those of Saving.
-  Result<Saved> save(const SaveRequest& request, bool first, const Saving::CanFix& can_fix = {});  ///< long, in line
+  Result<Saved> save(const SaveRequest& request, const Saving::CanFix& can_fix = {});  ///< long, in line
   Status fix(const std::string& name);
   Status own(const FinishRequest& finish);
   Result<Saved> finish(const std::string& name);               ///< long, in line
