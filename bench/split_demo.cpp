@@ -75,7 +75,7 @@ class SplitLab {
   }
 
   /// `yado COMMAND… --control …`; what it printed.
-  Result<std::string> yado(std::vector<std::string> words) {
+  Result<std::string> yado(std::vector<std::string> words) const {
     words.insert(words.begin(), yado_.native());
     words.insert(words.end(), {"--control", control_.socket()});
     return run_program(std::move(words));
@@ -227,6 +227,12 @@ void print_timeline(const drill::Timeline& line, const drill::Seen& seen, const 
   fmt::print("           {} requests until then, {} correct\n", seen.requests, seen.correct);
 }
 
+/// What control says of the last things that happened: without it nobody could tell why it went otherwise than it should.
+std::string last_events(const SplitLab& lab) {
+  const auto printed = lab.yado({"events", "--workload", lab.spec().name.str(), "--limit", "200"});
+  return printed ? *printed : printed.error().text();
+}
+
 /// It goes on on `to`, and nothing of it is taken back; the first answer from there.
 Result<Instant> move_while_it_runs(SplitLab& lab, const drill::Load& load, const std::string& to, std::uint64_t epoch, const Progress& say) {
   const std::string name = lab.spec().name.str();
@@ -358,12 +364,13 @@ Result<bool> demonstrate(const Options& options, Interruption& interruption) {
   say(before.main_host + " is dead: its link first, then everything in it; with it goes a part of the memory");
   const auto back =
       load->wait_for([&](const drill::Sample& s) { return s.correct && s.epoch > before.epoch; }, patience);
-  if (!back) return fail(Errc::timed_out, "{} does not answer {} s after its host died", name, patience.count());
+  if (!back) return fail(Errc::timed_out, "{} does not answer {} s after its host died; control says:\n{}", name, patience.count(), last_events(*lab));
   YADO_ASSIGN(const auto moments, lab->moments(), "events");
   drill::Run run;
   run.timeline = drill::timeline_of(moments, load->samples(), name, before.main_host, before.epoch, fault);
   if (!run.timeline) return fail(Errc::internal, "the events do not say how {} was recovered", name);
   print_timeline(*run.timeline, drill::seen_by_clients(load->samples()), say);
+  if (run.timeline->way != "image") fmt::print("WRONG: it was raised {}, not from its checkpoint; control says:\n{}", run.timeline->way, last_events(*lab));
   YADO_TRY(tell("back at the checkpoint's instant, what is not here yet lies in its image: "), "memory");
   watch(back->ended);
   YADO_ASSIGN(const Instant restored, restore_on_one_host(*lab, *load, before.main_host, say), "restore");
@@ -386,7 +393,6 @@ Result<bool> demonstrate(const Options& options, Interruption& interruption) {
   say("the lab is gone");
   fmt::print("\nNumbers: {}\nPicture: {}\nMeasured against the conventional way: ./run bench split-vm\n",
              (options.results / "split-demo.json").native(), (options.results / "split-demo.svg").native());
-  if (run.timeline->way != "image") fmt::print("WRONG: it was raised {}, not from its checkpoint\n", run.timeline->way);
   return run.seen.get_errors == 0 && run.timeline->way == "image";
 }
 

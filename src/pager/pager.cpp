@@ -229,6 +229,7 @@ void Pager::serve_evictions() {
 
 Status Pager::unmap(std::span<const PageNumber> pages) {
   const auto runs = runs_of(pages);
+  const std::lock_guard noting(noting_mutex_);
   YADO_TRY(memory_.unmap(runs), "page out");
   std::vector<PageRun> written;
   YADO_TRY(memory_.written_before_unmap(runs, [&](const PageRun& run) { written.push_back(run); }), "page out");
@@ -349,8 +350,9 @@ void Pager::note_written(std::span<const PageRun> runs) {
   }
 }
 
-/// A page that leaves between the kernel's answer and the note is noted all the same: notes only add.
+/// The kernel forgets what it tells.
 Status Pager::note_written_pages() {
+  const std::lock_guard noting(noting_mutex_);
   std::vector<PageRun> written;
   YADO_TRY(memory_.collect_written([&](const PageRun& run) { written.push_back(run); }), "written pages");
   const std::lock_guard lock(table_mutex_);
@@ -358,6 +360,7 @@ Status Pager::note_written_pages() {
   return {};
 }
 
+/// The kernel does not forget it: a page that leaves meanwhile is noted twice.
 Status Pager::see_written_pages() {
   std::vector<PageRun> written;
   YADO_TRY(memory_.see_written([&](const PageRun& run) { written.push_back(run); }), "written pages");

@@ -6,8 +6,8 @@
 //   evict thread     takes pages out of view, reads and sums them, punches them out; in the order it was told
 //
 // One lock guards the table. It is held for decisions and for bringing one page into view (so that no later decision to
-// evict that page can overtake it), never over the network, a copy or an answer of the paged process. Who has to know what is here now, not
-// what the table was told of, waits for pages that are just being put into place (a second lock).
+// evict that page can overtake it), never over the network, a copy or an answer of the paged process. The table is told of what was done a moment
+// later; who has to know what is so now waits for that moment (placing_mutex_, noting_mutex_).
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -154,6 +154,9 @@ class Pager {
   /// Held from before pages are put into place until the table knows of it: in between the process may have written them already. Taken
   /// before table_mutex_.
   mutable std::mutex placing_mutex_;
+  /// Held from before the kernel forgets that pages were written, because it tells or because they go out of view, until it is noted: in
+  /// between they would seem to be as they were last saved. Taken before table_mutex_.
+  std::mutex noting_mutex_;
   mutable std::mutex table_mutex_;
   PageTable table_;                                       // guarded by table_mutex_
   std::unordered_map<PageNumber, Instant> waiting_since_; // guarded by table_mutex_
