@@ -22,12 +22,19 @@ void Client::serve() {
     if (n <= 0) return;
     heard.append(text, static_cast<std::size_t>(n));
     for (std::size_t end; (end = heard.find('\n')) != std::string::npos; heard.erase(0, end + 1)) {
-      const auto done = answer(json::parse(heard.substr(0, end), nullptr, false));
+      const auto done = answer_to(heard.substr(0, end));
       json said = done ? *done : error_of(done.error());
       if (done) said["ok"] = true;
       if (!os::write_all(socket_, said.dump() + "\n")) return;
     }
   }
+}
+
+/// A field of another type than expected is the caller's mistake: this memory must not end of it.
+Result<json> Client::answer_to(const std::string& line) try {
+  return answer(json::parse(line, nullptr, false));
+} catch (const json::exception& wrong) {
+  return fail(Errc::invalid_argument, "a call that is not understood: {}", wrong.what());
 }
 
 Result<json> Client::answer(const json& call) {

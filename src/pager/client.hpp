@@ -27,6 +27,7 @@ class Client {
   void serve();
 
  private:
+  Result<nlohmann::json> answer_to(const std::string& line);
   Result<nlohmann::json> answer(const nlohmann::json& call);
   Result<nlohmann::json> servers(const nlohmann::json& call);
   Result<nlohmann::json> own(const nlohmann::json& call);

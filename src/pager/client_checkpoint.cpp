@@ -37,11 +37,12 @@ CheckpointCalls::~CheckpointCalls() = default;
 
 Result<json> CheckpointCalls::save(const json& call) {
   YADO_TRY(begin(call), "checkpoint");
-  return round();
+  return round(Pager::Hot::leave);
 }
 
 Result<json> CheckpointCalls::answer(const std::string& what) {
-  if (what == "round") return round();
+  if (what == "round") return round(Pager::Hot::leave);
+  if (what == "rest") return round(Pager::Hot::save);
   if (what == "copy") return copy();
   Result<json> done = json::object();
   if (what == "fix") {
@@ -61,11 +62,11 @@ Result<json> CheckpointCalls::answer(const std::string& what) {
 
 Status CheckpointCalls::begin(const json& call) {
   network_.wait_for_redundancy();
-  YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");
   limit_ = smaller_limit(config_.save_bytes_per_second, call.value("bytes_per_second", std::uint64_t{0}));
-  const std::lock_guard lock(kept_.mutex);
   SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), limit_,
                              [this](SavePace::Time then) { return wait_until(then); }, network_.chain(), watch_};
+  YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");  // nothing can be wrong with the call any more
+  const std::lock_guard lock(kept_.mutex);
   // Of any other base nobody knows what changed since.
   if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
   part_ = options.part;
@@ -85,8 +86,8 @@ Status CheckpointCalls::wait_until(SavePace::Time then) const {
   return hung_up ? fail(Errc::canceled, "whoever asked for the checkpoint has ended") : Status();
 }
 
-Result<json> CheckpointCalls::round() {
-  const auto done = (*saving_)->round();
+Result<json> CheckpointCalls::round(Pager::Hot hot) {
+  const auto done = (*saving_)->round(hot);
   if (!done) {
     saving_.reset();
     return std::unexpected(done.error());

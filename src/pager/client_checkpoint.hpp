@@ -1,5 +1,5 @@
 #pragma once
-// A client's calls that make a checkpoint: save, round, copy, fix, finish, keep (service.hpp).
+// A client's calls that make a checkpoint: save, round, rest, copy, fix, finish, keep (service.hpp).
 
 #include <filesystem>
 #include <memory>
@@ -30,7 +30,7 @@ class CheckpointCalls {
   class Saving;
   Status begin(const nlohmann::json& call);
   Status wait_until(SavePace::Time then) const;
-  Result<nlohmann::json> round();
+  Result<nlohmann::json> round(Pager::Hot hot);
   Result<nlohmann::json> copy();
   Result<nlohmann::json> finish();
   Result<std::vector<SplitSave::Share>> keep();

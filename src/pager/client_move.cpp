@@ -32,11 +32,11 @@ MoveCalls::MoveCalls(ServedMemory& memory) : pager_(memory.pager), network_(memo
 MoveCalls::~MoveCalls() = default;
 
 Result<json> MoveCalls::leave(const json& call) {
+  to_ = call.value("to", "");
   network_.wait_for_redundancy();
   YADO_TRY(network_.may_leave(), "move");
   YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "move");
   WriteBack::Options options{.landing = std::nullopt, .local_limit = pager_.local_limit(), .seed = network_.seed()};
-  to_ = call.value("to", "");
   for (std::size_t i = 0; i < servers.size(); ++i)
     if (servers[i].link && servers[i].host == to_) options.landing = i;
   leaving_ = std::make_unique<Leaving>(network_.servers(), pager_, network_, std::move(servers), options);

@@ -18,6 +18,7 @@
 //             as configured; the smaller limit counts
 //   round                                               pages, here, left   (again; pages: saved on all hosts, here: of these on this one)
 //   copy                                                left          (again, into memory: when little is left, or less than a disk could keep up with)
+//   rest                                                as round      (the workload stands still before, until `fix`: what there is no room to copy is written now)
 //   fix                                                 —             (the workload stands still before, until the answer)
 //   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved,
 //                                                       bytes_per_second: the limit of each host, 0: none

@@ -84,7 +84,7 @@ Status SplitSave::begin() {
   return {};
 }
 
-Result<SplitSave::Round> SplitSave::round() {
+Result<SplitSave::Round> SplitSave::round(Pager::Hot hot) {
   // Servers save what they hold once. What comes to them later is mostly on its way back, and FINISH writes only what they own in the end.
   Answers answers;
   for (const std::size_t number : taking_part_)
@@ -92,7 +92,7 @@ Result<SplitSave::Round> SplitSave::round() {
       const SaveRequest request{name_on(server), options_.cut, options_.base_cut, options_.base, options_.bytes_per_second};
       answers.push_back(ask(server, Operation::save, make_save(request), flags_of(request)));
     }
-  const auto here = pager_.save_round(sink(), Pager::Hot::leave);
+  const auto here = pager_.save_round(sink(), hot);
   Round sum;
   Status all;
   for (auto& answer : answers) {

@@ -63,7 +63,7 @@ class SplitSave {
   SplitSave& operator=(const SplitSave&) = delete;
 
   Status begin();
-  Result<Round> round();
+  Result<Round> round(Pager::Hot hot = Pager::Hot::leave);
   /// Of what is here, into memory: what the workload writes faster than a disk takes it. Returns what is left, as `Round::left`.
   Result<std::uint64_t> copy() { return pager_.copy_round(); }
   Status fix();

@@ -188,24 +188,39 @@ TEST_F(PagedVmProcessTest, ACheckpointUnderWaySaysHowMuchEachHostHasSaved) {
 /// What is written faster than it is saved is copied in memory, of which there may be too little.
 TEST_F(PagedVmProcessTest, AGuestThatWritesMoreThanThereIsRoomForIsSlowedDown) {
   boot(place("a", memory_bytes, {}));
-  ASSERT_NO_FATAL_FAILURE(write_a_while('w'));
-  Image slow{.name = "a-img.1"};
-  slow.directory = directory_.path() / slow.name;
-  for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(slow.directory / part);
-  int asked = 0;
-  PagedMemory memory({.control = vm_->pager(), .part = slow.directory / "memory", .name = slow.name, .cut = image::CutId::of(slow.name), .base_cut = {}, .base = {},
-                      .progress = {}, .room_for_copies = [&asked] { return ++asked, 1_MiB; }});
-  auto saved = vm_->save(slow.directory / "device-state", slow.directory / "disk", memory);
-  ASSERT_OK(saved);
-  slow.saved = std::move(*saved);
-  slow.chain = {{slow.directory / "memory"}};
-  ASSERT_OK(memory.keep());
-  EXPECT_GT(asked, 1) << "it wrote less than a megabyte meanwhile";
-  expect_flawless();
-  vm_.reset();
-  Place where = place("b", memory_bytes, {});
-  where.paging->config.image = slow.chain;
-  ASSERT_NO_FATAL_FAILURE(restore(slow, where));
+  // Of no room at all it has nothing: what is left in the end is written while it stands still.
+  for (const std::uint64_t room : {1_MiB, 0_MiB}) {
+    SCOPED_TRACE(room);
+    ASSERT_NO_FATAL_FAILURE(write_a_while('w'));
+    Image slow{.name = fmt::format("a-img.{}", room)};
+    slow.directory = directory_.path() / slow.name;
+    for (const char* part : {"device-state", "disk", "memory"}) fs::create_directories(slow.directory / part);
+    int asked = 0;
+    PagedMemory memory({.control = vm_->pager(), .part = slow.directory / "memory", .name = slow.name, .cut = image::CutId::of(slow.name), .base_cut = {}, .base = {},
+                        .progress = {}, .room_for_copies = [&] { return ++asked, room; }});
+    auto saved = vm_->save(slow.directory / "device-state", slow.directory / "disk", memory);
+    ASSERT_OK(saved);
+    slow.saved = std::move(*saved);
+    slow.chain = {{slow.directory / "memory"}};
+    ASSERT_OK(memory.keep());
+    EXPECT_GT(asked, 1) << "it wrote less than a megabyte meanwhile";
+    expect_flawless();
+    vm_.reset();
+    Place where = place(fmt::format("b{}", room), memory_bytes, {});
+    where.paging->config.image = slow.chain;
+    ASSERT_NO_FATAL_FAILURE(restore(slow, where));
+    expect_flawless();
+  }
+}
+
+TEST_F(PagedVmProcessTest, ACallThatIsNotUnderstoodIsRefusedAndThePagerGoesOn) {
+  boot(place("a", memory_bytes, {}));
+  for (const char* call : {R"({"do":"limit","bytes":"x"})", R"({"do":5})", R"([])", "{", R"({"do":"nothing"})", R"({"do":"save","name":7})"}) {
+    const auto refused = ask_pager(vm_->pager(), call);
+    EXPECT_FALSE(refused) << call;
+  }
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
   expect_flawless();
 }
 

@@ -196,7 +196,8 @@ std::uint64_t PagedMemory::half_of_free_memory() {
   return available != 0 ? available / 2 : std::numeric_limits<std::uint64_t>::max();
 }
 
-/// Half of the processor time that it had, round by round. Returns what is left.
+/// Half of the processor time that it had, round by round. Returns what is left. Who writes too much for the room even with the least of it is
+/// written while it stands still: that is not much by then.
 Result<std::uint64_t> PagedMemory::slow_down_until_there_is_room(std::uint64_t left, Brake& brake) {
   if (left * pager::page_bytes <= options_.room_for_copies()) return left;  // also where nobody can measure or slow down a guest
   constexpr double least_cpus = 0.01;
@@ -204,13 +205,15 @@ Result<std::uint64_t> PagedMemory::slow_down_until_there_is_room(std::uint64_t l
   Instant begun = os::now();
   YADO_ASSIGN(nanoseconds used, brake.used(), "memory");
   for (std::uint64_t room; left * pager::page_bytes > (room = options_.room_for_copies());) {
-    const auto too_much = [&](std::string_view why) {
-      return fail(Errc::no_space, "memory: the guest goes on writing {} MiB, and this host has room for a copy of {} MiB; {}", left * pager::page_bytes >> 20, room >> 20, why);
-    };
-    if (cpus > 0 && cpus <= least_cpus) return too_much("slowing it down did not help: make a checkpoint when it writes less, or give it a larger share of another host");
-    if (cpus > 0) {
-      if (const Status slower = brake.limit(cpus); !slower) return too_much("it cannot be slowed down: " + slower.error().message);
+    const std::string too_much = fmt::format("memory: the guest goes on writing {} MiB, and this host has room for a copy of {} MiB", left * pager::page_bytes >> 20, room >> 20);
+    if (rest_at_the_cut_) {
+      log::warn("{}; slowing it down did not help: it stands still until they are written", too_much);
+      return left;
     }
+    if (cpus > 0) {
+      if (const Status slower = brake.limit(cpus); !slower) return fail(Errc::no_space, "{}; it cannot be slowed down: {}", too_much, slower.error().message);
+    }
+    rest_at_the_cut_ = cpus > 0 && cpus <= least_cpus;  // after this round
     YADO_ASSIGN(const json answer, exchange(socket_, heard_, R"({"do":"round"})"), "memory");
     left = answer.value("left", std::uint64_t{0});
     const Instant now = os::now();
@@ -220,6 +223,7 @@ Result<std::uint64_t> PagedMemory::slow_down_until_there_is_room(std::uint64_t l
     begun = now;
     used = used_now;
   }
+  rest_at_the_cut_ = false;
   return left;
 }
 
@@ -229,10 +233,11 @@ Status PagedMemory::before_pause(Brake& brake) {
                    {"base_cut", options_.base_cut.none() ? "" : options_.base_cut.hex()}, {"base", options_.base}, {"bytes_per_second", options_.bytes_per_second}};
   YADO_ASSIGN(std::uint64_t left, converge(socket_, heard_, begin.dump(), options_.progress), "memory");
   YADO_ASSIGN(left, slow_down_until_there_is_room(left, brake), "memory");
-  return copy(socket_, heard_, left);
+  return rest_at_the_cut_ ? Status() : copy(socket_, heard_, left);
 }
 
 Status PagedMemory::save(const os::Fd&, std::uint64_t) {
+  if (rest_at_the_cut_) YADO_TRY(ask(R"({"do":"rest"})"), "at the cut");
   YADO_TRY(ask(R"({"do":"fix"})"), "at the cut");
   return {};
 }

@@ -73,7 +73,7 @@ class PagedMemory final : public MemoryPart {
   static std::uint64_t half_of_free_memory();
   explicit PagedMemory(Options options) : options_(std::move(options)) {}
 
-  /// Error no_space: no room for the copies, and the guest cannot be slowed down until there is.
+  /// Error no_space: no room for the copies, and the guest cannot be slowed down. A guest that writes too much however slow it is stands still longer.
   Status before_pause(Brake& brake) override;
   Status save(const os::Fd& memory, std::uint64_t bytes) override;
   Status after_pause() override;
@@ -95,6 +95,7 @@ class PagedMemory final : public MemoryPart {
   Options options_;
   os::Fd socket_;
   std::string heard_;
+  bool rest_at_the_cut_ = false;  ///< there is no room to copy it
   std::vector<MemoryShare> shares_;
   image::CutId base_cut_;
   std::uint64_t bytes_per_second_ = 0;
