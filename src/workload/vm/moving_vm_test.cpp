@@ -191,23 +191,26 @@ TEST_F(MovingVmProcessTest, AGuestThatWritesFasterThanPagesGoIsSlowedDown) {
 TEST_F(MovingVmProcessTest, AMoverThatIsKilledLeavesASlowGuestThatGoesOnFast) {
   ASSERT_NO_FATAL_FAILURE(boot_beside_a_slow_way());
   const std::string unlimited = cpu_limit();
-  LeavingMemory::Options options = leaving("killed");
-  options.progress = [&](std::uint64_t, std::uint64_t) {
-    if (cpu_limit() != unlimited) ::raise(SIGKILL);
-  };
-  const pid_t mover = ::fork();
-  ASSERT_GE(mover, 0);
-  if (mover == 0) {
-    LeavingMemory memory(options);
-    (void)vm_->save(options.part.parent_path() / "device-state", options.part.parent_path() / "disk", memory, After::paused);
-    ::_exit(0);
+  // A guest that a busy machine gives no time to writes nothing, and need not be slowed down.
+  for (int attempt = 0, status = 0; !WIFSIGNALED(status); ++attempt) {
+    ASSERT_LT(attempt, 10) << "it was never slowed down";
+    LeavingMemory::Options options = leaving(fmt::format("killed-{}", attempt));
+    options.progress = [&](std::uint64_t, std::uint64_t) {
+      if (cpu_limit() != unlimited) ::raise(SIGKILL);
+    };
+    const pid_t mover = ::fork();
+    ASSERT_GE(mover, 0);
+    if (mover == 0) {
+      LeavingMemory memory(options);
+      const auto saved = vm_->save(options.part.parent_path() / "device-state", options.part.parent_path() / "disk", memory, After::paused);
+      fmt::print(stderr, "it was not killed: {}; {}\n", memory.text(), saved ? "saved" : saved.error().text());
+      ::_exit(0);
+    }
+    ASSERT_EQ(::waitpid(mover, &status, 0), mover);
+    EXPECT_EQ(cpu_limit() != unlimited, WIFSIGNALED(status));
+    ASSERT_OK(vm_->resume());
+    EXPECT_EQ(cpu_limit(), unlimited);
   }
-  int status = 0;
-  ASSERT_EQ(::waitpid(mover, &status, 0), mover);
-  ASSERT_TRUE(WIFSIGNALED(status)) << "it was never slowed down";
-  EXPECT_NE(cpu_limit(), unlimited);
-  ASSERT_OK(vm_->resume());
-  EXPECT_EQ(cpu_limit(), unlimited);
   expect_flawless();
 }
 
