@@ -174,17 +174,24 @@ TEST_F(MovingVmProcessTest, AMemoryThatIsAllHereGoesOverToAnotherHostAltogether)
 TEST_F(MovingVmProcessTest, AGuestThatWritesFasterThanPagesGoIsSlowedDown) {
   ASSERT_NO_FATAL_FAILURE(boot_beside_a_slow_way());
   const std::string unlimited = cpu_limit();
-  LeavingMemory::Options options = leaving("slow");
-  std::string slowest;
-  options.progress = [&](std::uint64_t, std::uint64_t) { slowest = cpu_limit(); };
-  LeavingMemory memory(options);
-  ASSERT_OK(vm_->save(options.part.parent_path() / "device-state", options.part.parent_path() / "disk", memory, After::paused));
-  EXPECT_GT(memory.rounds().cpus(), 0) << memory.text();
-  EXPECT_LT(memory.rounds().left(), slow_pages_a_second / 4) << memory.text();
-  EXPECT_NE(slowest, unlimited) << memory.text();
-  EXPECT_NE(memory.text().find("slowed down"), std::string::npos) << memory.text();
-  EXPECT_EQ(cpu_limit(), unlimited) << "its devices are slow to be saved";
-  ASSERT_OK(vm_->resume());
+  // A guest that a busy machine gives no time to writes nothing, and need not be slowed down.
+  bool slowed_down = false;
+  for (int attempt = 0; !slowed_down; ++attempt) {
+    ASSERT_LT(attempt, 10) << "it was never slowed down";
+    LeavingMemory::Options options = leaving(fmt::format("slow-{}", attempt));
+    std::string slowest;
+    options.progress = [&](std::uint64_t, std::uint64_t) { slowest = cpu_limit(); };
+    LeavingMemory memory(options);
+    ASSERT_OK(vm_->save(options.part.parent_path() / "device-state", options.part.parent_path() / "disk", memory, After::paused));
+    EXPECT_EQ(cpu_limit(), unlimited) << "its devices are slow to be saved";
+    slowed_down = memory.rounds().cpus() > 0;
+    if (slowed_down) {
+      EXPECT_LT(memory.rounds().left(), slow_pages_a_second / 4) << memory.text();
+      EXPECT_NE(slowest, unlimited) << memory.text();
+      EXPECT_NE(memory.text().find("slowed down"), std::string::npos) << memory.text();
+    }
+    ASSERT_OK(vm_->resume());
+  }
   expect_flawless();
 }
 
