@@ -194,8 +194,8 @@ std::array<std::byte, header_bytes> make_header(Operation operation, std::uint64
 
 std::vector<std::byte> make_frame(Operation operation, std::uint64_t id, Bytes body, std::uint16_t flags) {
   const auto header = make_header(operation, id, std::span(&body, 1), flags);
-  std::vector<std::byte> frame(header.begin(), header.end());
-  frame.insert(frame.end(), body.begin(), body.end());
+  std::vector<std::byte> frame(header.size() + body.size());
+  std::ranges::copy(body, std::ranges::copy(header, frame.begin()).out);
   return frame;
 }
 
