@@ -22,12 +22,12 @@ void say(int signal) {
   ::raise(signal);  // SA_RESETHAND: what it does to everybody
 }
 
-class UnderWay : public testing::EmptyTestEventListener {
-  void OnTestStart(const testing::TestInfo& test) override {
+class UnderWay : public ::testing::EmptyTestEventListener {
+  void OnTestStart(const ::testing::TestInfo& test) override {
     std::snprintf(under_way, sizeof under_way, "\nended in %s.%s\n", test.test_suite_name(), test.name());
   }
-  void OnTestEnd(const testing::TestInfo&) override { under_way[0] = '\0'; }
-  void OnTestProgramStart(const testing::UnitTest&) override {
+  void OnTestEnd(const ::testing::TestInfo&) override { under_way[0] = '\0'; }
+  void OnTestProgramStart(const ::testing::UnitTest&) override {
     test_program = ::getpid();
     struct sigaction action {};
     action.sa_handler = say;
@@ -41,6 +41,6 @@ class UnderWay : public testing::EmptyTestEventListener {
   }
 };
 
-[[maybe_unused]] const bool listening = (testing::UnitTest::GetInstance()->listeners().Append(new UnderWay), true);
+[[maybe_unused]] const bool listening = (::testing::UnitTest::GetInstance()->listeners().Append(new UnderWay), true);
 
 }  // namespace

@@ -32,7 +32,7 @@ namespace {
 namespace asio = boost::asio;
 namespace fs = std::filesystem;
 using container::testing::hang;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 const std::string address = "10.1.0.1";
 const WorkloadId site("site");
@@ -311,7 +311,7 @@ TEST_F(AgentTest, AColdRaiseAnswersAtThePublishedPortAndStopLeavesNothing) {
     ASSERT_OK(host.call(StopCall{site, InstanceId("site.1"), Epoch::make(1, 0)}));
     EXPECT_FALSE(host.directory_has("site.1"));
     EXPECT_FALSE(os::Cgroup::open(host.config.cgroup + "/site.1"));
-    EXPECT_THAT(host.get(raised->endpoint), testing::Not(HasSubstr("answer")));
+    EXPECT_THAT(host.get(raised->endpoint), ::testing::Not(HasSubstr("answer")));
   });
 }
 
@@ -323,7 +323,7 @@ TEST_F(AgentTest, AnApplicationThatNeverGetsReadySaysItsLastLogLines) {
     const auto raised = host.raise(deaf, "site.1", 1);
     ASSERT_FALSE(raised);
     EXPECT_EQ(raised.error().code, Errc::application);
-    EXPECT_THAT(raised.error().message, testing::AllOf(HasSubstr("503"), HasSubstr("no database")));
+    EXPECT_THAT(raised.error().message, ::testing::AllOf(HasSubstr("503"), HasSubstr("no database")));
     EXPECT_TRUE(host.until([&] { return !host.directory_has("site.1"); })) << "a failed start leaves nothing";
   });
 }
@@ -333,7 +333,7 @@ TEST_F(AgentTest, AnExitDuringTheStartEndsItWithStatusAndLog) {
     ASSERT_OK(host.start());
     const auto raised = host.raise(spec_of(host.directory / "root", "exit"), "site.1", 1);
     ASSERT_FALSE(raised);
-    EXPECT_THAT(raised.error().message, testing::AllOf(HasSubstr("exit status 3"), HasSubstr("starting exit")));
+    EXPECT_THAT(raised.error().message, ::testing::AllOf(HasSubstr("exit status 3"), HasSubstr("starting exit")));
     EXPECT_TRUE(host.exits.empty()) << "the raise's answer says it";
   });
 }
@@ -371,7 +371,7 @@ TEST_F(AgentTest, AnInstanceThatEndsByItselfIsToldToControl) {
     ASSERT_OK(host.raise(spec_of(host.directory / "root"), "site.1", 1));
     ASSERT_OK(os::Cgroup::open(host.config.cgroup + "/site.1")->kill_all());
     ASSERT_TRUE(host.until([&] { return !host.exits.empty(); }));
-    EXPECT_THAT(host.exits.front(), testing::AllOf(HasSubstr("site.1"), HasSubstr("signal 9")));
+    EXPECT_THAT(host.exits.front(), ::testing::AllOf(HasSubstr("site.1"), HasSubstr("signal 9")));
     EXPECT_TRUE(host.until([&] { return !host.directory_has("site.1"); }));
   });
 }
@@ -604,7 +604,7 @@ TEST_F(AgentTest, ExecRunsInsideAndSaysHowItEnded) {
     const auto done = host.ask_agent("POST", "/v1/instances/site.1/exec",
                                      R"({"command":["/usr/bin/perl","-e","print 6*7; exit 5"]})");
     ASSERT_OK(done);
-    EXPECT_THAT(done->body, testing::AllOf(HasSubstr("\"output\":\"42\""), HasSubstr("\"status\":5")));
+    EXPECT_THAT(done->body, ::testing::AllOf(HasSubstr("\"output\":\"42\""), HasSubstr("\"status\":5")));
     const auto nobody = host.ask_agent("POST", "/v1/instances/site.9/exec", R"({"command":["x"]})");
     ASSERT_OK(nobody);
     EXPECT_EQ(nobody->status, 404);

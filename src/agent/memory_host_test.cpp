@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::uint64_t guest_pages = 4;
 
-class MemoryArchiveTest : public testing::Test {
+class MemoryArchiveTest : public ::testing::Test {
  protected:
   MemoryArchiveTest() : store_(std::move(*image::Store::open(directory_.path() / "images"))) {}
   /// What a memory server's SAVE … KEEP does; what the share is known by.

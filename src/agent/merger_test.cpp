@@ -25,8 +25,8 @@ namespace asio = boost::asio;
 namespace fs = std::filesystem;
 using image::MemoryModel;
 using image::PageSet;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using image::operator""_page;
 using image::operator""_round;
 
@@ -95,7 +95,7 @@ MemoryModel numbered(std::uint64_t from, std::uint64_t to) {
   return model;
 }
 
-class AgentMergerTest : public testing::Test {
+class AgentMergerTest : public ::testing::Test {
  protected:
   AgentMergerTest() {
     auto authority = wire::Authority::open_or_create(directory_.path() / "ca");

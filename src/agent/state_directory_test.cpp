@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct StateDirectoryTest : testing::Test {
+struct StateDirectoryTest : ::testing::Test {
   fs::path root;
   void SetUp() override {
     std::string name = "/tmp/yado-state-XXXXXX";
@@ -48,8 +48,8 @@ TEST_F(StateDirectoryTest, WhatWasSavedIsReadBack) {
                               .ready = true};
   ASSERT_TRUE(state.save_instance(record));
   EXPECT_EQ(state.fences()->at(WorkloadId("a")), Epoch::make(8, 0));
-  EXPECT_THAT(*state.specs(), testing::ElementsAre(spec));
-  EXPECT_THAT(*state.instances(), testing::ElementsAre(record));
+  EXPECT_THAT(*state.specs(), ::testing::ElementsAre(spec));
+  EXPECT_THAT(*state.instances(), ::testing::ElementsAre(record));
   ASSERT_TRUE(state.remove_instance(record.id));
   EXPECT_TRUE(state.instances()->empty());
 }
@@ -59,7 +59,7 @@ TEST_F(StateDirectoryTest, AFenceThatCannotBeReadIsAnErrorThatSaysWhatToDo) {
   std::ofstream(root / "state/fences/a") << "17x\n";
   const auto fences = state.fences();
   ASSERT_FALSE(fences);
-  EXPECT_THAT(fences.error().message, testing::AllOf(testing::HasSubstr("17x"), testing::HasSubstr("yado ps")));
+  EXPECT_THAT(fences.error().message, ::testing::AllOf(::testing::HasSubstr("17x"), ::testing::HasSubstr("yado ps")));
 }
 
 TEST_F(StateDirectoryTest, WhatACrashLeftOfAnAtomicWriteIsNoFence) {

@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 using namespace image;  // page_of, 0_page
 using nlohmann::json;
 
-class CliImagesTest : public testing::Test {
+class CliImagesTest : public ::testing::Test {
  protected:
   CliImagesTest() : store_(std::move(*Store::open(directory_.path() / "images"))) {
     const Manifest base = make("m1", {}, all_pages(16), 1, 0, 16);

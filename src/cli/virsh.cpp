@@ -17,17 +17,6 @@ namespace {
 constexpr const char* program = "/usr/bin/virsh";
 constexpr const char* no_such_domain = "failed to get domain";
 
-Result<std::string> read_to_end(const os::Fd& from) {
-  std::string text;
-  char chunk[4096];
-  for (;;) {
-    const ssize_t n = ::read(from.get(), chunk, sizeof chunk);
-    if (n > 0) text.append(chunk, static_cast<std::size_t>(n));
-    else if (n == 0) return text;
-    else if (errno != EINTR) return fail_errno("read");
-  }
-}
-
 /// virsh's words on one line, without its "error: ".
 std::string words_of(std::string text) {
   constexpr std::string_view prefix = "error: ";
@@ -58,8 +47,8 @@ Result<std::string> Virsh::run(std::vector<std::string> command) const {
   error.write.reset();
   if (!process && process.error().code == Errc::not_found) return fail(Errc::unavailable, "libvirt is asked by {}, which is not here: install libvirt-clients", program);
   if (!process) return context(process.error(), "virsh");
-  YADO_ASSIGN(std::string text, read_to_end(output.read), "virsh");
-  YADO_ASSIGN(const std::string words, read_to_end(error.read), "virsh");
+  YADO_ASSIGN(std::string text, os::read_to_end(output.read), "virsh");
+  YADO_ASSIGN(const std::string words, os::read_to_end(error.read), "virsh");
   YADO_ASSIGN(const auto ended, process->wait(std::nullopt), "virsh");
   if (ended->success()) return text;
   const std::string said = words_of(words);

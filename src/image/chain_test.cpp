@@ -19,9 +19,9 @@ namespace yado::image {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 constexpr std::uint64_t guest_pages = 40;
 
@@ -96,7 +96,7 @@ MemoryModel contents_of(const PageChain& chain) {
   return model;
 }
 
-class ImageChainTest : public testing::Test {
+class ImageChainTest : public ::testing::Test {
  protected:
   explicit ImageChainTest(const fs::path& parent = fs::temp_directory_path())
       : directory_(parent), store_(open("store")) {}

@@ -13,7 +13,7 @@ namespace yado::image {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 struct WantedPart {
   std::string name;
@@ -24,7 +24,7 @@ struct WantedPart {
   MemoryModel puts;
 };
 
-class ImagePageChainTest : public testing::Test {
+class ImagePageChainTest : public ::testing::Test {
  protected:
   PagePart part(const WantedPart& wanted) {
     const fs::path directory = new_part(directory_.path(), fmt::format("{}/{}", images_++, wanted.name));
@@ -325,7 +325,7 @@ TEST_F(ImagePageChainTest, AFileThatIsNoMemoryIsNotImported) {
 
 // Random histories of a guest on two hosts against a plain map: a base and ten deltas, live rounds in each, pages that
 // move.
-class ImagePageHistoryTest : public ImagePageChainTest, public testing::WithParamInterface<std::uint64_t> {
+class ImagePageHistoryTest : public ImagePageChainTest, public ::testing::WithParamInterface<std::uint64_t> {
  protected:
   static constexpr std::uint64_t guest_pages = 700;
 
@@ -427,7 +427,7 @@ class ImagePageHistoryTest : public ImagePageChainTest, public testing::WithPara
   std::uint64_t last_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Seeds, ImagePageHistoryTest, testing::Range<std::uint64_t>(1, 4));
+INSTANTIATE_TEST_SUITE_P(Seeds, ImagePageHistoryTest, ::testing::Range<std::uint64_t>(1, 4));
 
 TEST_P(ImagePageHistoryTest, ABaseAndTenDeltasEqualAPlainMap) {
   std::vector<std::vector<fs::path>> images;

@@ -14,9 +14,9 @@ namespace yado::image {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::AnyOf;
-using testing::Eq;
-using testing::HasSubstr;
+using ::testing::AnyOf;
+using ::testing::Eq;
+using ::testing::HasSubstr;
 
 // The golden example of the document.
 Result<PageIndex> write_golden(const fs::path& part) {
@@ -198,7 +198,7 @@ TEST(ImagePageFormatTest, APageSetHasOneForm) {
   for (const std::uint64_t page : {3, 6, 10, 19, 21}) EXPECT_FALSE(contains(set, PageNumber{page})) << page;
 }
 
-class ImagePagePartTest : public testing::Test {
+class ImagePagePartTest : public ::testing::Test {
  protected:
   ImagePagePartTest() : part_(new_part(directory_.path(), "pages-h1")) { EXPECT_TRUE(write_golden(part_)); }
   std::string refusal() const {

@@ -20,12 +20,12 @@ namespace yado::image {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 // What the file system itself takes to say where `pages` scattered pages lie (it counts in st_blocks).
 constexpr std::uint64_t file_system(std::uint64_t pages) { return 16_KiB + pages * 64; }
 
-class ImagePageWriterTest : public testing::TestWithParam<Caching> {
+class ImagePageWriterTest : public ::testing::TestWithParam<Caching> {
  protected:
   fs::path part() const { return new_part(directory_.path(), "pages-h1"); }
   fs::path log() const { return part() / "pages.log"; }
@@ -75,7 +75,7 @@ class ImagePageWriterTest : public testing::TestWithParam<Caching> {
   TemporaryDirectory directory_;
 };
 
-INSTANTIATE_TEST_SUITE_P(, ImagePageWriterTest, testing::Values(Caching::page_cache, Caching::direct),
+INSTANTIATE_TEST_SUITE_P(, ImagePageWriterTest, ::testing::Values(Caching::page_cache, Caching::direct),
                          [](const auto& suite) { return suite.param == Caching::direct ? "Direct" : "PageCache"; });
 
 TEST_P(ImagePageWriterTest, WhatWasPutIsRead) {

@@ -31,7 +31,7 @@ Manifest plain_manifest(const ImageId& image = id, std::int64_t created_wall_ms 
           .properties = {{"pipe", "pipe:[42]"}}};
 }
 
-class ImageStoreTest : public testing::Test {
+class ImageStoreTest : public ::testing::Test {
  protected:
   ImageStoreTest() { reopen(); }
 

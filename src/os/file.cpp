@@ -1,8 +1,12 @@
 #include "os/file.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <unistd.h>
+
+#include "os/clock.hpp"
+#include "os/pidfd.hpp"
 
 namespace yado::os {
 
@@ -16,13 +20,23 @@ Result<Fd> open_path(const std::filesystem::path& path, int flags, unsigned mode
 
 Result<std::string> read_text(const std::filesystem::path& path) {
   YADO_ASSIGN(const Fd fd, open_path(path, O_RDONLY), "read");
+  YADO_ASSIGN(std::string text, read_to_end(fd), path.native());
+  return text;
+}
+
+Result<std::string> read_to_end(const Fd& from, std::optional<nanoseconds> limit) {
+  const Instant begun = now();
   std::string text;
   char buffer[4096];
   for (;;) {
-    const ssize_t n = ::read(fd.get(), buffer, sizeof buffer);
+    if (limit) {
+      YADO_ASSIGN(const bool ready, readable_within(from.get(), std::max(*limit - (now() - begun), nanoseconds(0))), "read");
+      if (!ready) return fail(Errc::timed_out, "it is not done after {:.0f} ms", to_ms(*limit));
+    }
+    const ssize_t n = ::read(from.get(), buffer, sizeof buffer);
     if (n == 0) return text;
     if (n > 0) text.append(buffer, static_cast<std::size_t>(n));
-    else if (errno != EINTR) return fail_errno(fmt::format("read {}", path.native()));
+    else if (errno != EINTR) return fail_errno("read");
   }
 }
 

@@ -11,24 +11,14 @@
 namespace yado::pager {
 using nlohmann::json;
 
-/// A checkpoint's saving: as long as it is there, the servers stay the same.
-class CheckpointCalls::Saving {
- public:
-  Saving(ServerSet& set, Pager& pager, Network& network, std::vector<SplitSave::Server> servers, SplitSave::Options options)
-      : set_(set), watch_(options.watch), save_(std::in_place, pager, network.memory(), network.executor(), std::move(servers), [&network](PageNumber page) { return network.holder(page); }, std::move(options)) {}
-  ~Saving() {
-    save_.reset();
-    watch_->end();
-    set_.end_checkpoint();
-  }
-  Saving(const Saving&) = delete;
-  Saving& operator=(const Saving&) = delete;
-  SplitSave* operator->() { return &*save_; }
-
- private:
-  ServerSet& set_;
-  std::shared_ptr<SaveWatch> watch_;
-  std::optional<SplitSave> save_;
+/// A checkpoint's saving.
+struct CheckpointCalls::Saving {
+  Saving(ServerSet::Unchanged same, Pager& pager, Network& network, SplitSave::Options options)
+      : set(std::move(same)), watched(*options.watch),
+        save(pager, network.memory(), network.executor(), set.servers(), [&network](PageNumber page) { return network.holder(page); }, std::move(options)) {}
+  ServerSet::Unchanged set;
+  SaveWatch::UnderWay watched;
+  SplitSave save;
 };
 
 CheckpointCalls::CheckpointCalls(const os::Fd& socket, ServedMemory& memory)
@@ -46,7 +36,7 @@ Result<json> CheckpointCalls::answer(const std::string& what) {
   if (what == "copy") return copy();
   Result<json> done = json::object();
   if (what == "fix") {
-    if (const Status fixed = (*saving_)->fix(); !fixed) done = std::unexpected(fixed.error());
+    if (const Status fixed = saving_->save.fix(); !fixed) done = std::unexpected(fixed.error());
   } else if (what == "finish") {
     done = finish();
   } else if (what == "keep") {
@@ -65,16 +55,15 @@ Status CheckpointCalls::begin(const json& call) {
   limit_ = smaller_limit(config_.save_bytes_per_second, call.value("bytes_per_second", std::uint64_t{0}));
   SplitSave::Options options{call.value("name", ""), call.value("part", ""), image::CutId::from_hex(call.value("cut", "")), image::CutId::from_hex(call.value("base_cut", "")), call.value("base", ""), limit_,
                              [this](SavePace::Time then) { return wait_until(then); }, network_.chain(), watch_};
-  YADO_ASSIGN(auto servers, network_.servers().begin_checkpoint(), "checkpoint");  // nothing can be wrong with the call any more
+  YADO_ASSIGN(auto set, network_.servers().hold_unchanged(), "checkpoint");  // nothing can be wrong with the call any more
   const std::lock_guard lock(kept_.mutex);
   // Of any other base nobody knows what changed since.
   if (options.base_cut != kept_.cut) options.base_cut = {}, options.base.clear();
   part_ = options.part;
   cut_ = options.cut;
   base_cut_ = options.base_cut;
-  saving_ = std::make_unique<Saving>(network_.servers(), pager_, network_, std::move(servers), std::move(options));
-  watch_->begin();
-  const Status begun = (*saving_)->begin();
+  saving_ = std::make_unique<Saving>(std::move(set), pager_, network_, std::move(options));
+  const Status begun = saving_->save.begin();
   if (!begun) saving_.reset();
   return begun;
 }
@@ -87,7 +76,7 @@ Status CheckpointCalls::wait_until(SavePace::Time then) const {
 }
 
 Result<json> CheckpointCalls::round(Pager::Hot hot) {
-  const auto done = (*saving_)->round(hot);
+  const auto done = saving_->save.round(hot);
   if (!done) {
     saving_.reset();
     return std::unexpected(done.error());
@@ -96,7 +85,7 @@ Result<json> CheckpointCalls::round(Pager::Hot hot) {
 }
 
 Result<json> CheckpointCalls::copy() {
-  const auto left = (*saving_)->copy();
+  const auto left = saving_->save.copy();
   if (left) return json{{"left", *left}};
   saving_.reset();
   return std::unexpected(left.error());
@@ -104,7 +93,7 @@ Result<json> CheckpointCalls::copy() {
 
 Result<json> CheckpointCalls::finish() {
   const auto recency = pager_.by_recency();
-  const auto shares = (*saving_)->finish();
+  const auto shares = saving_->save.finish();
   if (!shares) return std::unexpected(shares.error());
   YADO_TRY(write_order_of_use(part_, pager_.pages(), recency), "checkpoint");
   return shares_json(*shares);
@@ -112,7 +101,7 @@ Result<json> CheckpointCalls::finish() {
 
 Result<std::vector<SplitSave::Share>> CheckpointCalls::keep() {
   const std::lock_guard lock(kept_.mutex);
-  auto shares = (*saving_)->keep();
+  auto shares = saving_->save.keep();
   if (shares) kept_.cut = cut_;
   return shares;
 }

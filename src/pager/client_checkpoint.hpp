@@ -27,7 +27,7 @@ class CheckpointCalls {
   Result<nlohmann::json> answer(const std::string& what);
 
  private:
-  class Saving;
+  struct Saving;
   Status begin(const nlohmann::json& call);
   Status wait_until(SavePace::Time then) const;
   Result<nlohmann::json> round(Pager::Hot hot);

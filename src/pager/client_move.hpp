@@ -24,7 +24,7 @@ class MoveCalls {
   Result<nlohmann::json> answer(const std::string& what, const nlohmann::json& call);
 
  private:
-  class Leaving;
+  struct Leaving;
   Result<nlohmann::json> left(const std::filesystem::path& part);
 
   Pager& pager_;

@@ -251,7 +251,7 @@ class StayingHosts : public CopiesHosts {
 Simulation simulate(const Simulation::Plan& plan, const CopiesHosts::Shape& shape) { return {plan, std::make_unique<StayingHosts>(shape)}; }
 const Copies::Counts& counts(Simulation& simulation) { return static_cast<CopiesHosts&>(simulation.hosts()).copies->counts(); }
 
-class CopiesSimulationTest : public testing::Test {};
+class CopiesSimulationTest : public ::testing::Test {};
 
 TEST_F(CopiesSimulationTest, WithoutFaultsNothingIsLostWhateverTheDelays) {
   for (unsigned seed = 0; seed < 40; ++seed) {

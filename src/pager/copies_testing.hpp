@@ -11,7 +11,7 @@
 namespace yado::pager {
 
 /// Copies over servers that answer when they are told to.
-class CopiesFixture : public ::testing::Test {
+class CopiesFixture : public RemoteFixture {
  protected:
   void make(unsigned how_many_servers, unsigned copies, std::uint64_t quota = 1000) {
     std::vector<PageServer*> all;
@@ -22,37 +22,13 @@ class CopiesFixture : public ::testing::Test {
     servers.push_back(std::make_unique<FakeServer>(name, quota));
     return servers.back().get();
   }
-  /// Something that goes on beside the servers' requests; false: there is nothing to do.
-  virtual bool step_beside() { return false; }
-  void settle() {
-    bool any = true;
-    while (std::exchange(any, false)) {
-      for (auto& server : servers) any = server->step(true) || any;
-      any = step_beside() || any;
-    }
-  }
-  Status store(const Contents& contents) {
-    std::optional<Status> done;
-    remote->store(evicted(contents), [&](const Status& status) { done = status; });
-    settle();
-    return done.value_or(fail(Errc::internal, "never answered"));
-  }
-  Result<Contents> fetch(std::vector<PageNumber> pages) {
-    Contents out;
-    std::optional<Error> failed;
-    remote->fetch(pages, [&](const Result<Piece>& piece) {
-      if (!piece) return void(failed = piece.error());
-      out.merge(contents_of_piece(*piece));
-    });
-    settle();
-    if (failed) return std::unexpected(*failed);
-    EXPECT_EQ(out.size(), pages.size());
-    return out;
-  }
   void kill(std::size_t server) {
     servers[server]->die([&] { remote->server_died(server); });
     settle();
   }
+
+  RemoteMemory& tested() override { return *remote; }
+  std::vector<std::unique_ptr<FakeServer>>& tested_servers() override { return servers; }
 
   std::vector<std::unique_ptr<FakeServer>> servers;
   std::unique_ptr<Copies> remote;

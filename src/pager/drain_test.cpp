@@ -360,7 +360,7 @@ class ChangingHosts : public CopiesHosts {
 Simulation simulate(const Simulation::Plan& plan, const CopiesHosts::Shape& shape) { return {plan, std::make_unique<ChangingHosts>(shape)}; }
 ChangingHosts& hosts_of(Simulation& simulation) { return static_cast<ChangingHosts&>(simulation.hosts()); }
 
-class DrainSimulationTest : public testing::Test {};
+class DrainSimulationTest : public ::testing::Test {};
 
 TEST_F(DrainSimulationTest, ServersComeAndGoAndNothingIsLost) {
   unsigned emptied = 0;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::uint64_t guest_pages = 1000;
 
-class ImageServerTest : public testing::Test {
+class ImageServerTest : public ::testing::Test {
   image::TemporaryDirectory directory_;
   boost::asio::io_context io_;
 

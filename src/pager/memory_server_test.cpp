@@ -11,7 +11,7 @@
 namespace yado::pager {
 namespace {
 
-class MemoryServerTest : public testing::Test {
+class MemoryServerTest : public ::testing::Test {
  protected:
   MemoryServerTest() { start({.capacity_pages = 1024, .threads = 2}); }
 

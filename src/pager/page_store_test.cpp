@@ -11,7 +11,7 @@ namespace {
 
 constexpr PageStore::Owner owner{1, 1};
 
-class PageStoreTest : public testing::Test {
+class PageStoreTest : public ::testing::Test {
  protected:
   PageStoreTest() { EXPECT_TRUE(store.take_over(owner)); }
 

@@ -45,7 +45,7 @@ void Pager::stop() {
     const std::lock_guard lock(jobs_mutex_);
     stopping_ = true;
   }
-  release_save();
+  let_punch();
   jobs_there_.notify_all();
   job_done_.notify_all();
   fault_thread_.join();
@@ -79,6 +79,7 @@ void Pager::tell_table(Event event) {
 Status Pager::perform(Actions& actions) {
   for (Action& action : actions) {
     if (const Map* map = std::get_if<Map>(&action)) {
+      if (rest_ && rest_->test(map->page)) YADO_TRY(copy_rest({&map->page, 1}), "page in");
       const auto mapped = memory_.map(map->page, writes_);
       if (!mapped) return std::unexpected(mapped.error());
       if (!*mapped) return fail(Errc::internal, "page {} should be in the memory file and is not", map->page);
@@ -295,7 +296,7 @@ void Pager::evict_again_later() {
 Status Pager::punch(const Punch& punch) {
   {
     std::unique_lock lock(table_mutex_);
-    punches_allowed_.wait(lock, [&] { return !hold_punches_; });
+    punches_allowed_.wait(lock, [&] { return !rest_; });
     if (save_)
       for (const PageNumber page : punch.pages) save_->goes(page);
   }
@@ -485,7 +486,7 @@ Result<std::uint64_t> Pager::copy_round() {
 Result<Pager::Cut> Pager::fix_save() {
   {
     const std::lock_guard lock(table_mutex_);
-    hold_punches_ = true;
+    rest_.emplace(memory_.pages());  // from here on nothing leaves
   }
   YADO_TRY(note_written_pages(), "checkpoint");
   Cut cut{here(), PageBits(memory_.pages())};
@@ -494,30 +495,62 @@ Result<Pager::Cut> Pager::fix_save() {
     const std::lock_guard lock(table_mutex_);
     cut.changed = save_->wanted();
     rest = save_->take(0, memory_.pages(), [&](PageNumber page) { return cut.here.test(page); });
+    for (const PageNumber page : rest) rest_->set(page);
     changed_since_fix_.clear();
     fixed_ = true;
   }
-  for (std::size_t i = 0; i < rest.size(); i += block_pages)
-    YADO_TRY(read_here(std::span(rest).subspan(i, std::min(block_pages, rest.size() - i)), copies()), "checkpoint");
+  YADO_TRY(unmap(rest), "checkpoint");
   return cut;
 }
 
-void Pager::release_save() {
+Status Pager::copy_rest(std::span<const PageNumber> pages) {
+  auto block = blocks_.take();
+  std::byte* at = block.get();
+  const SaveSink copy = copies();
+  for (const PageRun& run : runs_of(pages)) {
+    YADO_TRY(memory_.read(run.first, {at, std::size_t{run.pages} * page_bytes}), "checkpoint");
+    for (std::uint32_t i = 0; i < run.pages; ++i, at += page_bytes) YADO_TRY(copy(run.first + i, is_zero(PageData(at, page_bytes)) ? nullptr : at), "checkpoint");
+  }
+  for (const PageNumber page : pages) rest_->reset(page);
+  return {};
+}
+
+/// A few at a time: whoever waits for a page waits for one piece at most. What was in view is so again.
+Status Pager::copy_rest() {
+  constexpr std::size_t piece = 16;
+  for (PageNumber from = 0;;) {
+    const std::lock_guard lock(table_mutex_);
+    if (!rest_) return {};
+    std::vector<PageNumber> pages;
+    for (from = rest_->next(from); from < rest_->size() && pages.size() < piece; from = rest_->next(from + 1)) pages.push_back(from);
+    if (pages.empty()) break;
+    YADO_TRY(copy_rest(pages), "checkpoint");
+    Actions in_view;
+    for (const PageNumber page : pages)
+      if (table_.state(page) == PageState::local) in_view.push_back(Map{page});
+    YADO_TRY(perform(in_view), "checkpoint");
+  }
+  let_punch();
+  return {};
+}
+
+void Pager::let_punch() {
   {
     const std::lock_guard lock(table_mutex_);
-    hold_punches_ = false;
+    rest_.reset();
   }
   punches_allowed_.notify_all();
 }
 
 Status Pager::finish_save(const SaveSink& sink) {
+  YADO_TRY(copy_rest(), "checkpoint");
   for (const auto& [page, content] : last_) YADO_TRY(sink(page, content.empty() ? nullptr : content.data()), "checkpoint");
   last_.clear();
   return {};
 }
 
 void Pager::end_save(bool kept) {
-  release_save();
+  let_punch();
   last_.clear();
   const std::lock_guard lock(table_mutex_);
   if (kept) changed_ = changed_since_fix_;

@@ -66,8 +66,8 @@ class Pager {
 
   // A checkpoint of what is here (remote pages are their servers' business), from one thread, in this order:
   //
-  //   begin_save · save_round, then copy_round, again and again while the process runs · [it stands still] fix_save [it runs on] · finish_save ·
-  //   kept or abandoned
+  //   begin_save · save_round, then copy_round, again and again while the process runs · [it stands still] fix_save [it runs on] · copy_rest ·
+  //   finish_save · kept or abandoned
 
   /// What a round does with pages that are written again and again (save_progress.hpp).
   enum class Hot : bool { save, leave };
@@ -82,14 +82,14 @@ class Pager {
   Result<Round> save_round(const SaveSink& sink, Hot hot = Hot::save);
   /// The same into memory, which takes what a disk is too slow for: finish_save has it, so far as nothing newer came. Returns `left`.
   Result<std::uint64_t> copy_round();
-  /// The instant of the image. Takes what is left into memory.
+  /// The instant of the image. What is left is only taken out of view: whoever uses such a page afterwards waits until it was copied.
   struct Cut {
     PageBits here;     ///< owned by this host
     PageBits changed;  ///< belongs into the image, wherever it is
   };
   Result<Cut> fix_save();
-  /// Pages may leave again. Between fix_save and this the process must stand still and the servers fix their part.
-  void release_save();
+  /// Takes what is left into memory. Until this nothing leaves.
+  Status copy_rest();
   Status finish_save(const SaveSink& sink);
   void end_save(bool kept);
   /// Pages that are here and have yet to be saved; none without a checkpoint. What is written between two rounds is not known of yet.
@@ -131,6 +131,8 @@ class Pager {
   Status note_written_pages();
   Status see_written_pages();
   SaveSink copies();
+  Status copy_rest(std::span<const PageNumber> pages);  // table_mutex_ is held
+  void let_punch();
   Result<Round> round_into(const SaveSink& sink, Hot hot);
   class RoundWatch;
   Status read_here(std::span<const PageNumber> pages, const SaveSink& sink);
@@ -172,10 +174,10 @@ class Pager {
   PageBits changed_since_fix_;                            // guarded by table_mutex_
   std::optional<SaveProgress> save_;                      // guarded by table_mutex_
   bool fixed_ = false;                                    // guarded by table_mutex_
-  bool hold_punches_ = false;                             // guarded by table_mutex_
+  std::optional<PageBits> rest_;                          // guarded by table_mutex_: of the cut, has yet to be copied; while it is there nothing is punched
   std::condition_variable punches_allowed_;
   bool has_cut_ = false;                                  // changed by the owner's thread, with table_mutex_
-  std::map<PageNumber, std::vector<std::byte>> last_;     // the owner's thread: the newest that was copied; empty: zeros
+  std::map<PageNumber, std::vector<std::byte>> last_;     // the newest that was copied; empty: zeros. The owner's thread; while rest_ is there guarded by table_mutex_
 
   std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held
   std::condition_variable jobs_there_;

@@ -180,7 +180,7 @@ TEST(ParityImageSimulationTest, ImagesBetweenALossAndItsReplacementAreOfTheirCut
                           std::make_unique<SavedHosts>(Shape{.hosts = 3 + seed % 2, .most_held = seed % 5 == 0 ? 3u : 1000u, .restored = seed % 3 == 0}));
     simulation.run();
     simulation.check_at_rest();
-    ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed;
+    ASSERT_FALSE(::testing::Test::HasFailure()) << "seed " << seed;
     const auto& hosts = static_cast<SavedHosts&>(simulation.hosts());
     computed += hosts.computed;
     images += hosts.images;

@@ -183,7 +183,7 @@ TEST(ParityLeavingSimulationTest, HostsThatComeAndGoLoseNothing) {
     Simulation simulation({.seed = seed, .deaths = seed % 2, .changes = 40}, std::make_unique<ChangingHosts>(Shape{.hosts = 4 + seed % 2, .restored = seed % 3 == 0}));
     ASSERT_TRUE(simulation.run() || seed % 2 == 1) << "seed " << seed;
     simulation.check_at_rest();
-    ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed;
+    ASSERT_FALSE(::testing::Test::HasFailure()) << "seed " << seed;
     left += static_cast<ChangingHosts&>(simulation.hosts()).left;
   }
   EXPECT_GT(left, 80u) << "the test did nothing";

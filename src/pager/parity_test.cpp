@@ -208,7 +208,7 @@ TEST_F(ParityTest, APageThatIsOnlyInTheParityHasNoOwner) {
   EXPECT_EQ(hosts->servers[0]->held.at(1), 1u) << "computed";
 }
 
-class ParitySimulationTest : public testing::Test {
+class ParitySimulationTest : public ::testing::Test {
  protected:
   static Simulation simulate(const Simulation::Plan& plan, const Shape& shape) { return {plan, std::make_unique<ParityHosts>(shape)}; }
   static const Parity::Counts& counts(Simulation& simulation) {

@@ -87,32 +87,9 @@ class ParityHosts : public TestedHosts {
   Contents loaded_;
 };
 
-class ParityTest : public testing::Test {
+class ParityTest : public RemoteFixture {
  protected:
   void make(const Shape& shape) { hosts = std::make_unique<ParityHosts>(shape, 4096); }
-  void settle() {
-    bool any = true;
-    while (std::exchange(any, false))
-      for (auto& server : hosts->servers) any = server->step(true) || any;
-  }
-  Status store(const Contents& contents) {
-    std::optional<Status> done;
-    hosts->parity->store(evicted(contents), [&](const Status& status) { done = status; });
-    settle();
-    return done.value_or(fail(Errc::internal, "never answered"));
-  }
-  Result<Contents> fetch(std::vector<PageNumber> pages) {
-    Contents out;
-    std::optional<Error> failed;
-    hosts->parity->fetch(pages, [&](const Result<Piece>& piece) {
-      if (!piece) return void(failed = piece.error());
-      out.merge(contents_of_piece(*piece));
-    });
-    settle();
-    if (failed) return std::unexpected(*failed);
-    EXPECT_EQ(out.size(), pages.size());
-    return out;
-  }
   void kill(std::size_t host) {
     hosts->kill(host);
     settle();
@@ -122,6 +99,8 @@ class ParityTest : public testing::Test {
     for (std::size_t i = 1; i < hosts->servers.size(); i += 2) sum += hosts->servers[i]->data_pages();
     return sum;
   }
+  RemoteMemory& tested() override { return *hosts->parity; }
+  std::vector<std::unique_ptr<FakeServer>>& tested_servers() override { return hosts->servers; }
 
   std::unique_ptr<ParityHosts> hosts;
 };

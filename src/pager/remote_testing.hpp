@@ -177,6 +177,41 @@ inline Contents contents_of_piece(const Piece& piece) {
   return out;
 }
 
+/// A RemoteMemory over servers, one thing at a time.
+class RemoteFixture : public ::testing::Test {
+ protected:
+  virtual RemoteMemory& tested() = 0;
+  virtual std::vector<std::unique_ptr<FakeServer>>& tested_servers() = 0;
+  /// Something that goes on beside the servers' requests; false: there is nothing to do.
+  virtual bool step_beside() { return false; }
+
+  void settle() {
+    bool any = true;
+    while (std::exchange(any, false)) {
+      for (auto& server : tested_servers()) any = server->step(true) || any;
+      any = step_beside() || any;
+    }
+  }
+  Status store(const Contents& contents) {
+    std::optional<Status> done;
+    tested().store(evicted(contents), [&](const Status& status) { done = status; });
+    settle();
+    return done.value_or(fail(Errc::internal, "never answered"));
+  }
+  Result<Contents> fetch(std::vector<PageNumber> pages) {
+    Contents out;
+    std::optional<Error> failed;
+    tested().fetch(pages, [&](const Result<Piece>& piece) {
+      if (!piece) return void(failed = piece.error());
+      out.merge(contents_of_piece(*piece));
+    });
+    settle();
+    if (failed) return std::unexpected(*failed);
+    EXPECT_EQ(out.size(), pages.size());
+    return out;
+  }
+};
+
 /// A RemoteMemory and its hosts, as the simulation needs them.
 class TestedHosts {
  public:

@@ -19,16 +19,25 @@ class SaveWatch {
     std::uint64_t saved = 0, left = 0;
   };
 
-  void begin() {
-    const std::lock_guard lock(mutex_);
-    under_way_ = true;
-  }
-  void end() {
-    const std::lock_guard lock(mutex_);
-    under_way_ = false;
-    saved_here_ = 0;
-    servers_.clear();
-  }
+  /// From the beginning of a checkpoint to its end.
+  class UnderWay {
+   public:
+    explicit UnderWay(SaveWatch& watch) : watch_(watch) {
+      const std::lock_guard lock(watch_.mutex_);
+      watch_.under_way_ = true;
+    }
+    ~UnderWay() {
+      const std::lock_guard lock(watch_.mutex_);
+      watch_.under_way_ = false;
+      watch_.saved_here_ = 0;
+      watch_.servers_.clear();
+    }
+    UnderWay(const UnderWay&) = delete;
+    UnderWay& operator=(const UnderWay&) = delete;
+
+   private:
+    SaveWatch& watch_;
+  };
   bool under_way() const {
     const std::lock_guard lock(mutex_);
     return under_way_;

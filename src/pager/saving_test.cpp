@@ -76,7 +76,7 @@ Contents read_chain(PageArchive& archive, int from, int to) {
   return out;
 }
 
-class SavingTest : public testing::Test {
+class SavingTest : public ::testing::Test {
  protected:
   /// All pages of the guest, so that one holder's part is a whole image.
   void put_everything() {

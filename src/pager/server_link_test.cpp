@@ -282,7 +282,7 @@ struct Liar {
   std::function<std::vector<std::byte>(const Header& request, const Header& next)> answer;
 };
 
-class LyingServerTest : public ServerLinkTest, public testing::WithParamInterface<Liar> {};
+class LyingServerTest : public ServerLinkTest, public ::testing::WithParamInterface<Liar> {};
 
 TEST_P(LyingServerTest, IsTriedAgainAFewTimesThenDead) {
   RawServer raw(path("raw"), [](RawPeer& peer, int) {
@@ -314,7 +314,7 @@ TEST_P(LyingServerTest, IsTriedAgainAFewTimesThenDead) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, LyingServerTest,
-    testing::Values(
+    ::testing::Values(
         Liar{"OtherPages", [](const Header& request, const Header&) {
                return make_frame(Operation::pages, request.id, make_batch(std::vector<KindRun>{{1, 1, PageKind::zero}, {3, 1, PageKind::zero}}));
              }},

@@ -48,7 +48,7 @@ std::optional<std::size_t> ServerSet::member_for(const ServiceConfig::Server& se
 
 /// Those that stay are not emptied any more from here on: their sessions must not end meanwhile.
 Result<ServerSet::Plan> ServerSet::plan(const std::vector<ServiceConfig::Server>& wanted) {
-  if (checkpoint_) return fail(Errc::conflict, "a checkpoint of this memory is under way: its servers cannot change now");
+  if (held_) return fail(Errc::conflict, "a checkpoint or a move of this memory is under way: its servers cannot change now");
   Plan plan;
   for (const ServiceConfig::Server& server : wanted)
     if (const auto number = member_for(server)) {
@@ -253,20 +253,20 @@ Status ServerSet::drained() {
 
 // ---- beside it -------------------------------------------------------------------------------------------------------
 
-Result<std::vector<SplitSave::Server>> ServerSet::begin_checkpoint() {
-  return on_network([&]() -> Result<std::vector<SplitSave::Server>> {
-    if (checkpoint_) return fail(Errc::conflict, "a checkpoint of this memory is under way");
-    if (changing_ || std::ranges::any_of(members_, &Member::leaving))
-      return fail(Errc::conflict, "the hosts of this memory are changing: a checkpoint can begin when they have changed");
-    checkpoint_ = true;
-    std::vector<SplitSave::Server> servers;
-    for (const Member& member : members_) servers.push_back({member.link, member.told.host});
-    return servers;
-  });
+ServerSet::Unchanged::~Unchanged() {
+  if (set_ != nullptr) set_->on_network([&] { set_->held_ = false; });
 }
 
-void ServerSet::end_checkpoint() {
-  on_network([&] { checkpoint_ = false; });
+Result<ServerSet::Unchanged> ServerSet::hold_unchanged() {
+  return on_network([&]() -> Result<Unchanged> {
+    if (held_) return fail(Errc::conflict, "a checkpoint of this memory is under way");
+    if (changing_ || std::ranges::any_of(members_, &Member::leaving))
+      return fail(Errc::conflict, "the hosts of this memory are changing: a checkpoint can begin when they have changed");
+    held_ = true;
+    std::vector<SplitSave::Server> servers;
+    for (const Member& member : members_) servers.push_back({member.link, member.told.host});
+    return Unchanged(*this, std::move(servers));
+  });
 }
 
 void ServerSet::end_sessions() {

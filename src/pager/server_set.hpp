@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "pager/drain.hpp"
@@ -58,9 +59,21 @@ class ServerSet {
   Result<std::vector<std::string>> change(const std::vector<ServiceConfig::Server>& wanted, const std::function<void()>& just_before);
   /// Waits until nobody is being emptied. Error no_space: since the last change somebody could not be, and stays.
   Status drained();
-  /// While a checkpoint is under way the set does not change. Error conflict: it is changing.
-  Result<std::vector<SplitSave::Server>> begin_checkpoint();
-  void end_checkpoint();
+  /// As long as it is there, the set does not change: for a checkpoint, or a move.
+  class Unchanged {
+   public:
+    Unchanged(Unchanged&& other) noexcept : set_(std::exchange(other.set_, nullptr)), servers_(std::move(other.servers_)) {}
+    ~Unchanged();
+    const std::vector<SplitSave::Server>& servers() const { return servers_; }
+
+   private:
+    friend ServerSet;
+    Unchanged(ServerSet& set, std::vector<SplitSave::Server> servers) : set_(&set), servers_(std::move(servers)) {}
+    ServerSet* set_;
+    std::vector<SplitSave::Server> servers_;
+  };
+  /// Error conflict: it is changing, or somebody has it unchanged already.
+  Result<Unchanged> hold_unchanged();
   /// Nobody needs the pages any more. Waits for each server's answer, or death.
   void end_sessions();
 
@@ -108,7 +121,7 @@ class ServerSet {
   Pager* pager_ = nullptr;                       // the network's thread
   std::vector<Member> members_;                  // the network's thread
   std::vector<std::pair<std::size_t, std::unique_ptr<Drain>>> drains_;  // the network's thread
-  bool checkpoint_ = false, changing_ = false;   // the network's thread
+  bool held_ = false, changing_ = false;         // the network's thread: somebody has it Unchanged; a change is under way
 
   std::mutex change_mutex_;                      ///< one change at a time
   std::mutex mutex_;

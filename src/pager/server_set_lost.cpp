@@ -88,14 +88,14 @@ void ServerSet::take_up_lost(const std::stop_token& stop) {
 
 /// False: not now, or a change names others meanwhile, perhaps the same.
 bool ServerSet::take_up(const ServiceConfig::Server& server) {
-  if (on_network([&] { return checkpoint_; })) return false;
+  if (on_network([&] { return held_; })) return false;
   auto member = connect_(server);
   if (!member) return false;
   if (const std::unique_lock no_change(change_mutex_, std::try_to_lock); no_change) {
     const bool added = on_network([&] {
       {
         const std::lock_guard lock(mutex_);
-        if (checkpoint_ || !is_lost(server)) return false;
+        if (held_ || !is_lost(server)) return false;
         std::erase_if(lost_, [&](const auto& one) { return same_place(one, server); });
       }
       add(std::move(*member));

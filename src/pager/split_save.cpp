@@ -1,5 +1,6 @@
 #include "pager/split_save.hpp"
 
+#include <boost/asio/dispatch.hpp>
 #include <boost/asio/post.hpp>
 #include <cstring>
 #include <future>
@@ -14,6 +15,7 @@ SplitSave::SplitSave(Pager& pager, RemoteMemory& remote, asio::any_io_executor n
       pace_(options_.bytes_per_second) {}
 
 SplitSave::~SplitSave() {
+  if (fixed_.valid()) fixed_.wait();
   if (!begun_ || kept_) return;
   pager_.end_save(false);
   asio::post(network_, [&remote = remote_] { remote.release_held(); });
@@ -23,7 +25,7 @@ SplitSave::~SplitSave() {
 std::future<Result<std::vector<std::byte>>> SplitSave::ask(const Server& server, Operation operation, std::vector<std::byte> body, std::uint16_t flags) {
   auto promise = std::make_shared<std::promise<Result<std::vector<std::byte>>>>();
   auto future = promise->get_future();
-  asio::post(network_, [link = server.link, host = server.host, operation, body = std::move(body), flags, promise]() mutable {
+  asio::dispatch(network_, [link = server.link, host = server.host, operation, body = std::move(body), flags, promise]() mutable {
     link->request(operation, std::move(body), [promise, host, operation](Result<Frame> frame) {
       if (!frame) return promise->set_value(context(frame.error(), fmt::format("{} of {}", name_of(operation), host)));
       if (frame->header.operation != Operation::done)
@@ -111,34 +113,34 @@ Result<SplitSave::Round> SplitSave::round(Pager::Hot hot) {
 }
 
 Status SplitSave::fix() {
-  auto cut = pager_.fix_save();
-  if (!cut) {
-    pager_.release_save();
-    return std::unexpected(cut.error());
+  YADO_ASSIGN(cut_, pager_.fix_save(), "checkpoint");
+  // Who owns what, and that the servers hold on to it, in one go of the network's thread. The workload may run on meanwhile: whatever it changes
+  // goes over that thread, and comes behind this.
+  auto fixed = std::make_shared<std::promise<Result<Answers>>>();
+  fixed_ = fixed->get_future();
+  asio::post(network_, [this, fixed] { fixed->set_value(fix_on_servers()); });
+  return {};
+}
+
+Result<SplitSave::Answers> SplitSave::fix_on_servers() {
+  // A copy of what is here may differ from it; evicting the page later "unchanged" would leave the server with a content that it had
+  // not at the cut, and does not know as changed since.
+  remote_.at_cut(cut_->here);
+  owners_.assign(cut_->here.size(), Holder::nobody);
+  std::vector<PageNumber> computed;
+  for (PageNumber page = 0; page < cut_->here.size(); ++page) {
+    if (cut_->here.test(page)) continue;
+    YADO_ASSIGN(owners_[page], owner_(page), "checkpoint");
+    if (owners_[page] == Holder::computed && belongs_into_it(page)) computed.push_back(page);
   }
-  cut_.emplace(std::move(*cut));
-  // Who owns what, and that the servers hold on to it, in one go of the network's thread: nothing comes in between.
-  std::promise<Result<Answers>> fixed;
-  asio::post(network_, [&] {
-    // A copy of what is here may differ from it; evicting the page later "unchanged" would leave the server with a content that it had
-    // not at the cut, and does not know as changed since.
-    remote_.at_cut(cut_->here);
-    owners_.assign(cut_->here.size(), Holder::nobody);
-    std::vector<PageNumber> computed;
-    for (PageNumber page = 0; page < cut_->here.size(); ++page) {
-      if (cut_->here.test(page)) continue;
-      const auto owner = owner_(page);
-      if (!owner) return fixed.set_value(std::unexpected(owner.error()));
-      owners_[page] = *owner;
-      if (*owner == Holder::computed && belongs_into_it(page)) computed.push_back(page);
-    }
-    remote_.hold_for_image(computed);
-    fixed.set_value(ask_all(Operation::fix));
-  });
-  auto answers = fixed.get_future().get();
-  const Status done = answers ? all_done(*answers) : Status(std::unexpected(answers.error()));
-  pager_.release_save();
-  return done;
+  remote_.hold_for_image(computed);
+  return ask_all(Operation::fix);
+}
+
+/// Until the servers have fixed their part.
+Status SplitSave::wait_until_fixed() {
+  YADO_ASSIGN(Answers answers, fixed_.get(), "checkpoint");
+  return all_done(answers);
 }
 
 /// Written as it comes: little of it is in memory, and less the sooner it is read.
@@ -176,6 +178,8 @@ Status SplitSave::put_rest_of_here(image::PageSet& owned) {
 }
 
 Result<std::vector<SplitSave::Share>> SplitSave::finish() {
+  YADO_TRY(pager_.copy_rest(), "checkpoint");  // first of all: the workload waits for these pages
+  YADO_TRY(wait_until_fixed(), "checkpoint");
   // What the servers own, in frames of as many runs as one may have.
   std::vector<Answers> answers(servers_.size());
   for (const std::size_t server : taking_part_) {

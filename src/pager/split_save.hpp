@@ -66,6 +66,7 @@ class SplitSave {
   Result<Round> round(Pager::Hot hot = Pager::Hot::leave);
   /// Of what is here, into memory: what the workload writes faster than a disk takes it. Returns what is left, as `Round::left`.
   Result<std::uint64_t> copy() { return pager_.copy_round(); }
+  /// The cut. Returns before the servers know of it: that they cannot fix their part is finish()'s error.
   Status fix();
   Result<std::vector<Share>> finish();
   Result<std::vector<Share>> keep();
@@ -74,6 +75,8 @@ class SplitSave {
   using Answers = std::vector<std::future<Result<std::vector<std::byte>>>>;
   std::future<Result<std::vector<std::byte>>> ask(const Server& server, Operation operation, std::vector<std::byte> body, std::uint16_t flags = 0);
   Answers ask_all(Operation operation);
+  Result<Answers> fix_on_servers();  // on the network's thread
+  Status wait_until_fixed();
   Status all_done(Answers& answers);
   Pager::SaveSink sink();
   Status keep_to_rate(std::uint64_t bytes);
@@ -95,7 +98,8 @@ class SplitSave {
   SavePace pace_;
   std::uint64_t unpaced_ = 0;   ///< bytes written since the last look at the pace
   std::optional<Pager::Cut> cut_;
-  std::vector<Holder> owners_;  ///< by page, of those that are not here
+  std::future<Result<Answers>> fixed_;
+  std::vector<Holder> owners_;  ///< by page, of those that are not here; the network's thread until that is fixed
   std::vector<Share> shares_;
   bool begun_ = false, kept_ = false;
 };

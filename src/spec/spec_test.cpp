@@ -12,7 +12,7 @@
 namespace yado::spec {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 const Environment environment{{"SHARED", "/shared"}, {"NUL", std::string("a\0b", 3)}};
 

@@ -30,7 +30,7 @@ constexpr nanoseconds patience = 20s;  // never reached unless something hangs
 const ImageId id("site-img.3");
 
 /// Two agents: h1 has an image and serves it by `handler`, h2 pulls it over mutual TLS.
-class TransferTest : public testing::Test {
+class TransferTest : public ::testing::Test {
  protected:
   TransferTest() {
     auto authority = wire::Authority::open_or_create(directory_.path() / "ca");

@@ -23,7 +23,7 @@ namespace yado::wire {
 /// Never reached unless something hangs.
 constexpr nanoseconds patience = 20s;
 
-class WireTest : public testing::Test {
+class WireTest : public ::testing::Test {
  protected:
   WireTest();
   ~WireTest() override;

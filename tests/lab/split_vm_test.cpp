@@ -191,7 +191,7 @@ TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
     std::set<std::string> wanted{"h1", "h2", "h3"};
     wanted.erase(target);
     if (over == target) wanted.clear();
-    EXPECT_TRUE(load->wait_for([&](const drill::Sample&) { return keepers() == wanted; }, generous)) << testing::PrintToString(keepers());
+    EXPECT_TRUE(load->wait_for([&](const drill::Sample&) { return keepers() == wanted; }, generous)) << ::testing::PrintToString(keepers());
   }
   expect_all_correct(*load);
 }

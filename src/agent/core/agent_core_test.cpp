@@ -6,9 +6,9 @@
 namespace yado::agent {
 namespace {
 
-using testing::AllOf;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 const WorkloadId site("site");
 const ImageId image("site-img.1");
@@ -29,7 +29,7 @@ RaiseCall raise_of(const InstanceId& instance, Epoch under, std::optional<ImageI
 }
 
 /// The core with somebody who looks at what it wants done.
-struct AgentCoreTest : testing::Test {
+struct AgentCoreTest : ::testing::Test {
   AgentCore core;
   Instant now{1h};
   CallId last = 0;

@@ -25,16 +25,6 @@ constexpr int ready_descriptor = 4;
 constexpr int order_descriptor = 5;
 constexpr std::string_view expect_order = "expect ";  ///< and a path; any other line is a path
 
-std::string read_to_end(const os::Fd& from) {
-  std::string text;
-  char buffer[1024];
-  for (;;) {
-    const ssize_t n = ::read(from.get(), buffer, sizeof buffer);
-    if (n > 0) text.append(buffer, static_cast<std::size_t>(n));
-    else if (n == 0 || errno != EINTR) return text;
-  }
-}
-
 void say(const os::Fd& ready, const Error& error) {
   (void)os::write_all(ready, fmt::format("{}:{}", static_cast<int>(error.code), error.message));
 }
@@ -59,7 +49,10 @@ Status understood(const std::string& text, std::string_view what) {
   return fail(static_cast<Errc>(std::atoi(text.c_str())), "{}", text.substr(colon + 1));
 }
 
-Status wait_until_ready(const os::Fd& ready) { return understood(read_to_end(ready), "start"); }
+Status wait_until_ready(const os::Fd& ready) {
+  YADO_ASSIGN(const std::string said, os::read_to_end(ready), "start");
+  return understood(said, "start");
+}
 
 Result<Config> read_config(const std::string& path) {
   YADO_ASSIGN(const std::string text, os::read_text(path), "supervisor");

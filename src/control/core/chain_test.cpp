@@ -78,7 +78,7 @@ TEST_F(ControlChainTest, ADeltaGoesOnFromTheAcknowledgedImageAndItsSharersAreNam
   EXPECT_THAT(build.what.peers, Contains(HostAddress{h3, agent(h3).agent}));
   saved(build);
   EXPECT_EQ(disk[site].image, build.what.image);
-  EXPECT_THAT(disk[site].bases, testing::ElementsAre(full));
+  EXPECT_THAT(disk[site].bases, ::testing::ElementsAre(full));
 }
 
 TEST_F(ControlChainTest, WhoCopiesADeltaGetsItsBasesFirst) {
@@ -91,7 +91,7 @@ TEST_F(ControlChainTest, WhoCopiesADeltaGetsItsBasesFirst) {
   const auto pull = only_call<PullCall>(saved(build));
   std::vector<ImageId> order;
   for (const PullCall::Member& member : pull.what.members) order.push_back(member.image);
-  EXPECT_THAT(order, testing::ElementsAre(share_of(full), full, share_of(first), first, share_of(build.what.image)));
+  EXPECT_THAT(order, ::testing::ElementsAre(share_of(full), full, share_of(first), first, share_of(build.what.image)));
   EXPECT_EQ(pull.what.image, build.what.image);
 }
 

@@ -15,10 +15,10 @@
 
 namespace yado::control::testing_core {
 
-using testing::Contains;
-using testing::HasSubstr;
-using testing::IsEmpty;
-using testing::SizeIs;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 inline const WorkloadId site("site");
 inline const HostId h1("h1"), h2("h2"), h3("h3");
@@ -87,7 +87,7 @@ inline std::vector<std::string> events(const std::vector<Action>& actions) {
 }
 
 /// The core among agents that say what the test wants them to say.
-struct ControlCoreTest : testing::Test {
+struct ControlCoreTest : ::testing::Test {
   std::optional<ControlCore> made{std::in_place, Settings{}};
   Instant now{1h};
   std::map<HostId, HostReport> agents;

@@ -41,7 +41,7 @@ TEST_F(ControlHostsTest, WhereOnlyTheAgentIsDownASharedOwnerGoesOn) {
   EXPECT_EQ(std::ranges::count(events(actions), "agent-down"), 1);
   EXPECT_THAT(calls<RaiseCall>(actions), IsEmpty()) << "its supervisor holds it, and gates see whether it answers";
   EXPECT_EQ(route().state, RouteState::up);
-  EXPECT_THAT(route().fallback, testing::Not(Contains(h1)));
+  EXPECT_THAT(route().fallback, ::testing::Not(Contains(h1)));
   EXPECT_THAT(events(beats({h1})), Contains("host-answers"));
 }
 

@@ -5,7 +5,7 @@ namespace yado::control {
 namespace {
 
 using namespace testing_core;
-using testing::ElementsAre;
+using ::testing::ElementsAre;
 
 struct ControlMergingTest : ControlSplitTest {
   std::vector<Action> copied(const Made<PullCall>& pull) {

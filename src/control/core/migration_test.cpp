@@ -80,12 +80,12 @@ TEST_F(ControlMigrationTest, TheOtherHostExpectsItBeforeItStandsStill) {
   const auto expect = only_call<ExpectCall>(move(h4));
   EXPECT_EQ(expect.host, h4);
   EXPECT_EQ(expect.what.epoch, record().epoch);
-  EXPECT_THAT(beat(h4).expected, testing::ElementsAre(expect.what.instance)) << "it is not to be cleared away";
+  EXPECT_THAT(beat(h4).expected, ::testing::ElementsAre(expect.what.instance)) << "it is not to be cleared away";
   EXPECT_THAT(beat(h3).expected, IsEmpty());
   const auto pull = only_call<PullCall>(handed_over(only_call<HandoverCall>(expected(expect))));
   const auto raise = only_call<RaiseCall>(pulled(pull));
   EXPECT_EQ(raise.what.instance, expect.what.instance) << "where everything is ready";
-  EXPECT_THAT(beat(h4).expected, testing::ElementsAre(expect.what.instance)) << "the raise may not have arrived";
+  EXPECT_THAT(beat(h4).expected, ::testing::ElementsAre(expect.what.instance)) << "the raise may not have arrived";
   raised(raise);
   EXPECT_THAT(beat(h4).expected, IsEmpty());
 }

@@ -17,7 +17,7 @@ TEST_F(ControlRedundancyTest, AnImageIsBuiltBesideTheOwnerCopiedAndAcknowledgedO
   const auto pull = only_call<PullCall>(actions);
   EXPECT_EQ(pull.what.from, agent(build.host).agent);
   EXPECT_NE(pull.host, build.host);
-  EXPECT_THAT(events(actions), testing::Not(Contains("image-acknowledged"))) << "one copy survives no host";
+  EXPECT_THAT(events(actions), ::testing::Not(Contains("image-acknowledged"))) << "one copy survives no host";
   actions = pulled(pull);
   std::ranges::move(pass(2000ms, {h1, h2, h3}), std::back_inserter(actions));
   EXPECT_EQ(std::ranges::count(events(actions), "image-acknowledged"), 1);

@@ -22,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using Events = std::vector<std::pair<std::uint64_t, std::string>>;
 
-class SqliteStoreTest : public testing::Test {
+class SqliteStoreTest : public ::testing::Test {
  protected:
   SqliteStoreTest() {
     std::string path = (fs::temp_directory_path() / "yado-state-XXXXXX").native();

@@ -4,29 +4,10 @@
 
 #include "net/guest_network.hpp"
 #include "net/host_network.hpp"
-#include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/process.hpp"
 
 namespace yado::vm {
-namespace {
-
-/// To the end of all who can write; what is beyond 4 KiB is read and dropped.
-Result<std::string> read_to_end(const os::Fd& from, nanoseconds limit) {
-  constexpr std::size_t most = 4096;
-  const Instant deadline = os::now() + limit;
-  std::string text;
-  char chunk[512];
-  for (;;) {
-    YADO_ASSIGN(const bool ready, os::readable_within(from.get(), std::max<nanoseconds>(deadline - os::now(), 0ns)), "read");
-    if (!ready) return fail(Errc::timed_out, "it is not ready after {:.0f} ms", to_ms(limit));
-    const ssize_t n = ::read(from.get(), chunk, sizeof chunk);
-    if (n > 0 && text.size() < most) text.append(chunk, static_cast<std::size_t>(n));
-    if (n == 0 || (n < 0 && errno != EINTR)) return text;
-  }
-}
-
-}  // namespace
 
 std::filesystem::path name_servers_of_host() {
   const char* const behind_resolved = "/run/systemd/resolve/resolv.conf";
@@ -68,7 +49,7 @@ Status start_dhcp_server(const DhcpServer& server, const os::Netns& network, con
     return fail(Errc::not_found, "the guest asks for its address by DHCP, for which there must be {} on this host: install dnsmasq-base "
                 "(a guest with yado.address= on its kernel's command line does not ask)", server.program.native());
   if (!process) return context(process.error(), "DHCP");
-  YADO_ASSIGN(const std::string said, read_to_end(words.read, limit), "dnsmasq");
+  YADO_ASSIGN(const std::string said, os::read_to_end(words.read, limit), "dnsmasq");
   YADO_ASSIGN(const auto ended, process->wait(limit), "dnsmasq");
   if (!ended) return fail(Errc::timed_out, "dnsmasq is not ready after {:.0f} ms", to_ms(limit));
   if (!ended->success()) return fail(Errc::application, "dnsmasq, which is to answer the guest's DHCP, has ended with {}: {}", ended->text(), said);

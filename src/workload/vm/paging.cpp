@@ -36,16 +36,6 @@ constexpr std::uint64_t part_to_copy = 8;
 constexpr std::uint64_t very_little = 64;  // pages
 constexpr int most_copies = 12;
 
-std::string read_to_end(const os::Fd& from) {
-  std::string text;
-  char buffer[1024];
-  for (;;) {
-    const ssize_t n = ::read(from.get(), buffer, sizeof buffer);
-    if (n > 0) text.append(buffer, static_cast<std::size_t>(n));
-    else if (n == 0 || errno != EINTR) return text;
-  }
-}
-
 Result<os::Fd> connect_to(const fs::path& path) {
   os::Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
@@ -154,7 +144,7 @@ Result<PagerProcess> PagerProcess::begin(const Paging& paging, const fs::path& d
 
 Status PagerProcess::wait_ready() {
   const os::Fd ready = std::move(ready_);
-  const std::string said = read_to_end(ready);
+  YADO_ASSIGN(const std::string said, os::read_to_end(ready), "pager");
   if (said == "ok") return {};
   const std::size_t colon = said.find(':');
   if (colon == std::string::npos) return fail(Errc::internal, "the pager ended before it was ready");
