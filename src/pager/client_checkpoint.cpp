@@ -92,6 +92,7 @@ Result<json> CheckpointCalls::copy() {
 }
 
 Result<json> CheckpointCalls::finish() {
+  YADO_TRY(pager_.copy_rest(), "checkpoint");  // first of all: the workload waits for these pages
   const auto recency = pager_.by_recency();
   const auto shares = saving_->save.finish();
   if (!shares) return std::unexpected(shares.error());

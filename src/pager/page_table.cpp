@@ -207,11 +207,27 @@ std::size_t PageTable::bring(std::span<const PageNumber> pages, std::vector<Page
   return seen;
 }
 
-std::vector<PageNumber> PageTable::by_recency() const {
+void PageTable::take_down(const PageRun& run, Recency& to) const {
+  for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
+    const PageState state = entries_[page].state;
+    to.listed_[page] = state == PageState::local || state == PageState::unmapped;
+    to.older_[page] = entries_[page].older;
+  }
+  to.newest_[0] = active_.newest;
+  to.newest_[1] = inactive_.newest;
+}
+
+std::vector<PageNumber> PageTable::Recency::pages() const {
   std::vector<PageNumber> pages;
-  pages.reserve(active_.size + inactive_.size);
-  for (const List* list : {&active_, &inactive_})
-    for (std::uint32_t page = list->newest; page != none; page = entries_[page].older) pages.push_back(page);
+  std::vector<bool> left = listed_;
+  const auto take = [&](PageNumber page) {
+    pages.push_back(page);
+    left[page] = false;
+  };
+  for (const std::uint32_t newest : newest_)
+    for (std::uint32_t page = newest; page != none && left[page]; page = older_[page]) take(page);
+  for (PageNumber page = 0; page < left.size(); ++page)
+    if (left[page]) take(page);
   return pages;
 }
 

@@ -57,6 +57,8 @@ using Action = std::variant<Map, Fetch, Unmap, Evict, Punch>;
 using Actions = std::vector<Action>;
 
 class PageTable {
+  static constexpr std::uint32_t none = ~std::uint32_t{0};
+
  public:
   /// All pages are remote at first.
   explicit PageTable(const TableLimits& limits);
@@ -80,8 +82,22 @@ class PageTable {
   /// At the start: these are in the file already (a restored image).
   void adopt_local(const PageRun& run);
 
-  /// Pages that are here, the last one seen in use first: what an image remembers of it is in use after a restore, too.
-  std::vector<PageNumber> by_recency() const;
+  /// In which order pages were in use: what an image remembers of it is in use after a restore, too. Taken down in pieces, between which
+  /// the order may change: what moved meanwhile may stand further back than it should.
+  class Recency {
+   public:
+    explicit Recency(std::uint64_t pages) : older_(pages, none), listed_(pages) {}
+    /// The last one seen in use first.
+    std::vector<PageNumber> pages() const;
+
+   private:
+    friend PageTable;
+    std::vector<std::uint32_t> older_;
+    std::vector<bool> listed_;
+    std::uint32_t newest_[2] = {none, none};
+  };
+  /// Of this run of pages.
+  void take_down(const PageRun& run, Recency& to) const;
 
   std::uint64_t local_limit() const { return local_limit_; }
   PageState state(PageNumber page) const { return entries_[page].state; }
@@ -98,7 +114,6 @@ class PageTable {
   Counts counts() const;
 
  private:
-  static constexpr std::uint32_t none = ~std::uint32_t{0};
   struct Entry {
     PageState state = PageState::remote;
     bool waited = false;        ///< remote: for room; punching: for the end of it

@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <list>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <set>
@@ -91,6 +93,30 @@ TEST(PageTableTest, WhatIsUsedStaysAndWhatIsNotGoes) {
   for (const PageNumber page : quick.gone) EXPECT_GE(page, 100u) << "a page in use was evicted";
   EXPECT_GT(quick.gone.size(), 4000u);
   EXPECT_LE(quick.table.counts().in_file, 256u);
+}
+
+TEST(PageTableTest, TheOrderOfUseIsTakenDownInPieces) {
+  constexpr std::uint64_t pages = 64;
+  PageTable table({.pages = pages, .local_limit = pages});
+  Actions actions;
+  table.adopt_local({0, 48});
+  for (const PageNumber page : {5, 40, 7, 33}) table.fault(page, actions);
+  const auto order = [&](const std::function<void()>& in_between) {
+    PageTable::Recency recency(pages);
+    table.take_down({0, 32}, recency);
+    in_between();
+    table.take_down({32, 32}, recency);
+    return recency.pages();
+  };
+  const auto at_rest = order([] {});
+  EXPECT_EQ(std::vector(at_rest.begin(), at_rest.begin() + 4), (std::vector<PageNumber>{33, 7, 40, 5}));
+  auto changed = order([&] {
+    for (const PageNumber page : {40, 20, 5, 44, 7}) table.fault(page, actions);
+  });
+  std::ranges::sort(changed);
+  std::vector<PageNumber> all(48);
+  std::iota(all.begin(), all.end(), PageNumber{0});
+  EXPECT_EQ(changed, all) << "each once, whatever moved meanwhile";
 }
 
 TEST(PageTableTest, AFaultUndoesAnEvictionAndItsStoreDoesNotPunch) {

@@ -109,6 +109,7 @@ void Pager::serve_faults() {
     const auto faults = memory_.faults(space);
     if (!faults) return give_up(faults.error());
     const Instant now = os::now();
+    faults_in_hand_ = faults->size();
     for (const PageNumber page : *faults)
       tell_table([&](Actions& actions) {
         table_.fault(page, actions);
@@ -116,6 +117,8 @@ void Pager::serve_faults() {
         waiting_since_.try_emplace(page, now);
         pace_.wished(now);
       });
+    faults_in_hand_ = 0;
+    faults_in_hand_.notify_all();
     // A memory that is gone reports an end for ever.
     if (faults->empty() && (wanted[0].revents & (POLLERR | POLLHUP)) != 0) return;
   }
@@ -336,8 +339,14 @@ std::size_t Pager::bring(std::span<const PageNumber> pages, std::vector<PageNumb
 }
 
 std::vector<PageNumber> Pager::by_recency() const {
-  const std::lock_guard lock(table_mutex_);
-  return table_.by_recency();
+  constexpr std::uint32_t piece = 1 << 14;
+  PageTable::Recency recency(memory_.pages());
+  for (PageNumber first = 0; first < memory_.pages(); first += piece) {
+    while (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
+    const std::lock_guard lock(table_mutex_);
+    table_.take_down({first, static_cast<std::uint32_t>(std::min<std::uint64_t>(piece, memory_.pages() - first))}, recency);
+  }
+  return recency.pages();
 }
 
 // ---- checkpoint ----------------------------------------------------------------------------------------------------
@@ -515,10 +524,11 @@ Status Pager::copy_rest(std::span<const PageNumber> pages) {
   return {};
 }
 
-/// A few at a time: whoever waits for a page waits for one piece at most. What was in view is so again.
+/// A few at a time, and faults first: whoever waits for a page waits for one piece at most. What was in view is so again.
 Status Pager::copy_rest() {
   constexpr std::size_t piece = 16;
   for (PageNumber from = 0;;) {
+    while (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
     const std::lock_guard lock(table_mutex_);
     if (!rest_) return {};
     std::vector<PageNumber> pages;

@@ -9,6 +9,7 @@
 // evict that page can overtake it), never over the network, a copy or an answer of the paged process. The table is told of what was done a moment
 // later; who has to know what is so now waits for that moment (placing_mutex_, noting_mutex_).
 
+#include <atomic>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <condition_variable>
@@ -168,6 +169,7 @@ class Pager {
   Instant piece_begun_{}, next_piece_{};                  // guarded by table_mutex_
   BackgroundPace pace_;
   Histogram fault_times_;                                 // guarded by table_mutex_
+  std::atomic<std::size_t> faults_in_hand_ = 0;           ///< for whoever takes table_mutex_ again and again
   bool gave_up_ = false;                                  // guarded by table_mutex_
   Writes writes_ = Writes::unnoticed;                     // guarded by table_mutex_
   PageBits changed_;                                      // guarded by table_mutex_; since the last kept cut

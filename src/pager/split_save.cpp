@@ -178,7 +178,7 @@ Status SplitSave::put_rest_of_here(image::PageSet& owned) {
 }
 
 Result<std::vector<SplitSave::Share>> SplitSave::finish() {
-  YADO_TRY(pager_.copy_rest(), "checkpoint");  // first of all: the workload waits for these pages
+  YADO_TRY(pager_.copy_rest(), "checkpoint");
   YADO_TRY(wait_until_fixed(), "checkpoint");
   // What the servers own, in frames of as many runs as one may have.
   std::vector<Answers> answers(servers_.size());
