@@ -45,14 +45,28 @@ class PageBits {
   }
   /// The first page from `from` on that is in the set; size() for none.
   PageNumber next(PageNumber from) const {
+    return next_of(from, [&](std::size_t at) { return words_[at]; });
+  }
+  /// In both; they are of one size.
+  PageNumber next(PageNumber from, const PageBits& other) const {
+    return next_of(from, [&](std::size_t at) { return words_[at] & other.words_[at]; });
+  }
+  std::uint64_t count(const PageBits& other) const {
+    std::uint64_t sum = 0;
+    for (std::size_t at = 0; at < words_.size(); ++at) sum += static_cast<std::uint64_t>(std::popcount(words_[at] & other.words_[at]));
+    return sum;
+  }
+
+ private:
+  template <class Word>
+  PageNumber next_of(PageNumber from, Word word_at) const {
     for (std::size_t at = from / 64; at < words_.size(); ++at) {
-      const std::uint64_t word = at == from / 64 ? words_[at] & ~std::uint64_t{0} << from % 64 : words_[at];
+      const std::uint64_t word = at == from / 64 ? word_at(at) & ~std::uint64_t{0} << from % 64 : word_at(at);
       if (word != 0) return at * 64 + static_cast<std::uint64_t>(std::countr_zero(word));
     }
     return pages_;
   }
 
- private:
   std::uint64_t pages_;
   std::vector<std::uint64_t> words_;
 };

@@ -7,7 +7,7 @@
 namespace yado::pager {
 
 PageTable::PageTable(const TableLimits& limits)
-    : limits_(limits), local_limit_(limits.local_limit), entries_(limits.pages), prefetcher_(limits.prefetch_most) {
+    : limits_(limits), local_limit_(limits.local_limit), entries_(limits.pages), here_(limits.pages), prefetcher_(limits.prefetch_most) {
   YADO_CHECK(limits.pages < none, "a memory of {} pages", limits.pages);
   YADO_CHECK(limits.local_limit >= 16, "a local limit of {} pages cannot hold what one instruction touches",
              limits.local_limit);
@@ -103,6 +103,7 @@ void PageTable::fetched(std::span<const PageNumber> pages, Actions& out) {
   for (const PageNumber page : pages) {
     YADO_CHECK(entries_[page].state == PageState::fetching, "page {} came unasked", page);
     entries_[page].state = PageState::local;
+    here_.set(page);
     push(active_, page);
     --fetching_;
     ++counts_.paged_in;
@@ -115,7 +116,10 @@ void PageTable::stored(std::uint64_t ticket, Actions& out) {
   YADO_CHECK(found != evictions_.end(), "eviction {} is not under way", ticket);
   std::vector<PageNumber>& pages = found->second;
   std::erase_if(pages, [&](PageNumber page) { return entries_[page].ticket != ticket; });
-  for (const PageNumber page : pages) entries_[page].state = PageState::punching;
+  for (const PageNumber page : pages) {
+    entries_[page].state = PageState::punching;
+    here_.reset(page);
+  }
   if (pages.empty())
     evictions_.erase(found);
   else
@@ -235,6 +239,7 @@ void PageTable::adopt_local(const PageRun& run) {
   for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
     YADO_CHECK(entries_[page].state == PageState::remote, "page {} is there already", page);
     entries_[page].state = PageState::unmapped;
+    here_.set(page);
     push(inactive_, page);
     ++in_file_;
   }
@@ -292,11 +297,6 @@ void PageTable::evict_oldest(std::uint64_t most, Actions& out) {
   std::ranges::sort(pages);
   evictions_.emplace(last_ticket_, pages);
   out.push_back(Evict{last_ticket_, std::move(pages)});
-}
-
-bool PageTable::needs_remote(PageNumber page) const {
-  const PageState state = entries_[page].state;
-  return state == PageState::remote || state == PageState::fetching || state == PageState::punching;
 }
 
 PageTable::Counts PageTable::counts() const {

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "pager/page.hpp"
+#include "pager/page_bits.hpp"
 #include "pager/prefetch.hpp"
 
 namespace yado::pager {
@@ -105,7 +106,9 @@ class PageTable {
   /// Still on its way out by this eviction: nobody has used it since it was taken out of view.
   bool leaves_by(std::uint64_t ticket, PageNumber page) const { return entries_[page].state == PageState::evicting && entries_[page].ticket == ticket; }
   /// The page's content is nowhere but in remote memory, or soon will be.
-  bool needs_remote(PageNumber page) const;
+  bool needs_remote(PageNumber page) const { return !here_.test(page); }
+  /// All others.
+  const PageBits& here() const { return here_; }
 
   struct Counts {
     std::uint64_t in_file = 0, mapped = 0, unmapped = 0, fetching = 0, evicting = 0, waiting = 0, over_limit = 0;
@@ -140,6 +143,7 @@ class PageTable {
   TableLimits limits_;
   std::uint64_t local_limit_;
   std::vector<Entry> entries_;
+  PageBits here_;              ///< local, unmapped or evicting
   List active_, inactive_;
   Prefetcher prefetcher_;
   std::deque<PageNumber> waiting_;  ///< faults that wait for room, in their order

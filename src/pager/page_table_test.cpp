@@ -269,6 +269,10 @@ class World {
         evictor_.push_back([this, job = *punch] { start(job); });
       }
     }
+    for (PageNumber page = 0; page < pages_; ++page) {
+      const PageState state = table_.state(page);
+      ASSERT_EQ(table_.needs_remote(page), state == PageState::remote || state == PageState::fetching || state == PageState::punching) << page;
+    }
   }
 
   void wake(PageNumber page) {

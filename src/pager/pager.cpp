@@ -342,7 +342,7 @@ std::vector<PageNumber> Pager::by_recency() const {
   constexpr std::uint32_t piece = 1 << 14;
   PageTable::Recency recency(memory_.pages());
   for (PageNumber first = 0; first < memory_.pages(); first += piece) {
-    while (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
+    if (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
     const std::lock_guard lock(table_mutex_);
     table_.take_down({first, static_cast<std::uint32_t>(std::min<std::uint64_t>(piece, memory_.pages() - first))}, recency);
   }
@@ -448,8 +448,6 @@ class Pager::RoundWatch {
 
 Result<Pager::Round> Pager::round_into(const SaveSink& sink, Hot hot) {
   YADO_TRY(note_written_pages(), "checkpoint");
-  const auto here = [&](PageNumber page) { return !table_.needs_remote(page); };
-  const auto wanted = [&](PageNumber page) { return here(page) && !(hot == Hot::leave && save_->is_hot(page)); };
   PageNumber middle = 0;
   {
     const std::lock_guard lock(table_mutex_);
@@ -463,7 +461,7 @@ Result<Pager::Round> Pager::round_into(const SaveSink& sink, Hot hot) {
     std::vector<PageNumber> pages;
     {
       const std::lock_guard lock(table_mutex_);
-      pages = save_->take(from, block_pages, wanted);
+      pages = save_->take(from, block_pages, table_.here(), hot == Hot::leave);
     }
     if (pages.empty()) break;
     YADO_TRY(read_here(pages, sink), "checkpoint");
@@ -473,7 +471,7 @@ Result<Pager::Round> Pager::round_into(const SaveSink& sink, Hot hot) {
   }
   YADO_TRY(note_written_pages(), "checkpoint");
   const std::lock_guard lock(table_mutex_);
-  round.left = save_->unsaved(here);
+  round.left = save_->unsaved(table_.here());
   return round;
 }
 
@@ -503,7 +501,7 @@ Result<Pager::Cut> Pager::fix_save() {
   {
     const std::lock_guard lock(table_mutex_);
     cut.changed = save_->wanted();
-    rest = save_->take(0, memory_.pages(), [&](PageNumber page) { return cut.here.test(page); });
+    rest = save_->take(0, memory_.pages(), cut.here, false);
     for (const PageNumber page : rest) rest_->set(page);
     changed_since_fix_.clear();
     fixed_ = true;
@@ -528,7 +526,7 @@ Status Pager::copy_rest(std::span<const PageNumber> pages) {
 Status Pager::copy_rest() {
   constexpr std::size_t piece = 16;
   for (PageNumber from = 0;;) {
-    while (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
+    if (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
     const std::lock_guard lock(table_mutex_);
     if (!rest_) return {};
     std::vector<PageNumber> pages;
@@ -571,7 +569,7 @@ void Pager::end_save(bool kept) {
 
 std::uint64_t Pager::unsaved() const {
   const std::lock_guard lock(table_mutex_);
-  return save_ ? save_->unsaved([&](PageNumber page) { return !table_.needs_remote(page); }) : 0;
+  return save_ ? save_->unsaved(table_.here()) : 0;
 }
 
 // ---- for another main host -----------------------------------------------------------------------------------------
@@ -608,11 +606,8 @@ void Pager::keep_all_no_more(std::uint64_t limit) {
 }
 
 PageBits Pager::here() const {
-  PageBits bits(memory_.pages());
   const std::scoped_lock lock(placing_mutex_, table_mutex_);
-  for (PageNumber page = 0; page < memory_.pages(); ++page)
-    if (!table_.needs_remote(page)) bits.set(page);
-  return bits;
+  return table_.here();
 }
 
 PagerFigures Pager::figures() const {

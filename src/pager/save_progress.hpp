@@ -39,12 +39,11 @@ class SaveProgress {
   /// The same.
   void middle_of_round() { used_early_ = used_; }
   bool is_hot(PageNumber page) const { return used_.test(page) || hot_before_.test(page); }
-  /// The next pages to read, at most `most`, from `from` on, which `here` accepts; they count as saved now.
-  template <class Here>
-  std::vector<PageNumber> take(PageNumber from, std::size_t most, Here here) {
+  /// The next pages to read, at most `most`, from `from` on, of those that are `here`; they count as saved now. `cold`: but for what is hot.
+  std::vector<PageNumber> take(PageNumber from, std::size_t most, const PageBits& here, bool cold) {
     std::vector<PageNumber> pages;
-    for (PageNumber page = unsaved_.next(from); page < unsaved_.size() && pages.size() < most; page = unsaved_.next(page + 1)) {
-      if (!here(page)) continue;
+    for (PageNumber page = unsaved_.next(from, here); page < unsaved_.size() && pages.size() < most; page = unsaved_.next(page + 1, here)) {
+      if (cold && is_hot(page)) continue;
       unsaved_.reset(page);
       left_.reset(page);
       pages.push_back(page);
@@ -55,12 +54,7 @@ class SaveProgress {
   bool was_here(PageNumber page) const { return !left_.test(page); }
 
   const PageBits& wanted() const { return wanted_; }
-  template <class Here>
-  std::uint64_t unsaved(Here here) const {
-    std::uint64_t count = 0;
-    for (PageNumber page = unsaved_.next(0); page < unsaved_.size(); page = unsaved_.next(page + 1)) count += here(page) ? 1 : 0;
-    return count;
-  }
+  std::uint64_t unsaved(const PageBits& here) const { return unsaved_.count(here); }
   /// About half of what is unsaved, wherever it is, lies before this page.
   PageNumber middle() const { return unsaved_.middle(); }
 

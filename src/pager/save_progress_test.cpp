@@ -7,16 +7,16 @@ namespace {
 
 using Pages = std::vector<PageNumber>;
 constexpr std::uint64_t pages = 8;
-constexpr auto anywhere = [](PageNumber) { return true; };
+const PageBits anywhere(pages, true);
 
 Pages take_cold(SaveProgress& save) {
-  return save.take(0, pages, [&](PageNumber page) { return !save.is_hot(page); });
+  return save.take(0, pages, anywhere, true);
 }
 
 TEST(SaveProgressTest, WhatIsWrittenDuringARoundIsLeftForTheNextOne) {
   SaveProgress save(PageBits(pages, true));
   save.begin_round();
-  EXPECT_EQ(save.take(0, 2, anywhere), (Pages{0, 1}));
+  EXPECT_EQ(save.take(0, 2, anywhere, false), (Pages{0, 1}));
   save.written({1, 2});
   EXPECT_EQ(take_cold(save), (Pages{3, 4, 5, 6, 7}));
   EXPECT_EQ(save.unsaved(anywhere), 2u) << "1, which was saved before it was written, and 2, which was not";
@@ -49,11 +49,12 @@ TEST(SaveProgressTest, WhatIsWrittenInBothHalvesOfARoundIsLeftOutOfTheNextOneToo
 }
 
 TEST(SaveProgressTest, TheMiddleHasHalfOfWhatIsUnsavedBeforeIt) {
-  SaveProgress save(PageBits(1024, true));
+  const PageBits all(1024, true);
+  SaveProgress save(all);
   EXPECT_EQ(save.middle(), 512u);
-  (void)save.take(0, 512, anywhere);
+  (void)save.take(0, 512, all, false);
   EXPECT_EQ(save.middle(), 768u);
-  (void)save.take(0, 1024, anywhere);
+  (void)save.take(0, 1024, all, false);
   EXPECT_EQ(save.middle(), 0u) << "nothing is left";
 }
 
@@ -61,7 +62,7 @@ TEST(SaveProgressTest, WhoWantsAllGetsWhatIsHotToo) {
   SaveProgress save(PageBits(pages, true));
   save.begin_round();
   save.written({0, 4});
-  EXPECT_EQ(save.take(0, pages, anywhere), (Pages{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(save.take(0, pages, anywhere, false), (Pages{0, 1, 2, 3, 4, 5, 6, 7}));
 }
 
 TEST(SaveProgressTest, APageThatWasWrittenBelongsIntoTheImage) {
