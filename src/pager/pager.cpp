@@ -20,6 +20,8 @@ constexpr std::size_t faults_at_once = 64;
 constexpr std::size_t block_pages = most_data_pages;
 const std::array<std::byte, 64 * page_bytes> zeroes{};
 
+const std::byte* null_if_zero(const std::byte* content) { return is_zero(PageData(content, page_bytes)) ? nullptr : content; }
+
 template <class... Visitors>
 struct Match : Visitors... {
   using Visitors::operator()...;
@@ -97,6 +99,11 @@ Status Pager::perform(Actions& actions) {
     jobs_there_.notify_one();
   }
   return {};
+}
+
+/// Whoever takes table_mutex_ again at once would have it before a fault that waits for it.
+void Pager::let_faults_pass() const {
+  if (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
 }
 
 void Pager::serve_faults() {
@@ -342,7 +349,7 @@ std::vector<PageNumber> Pager::by_recency() const {
   constexpr std::uint32_t piece = 1 << 14;
   PageTable::Recency recency(memory_.pages());
   for (PageNumber first = 0; first < memory_.pages(); first += piece) {
-    if (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
+    let_faults_pass();
     const std::lock_guard lock(table_mutex_);
     table_.take_down({first, static_cast<std::uint32_t>(std::min<std::uint64_t>(piece, memory_.pages() - first))}, recency);
   }
@@ -394,13 +401,18 @@ Status Pager::begin_save(bool incremental) {
   return {};
 }
 
+/// One behind the other.
+Status Pager::read(std::span<const PageNumber> pages, std::byte* to) const {
+  for (const PageRun& run : runs_of(pages)) {
+    YADO_TRY(memory_.read(run.first, {to, std::size_t{run.pages} * page_bytes}), "checkpoint");
+    to += std::size_t{run.pages} * page_bytes;
+  }
+  return {};
+}
+
 Status Pager::read_here(std::span<const PageNumber> pages, const SaveSink& sink) {
   auto block = blocks_.take();
-  std::byte* at = block.get();
-  for (const PageRun& run : runs_of(pages)) {
-    YADO_TRY(memory_.read(run.first, {at, std::size_t{run.pages} * page_bytes}), "checkpoint");
-    at += std::size_t{run.pages} * page_bytes;
-  }
+  YADO_TRY(read(pages, block.get()), "checkpoint");
   std::vector<bool> is_good(pages.size());
   {
     const std::lock_guard lock(table_mutex_);
@@ -408,7 +420,7 @@ Status Pager::read_here(std::span<const PageNumber> pages, const SaveSink& sink)
   }
   for (std::size_t i = 0; i < pages.size(); ++i) {
     const std::byte* content = block.get() + i * page_bytes;
-    if (is_good[i]) YADO_TRY(sink(pages[i], is_zero(PageData(content, page_bytes)) ? nullptr : content), "checkpoint");
+    if (is_good[i]) YADO_TRY(sink(pages[i], null_if_zero(content)), "checkpoint");
   }
   return {};
 }
@@ -506,19 +518,19 @@ Result<Pager::Cut> Pager::fix_save() {
     changed_since_fix_.clear();
     fixed_ = true;
   }
+  // Those that were out of view already count as written once more in the next delta: what they were written for left no marker.
   YADO_TRY(unmap(rest), "checkpoint");
   return cut;
 }
 
 Status Pager::copy_rest(std::span<const PageNumber> pages) {
   auto block = blocks_.take();
-  std::byte* at = block.get();
+  YADO_TRY(read(pages, block.get()), "checkpoint");
   const SaveSink copy = copies();
-  for (const PageRun& run : runs_of(pages)) {
-    YADO_TRY(memory_.read(run.first, {at, std::size_t{run.pages} * page_bytes}), "checkpoint");
-    for (std::uint32_t i = 0; i < run.pages; ++i, at += page_bytes) YADO_TRY(copy(run.first + i, is_zero(PageData(at, page_bytes)) ? nullptr : at), "checkpoint");
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    YADO_TRY(copy(pages[i], null_if_zero(block.get() + i * page_bytes)), "checkpoint");
+    rest_->reset(pages[i]);
   }
-  for (const PageNumber page : pages) rest_->reset(page);
   return {};
 }
 
@@ -526,7 +538,7 @@ Status Pager::copy_rest(std::span<const PageNumber> pages) {
 Status Pager::copy_rest() {
   constexpr std::size_t piece = 16;
   for (PageNumber from = 0;;) {
-    if (const std::size_t faults = faults_in_hand_) faults_in_hand_.wait(faults);
+    let_faults_pass();
     const std::lock_guard lock(table_mutex_);
     if (!rest_) return {};
     std::vector<PageNumber> pages;

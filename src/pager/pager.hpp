@@ -132,7 +132,9 @@ class Pager {
   Status note_written_pages();
   Status see_written_pages();
   SaveSink copies();
+  Status read(std::span<const PageNumber> pages, std::byte* to) const;
   Status copy_rest(std::span<const PageNumber> pages);  // table_mutex_ is held
+  void let_faults_pass() const;
   void let_punch();
   Result<Round> round_into(const SaveSink& sink, Hot hot);
   class RoundWatch;
