@@ -16,7 +16,7 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct AdoptOptions {
   Common common;
   std::string domain, uri, name;
   std::vector<std::string> hosts;
@@ -42,7 +42,7 @@ void tell(const adopt::Domain& domain) {
 }
 
 /// Libvirt's hands are off it when this returns without an error.
-Status take_from(const Virsh& virsh, const Options& options) {
+Status take_from(const Virsh& virsh, const AdoptOptions& options) {
   YADO_ASSIGN(const bool saved, virsh.has_saved_memory(), "adopt");
   if (saved)
     return fail(Errc::conflict, "libvirt keeps the memory of {} in a file, and its disks are as of that moment: start it and shut it down, or `virsh managedsave-remove` it, first", options.domain);
@@ -60,7 +60,7 @@ Status take_from(const Virsh& virsh, const Options& options) {
   return {};
 }
 
-int adopt_domain(const Options& options) {
+int adopt_domain(const AdoptOptions& options) {
   if (!options.spec_only && (options.port == 0 || options.hosts.empty())) {
     fmt::print(stderr, "yado: say where it answers, by --port and --host-name; or --spec-only, for a spec to be filled in\n");
     return Exit::usage;
@@ -100,7 +100,7 @@ int adopt_domain(const Options& options) {
 }  // namespace
 
 void add_adopt(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<AdoptOptions>();
   CLI::App* command = app.add_subcommand("adopt", "Make a virtual machine that libvirt manages a workload (docs/libvirt.md): write its spec, shut it down there, run it here");
   command->add_option("domain", options->domain, "Its name, number or UUID in libvirt")->required()->type_name("DOMAIN");
   command->add_option("--uri", options->uri, "Where libvirt is, such as qemu:///system; without it as virsh chooses")->type_name("URI");

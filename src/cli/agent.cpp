@@ -12,14 +12,14 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct AgentOptions {
   std::string host, address, control, identity = "/var/lib/yado/agent/identity";
   std::string state = "/var/lib/yado/agent", cgroup = "yado", criu, log = "info";
   std::uint16_t port = 0;
   std::string memory, background_rate;
 };
 
-int serve(const Options& options) {
+int serve(const AgentOptions& options) {
   start_log("agent " + options.host, options.log);
   if (!valid_name(options.host))
     return complain(Error{Errc::invalid_argument, fmt::format("--host: \"{}\" is no valid name", options.host)});
@@ -61,7 +61,7 @@ int serve(const Options& options) {
 }  // namespace
 
 void add_agent(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<AgentOptions>();
   CLI::App* command = app.add_subcommand(
       "agent", "Role: runs workloads on this host. Ends with SIGTERM; what runs goes on and is adopted by the next agent");
   command->add_option("--host", options->host, "Name of this host in the cluster")->required()->type_name("NAME");

@@ -12,14 +12,14 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct CheckpointOptions {
   Common common;
   std::string workload;
   bool incremental = false;
   std::string limit;
 };
 
-int checkpoint(const Options& options) {
+int checkpoint(const CheckpointOptions& options) {
   std::uint64_t bytes_per_second = 0;
   if (!options.limit.empty()) {
     const auto limit = parse_rate_limit("--limit", options.limit);
@@ -62,7 +62,7 @@ int checkpoint(const Options& options) {
 }  // namespace
 
 void add_checkpoint(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CheckpointOptions>();
   CLI::App* command = app.add_subcommand("checkpoint", "Take a new ready image of a workload and wait for it");
   add_workload(*command, options->workload);
   command->add_flag("--incremental", options->incremental,

@@ -19,7 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr char leave_key = 0x1d;              // Ctrl-]
-constexpr milliseconds patience{5'000};       // of one question; the console's longest
+constexpr milliseconds longest_wait{5'000};       // of one question; the console's longest
 constexpr std::size_t piece_bytes = 16 << 10;
 
 /// Every key goes to the guest, and nothing is shown but what it says.
@@ -61,7 +61,7 @@ int show(const ConsoleOptions& options, json seen, int typed_all) {
   if (!client) return complain(client.error()), Exit::no_control;
   for (;;) {
     const bool last = os::readable_within(typed_all, 0ns).value_or(true);
-    auto answer = ask(*client, options, {{"from", seen["next"]}, {"wait_ms", last ? options.linger / 1ms : patience / 1ms}});
+    auto answer = ask(*client, options, {{"from", seen["next"]}, {"wait_ms", last ? options.linger / 1ms : longest_wait / 1ms}});
     if (!answer) return complain(*client, answer.error());
     if (answer->value("instance", "") != seen.value("instance", "")) {
       fmt::print(stderr, "\r\nyado: the VM is {} on {} now\r\n", answer->value("instance", ""), answer->value("host", ""));
@@ -77,7 +77,7 @@ int show(const ConsoleOptions& options, json seen, int typed_all) {
 /// All of it, for as long as the guest takes some.
 Status type(Client& client, const ConsoleOptions& options, std::string_view text) {
   while (!text.empty()) {
-    const json input{{"input", to_base64(text)}, {"wait_ms", patience / 1ms}};
+    const json input{{"input", to_base64(text)}, {"wait_ms", longest_wait / 1ms}};
     YADO_ASSIGN(const json answer, ask(client, options, input), "console");
     const auto taken = std::min<std::size_t>(answer.value("taken", std::size_t{0}), text.size());
     if (taken == 0) return fail(Errc::unavailable, "the guest does not read its console: {} bytes were not taken", text.size());

@@ -11,7 +11,7 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct ControlOptions {
   std::string state = "/var/lib/yado/control";
   std::string socket = "/run/yado/control.sock";
   std::string listen = "0.0.0.0";
@@ -21,7 +21,7 @@ struct Options {
   std::string common_name, directory;
 };
 
-int serve(const Options& options) {
+int serve(const ControlOptions& options) {
   start_log("control", options.log);
   auto listen = parse_endpoint(options.listen, control_port);
   if (!listen) return complain(listen.error());
@@ -45,7 +45,7 @@ int serve(const Options& options) {
   return Exit::ok;
 }
 
-int issue(const Options& options) {
+int issue(const ControlOptions& options) {
   const std::string role = options.common_name.substr(0, options.common_name.find(':'));
   const bool known = role == "agent" || role == "gate" || role == "control";
   if (!known || !valid_name(std::string_view(options.common_name).substr(std::min(role.size() + 1, options.common_name.size()))))
@@ -60,7 +60,7 @@ int issue(const Options& options) {
 }  // namespace
 
 void add_control(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ControlOptions>();
   CLI::App* command = app.add_subcommand("control", "Role: decides, keeps the state, serves the API. Ends with SIGTERM");
   command->add_option("--state", options->state, "Directory of the database, the authority and control's own key")
       ->type_name("DIR")

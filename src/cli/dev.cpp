@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct Options {
+struct DevArguments {
   std::string name = "dev", listen = "127.0.0.1:8080", directory = "/run/yado", criu, log = "info";
   std::uint32_t hosts = 3;
   std::uint64_t disk = 0, link = 0;
@@ -60,7 +60,7 @@ void greet(const DevCluster& cluster) {
 /// What a person wants to see pass by; everything is in `yado events`.
 bool notable(const nlohmann::json& event) { return event.value("kind", "") != "control-started"; }
 
-int serve(const Options& options) {
+int serve(const DevArguments& options) {
   start_log("dev", options.log == "debug" ? "debug" : "warn");
   auto listen = parse_endpoint(options.listen, 8080);
   if (!listen) return complain(listen.error());
@@ -103,7 +103,7 @@ int serve(const Options& options) {
   return ended ? int(Exit::ok) : (complain(ended.error()), int(Exit::failed));
 }
 
-int execute(const Options& options) {
+int execute(const DevArguments& options) {
   auto socket = find_socket(options.name == "dev" ? "" : options.directory + "/" + options.name + "/lab.sock", "YADO_LAB", "lab.sock");
   if (!socket) return complain(socket.error()), Exit::no_control;
   Client client(*socket);
@@ -123,7 +123,7 @@ int execute(const Options& options) {
 }  // namespace
 
 void add_dev(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<DevArguments>();
   CLI::App* command = app.add_subcommand(
       "dev", "Start a cluster on this machine: hosts are network namespaces, failures are real. Needs root. Ends with Ctrl-C");
   command->add_option("--name", options->name, "Name of the lab; labs of different names run side by side")->capture_default_str();

@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Options {
+struct DrillOptions {
   Common common;
   std::string lab, fault, host, workload, url, path, contains, post, body, key_header;
   double rate = 50, seconds = 10, limit_s = 60, post_share = 0.2;
@@ -32,7 +32,7 @@ struct Subject {
 };
 
 /// Which workload is meant: the one that is named, or the only one on the host.
-Result<Subject> subject_of(Client& control, const Options& options) {
+Result<Subject> subject_of(Client& control, const DrillOptions& options) {
   YADO_ASSIGN(const json all, control.call("GET", "/v1/workloads"), "drill");
   std::vector<json> meant;
   for (const json& one : all["workloads"]) {
@@ -51,7 +51,7 @@ Result<Subject> subject_of(Client& control, const Options& options) {
                  one.value("epoch", std::uint64_t{0}), one["spec"]["service"], one["standby"], one["image"]};
 }
 
-Result<drill::LoadOptions> load_options(const Options& options, const Subject& subject, const json& lab) {
+Result<drill::LoadOptions> load_options(const DrillOptions& options, const Subject& subject, const json& lab) {
   const json& ready = subject.service["ready"];
   drill::LoadOptions load;
   const std::string url = options.url.empty() ? lab.value("gate", "") : options.url;
@@ -69,7 +69,7 @@ Result<drill::LoadOptions> load_options(const Options& options, const Subject& s
   return load;
 }
 
-void print(const Options& options, const Subject& subject, const std::string& host, const drill::Run& run) {
+void print(const DrillOptions& options, const Subject& subject, const std::string& host, const drill::Run& run) {
   fmt::print("{} on {} ({} of {}, {})\n", options.fault, host, host == subject.host ? "owner" : "not the owner",
              subject.workload, Epoch(subject.epoch));
   if (run.timeline) {
@@ -93,7 +93,7 @@ void print(const Options& options, const Subject& subject, const std::string& ho
   for (const std::string& error : seen.errors) fmt::print("  {}\n", error);
 }
 
-int run_drill(const Options& options) {
+int run_drill(const DrillOptions& options) {
   auto control = Client::control(options.common.control);
   if (!control) return complain(control.error()), Exit::no_control;
   auto lab_socket = find_socket(options.lab, "YADO_LAB", "lab.sock");
@@ -165,7 +165,7 @@ int run_drill(const Options& options) {
 }  // namespace
 
 void add_drill(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<DrillOptions>();
   CLI::App* command = app.add_subcommand(
       "drill", "Rehearse a failure in the lab while clients go on asking, then heal it; prints where the time went");
   command

@@ -17,12 +17,12 @@ struct End {
 constexpr End stop{"stop", "Stop a workload; it keeps its images, and `yado run` starts it again", "POST", "/stop", "stopped"};
 constexpr End remove{"rm", "Stop a workload and remove its instances, standbys and images", "DELETE", "", "removed"};
 
-struct Options {
+struct EndOptions {
   Common common;
   std::string workload;
 };
 
-int carry_out(const End& end, const Options& options) {
+int carry_out(const End& end, const EndOptions& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   auto answer = client->call(end.method, fmt::format("/v1/workloads/{}{}", options.workload, end.path));
@@ -33,7 +33,7 @@ int carry_out(const End& end, const Options& options) {
 }
 
 void add(CLI::App& app, Outcome& outcome, const End& end) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EndOptions>();
   CLI::App* command = app.add_subcommand(end.name, end.about);
   add_workload(*command, options->workload);
   add_common(*command, options->common);

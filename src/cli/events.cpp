@@ -9,7 +9,7 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct EventsOptions {
   Common common;
   std::string workload;
   std::uint64_t since = 0;
@@ -17,7 +17,7 @@ struct Options {
   bool follow = false;
 };
 
-int show(const Options& options) {
+int show(const EventsOptions& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   std::string target = fmt::format("/v1/events?limit={}", options.limit);
@@ -35,7 +35,7 @@ int show(const Options& options) {
 }  // namespace
 
 void add_events(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EventsOptions>();
   CLI::App* command = app.add_subcommand("events", "Show what happened: one line per event, oldest first");
   command->add_flag("-f,--follow", options->follow, "Go on with what happens, until interrupted");
   command->add_option("--since", options->since, "Only events with a higher number (`seq` in --json)")->type_name("SEQ");

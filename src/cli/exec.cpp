@@ -10,7 +10,7 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct ExecOptions {
   Common common;
   std::string workload;
   std::vector<std::string> program;
@@ -19,7 +19,7 @@ struct Options {
   double linger_s = 1;
 };
 
-int execute(const Options& options) {
+int execute(const ExecOptions& options) {
   if (options.console)
     return attach_console({options.common, options.workload, std::chrono::duration_cast<nanoseconds>(std::chrono::duration<double>(options.linger_s))});
   auto client = Client::control(options.common.control);
@@ -37,7 +37,7 @@ int execute(const Options& options) {
 }  // namespace
 
 void add_exec(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ExecOptions>();
   CLI::App* command = app.add_subcommand("exec", "Run a program inside the running instance; exits with its status");
   add_workload(*command, options->workload);
   CLI::Option* program = command->add_option("command", options->program, "Program and arguments, after --")->type_name("COMMAND");

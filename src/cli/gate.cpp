@@ -8,14 +8,14 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct GateOptions {
   std::vector<std::string> listen;
   std::vector<int> inherited;
   std::string control, identity = "/var/lib/yado/gate/identity", table = "/var/lib/yado/gate/routes.json", admin, log = "info";
   int number = 1;
 };
 
-int serve(Options& options) {
+int serve(GateOptions& options) {
   start_log("gate", options.log);
   auto control = parse_endpoint(options.control, control_port);
   if (!control) return complain(control.error());
@@ -47,7 +47,7 @@ int serve(Options& options) {
 }  // namespace
 
 void add_gate(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GateOptions>();
   CLI::App* command = app.add_subcommand("gate", "Role: the front door, an HTTP/1.1 reverse proxy. Ends with SIGTERM");
   command->add_option("--listen", options->listen, "Where clients connect; may be repeated")->type_name("ADDRESS:PORT");
   command->add_option("--inherited", options->inherited, "A descriptor that listens already (socket activation)")->type_name("FD");

@@ -9,13 +9,13 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct LogsOptions {
   Common common;
   std::string workload;
   std::uint64_t lines = 100;
 };
 
-int show(const Options& options) {
+int show(const LogsOptions& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   auto answer = client->call("GET", fmt::format("/v1/workloads/{}/logs?lines={}", options.workload, options.lines));
@@ -31,7 +31,7 @@ int show(const Options& options) {
 }  // namespace
 
 void add_logs(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<LogsOptions>();
   CLI::App* command = app.add_subcommand("logs", "Show the last lines that the running instance wrote to stdout and stderr");
   add_workload(*command, options->workload);
   command->add_option("-n,--lines", options->lines, "How many")->type_name("N")->capture_default_str();

@@ -28,12 +28,12 @@ int relocate(const Common& common, const std::string& workload, const std::strin
 }
 
 namespace {
-struct Options {
+struct MoveOptions {
   Common common;
   std::string workload, host, over;
 };
 
-int move(const Options& options) {
+int move(const MoveOptions& options) {
   nlohmann::json more = nlohmann::json::object();
   if (!options.over.empty()) {
     auto client = Client::control(options.common.control);
@@ -50,7 +50,7 @@ int move(const Options& options) {
 }  // namespace
 
 void add_move(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<MoveOptions>();
   CLI::App* command = app.add_subcommand("move", "Move a workload to another host, or the memory of a VM to other hosts, and wait until it is there");
   add_workload(*command, options->workload);
   command->add_option("host", options->host, "Where to; without it, the best of the others")->type_name("HOST");

@@ -27,7 +27,7 @@ std::string memory_of(Client& client, const nlohmann::json& workload) {
   return text;
 }
 
-int list(const Common& common) {
+int list_workloads(const Common& common) {
   auto client = Client::control(common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   auto answer = client->call("GET", "/v1/workloads");
@@ -63,7 +63,7 @@ void add_ps(CLI::App& app, Outcome& outcome) {
   auto common = std::make_shared<Common>();
   CLI::App* command = app.add_subcommand("ps", "List the workloads: where they run, and what stands by");
   add_common(*command, *common);
-  on_chosen(*command, outcome, [common] { return list(*common); });
+  on_chosen(*command, outcome, [common] { return list_workloads(*common); });
 }
 
 }  // namespace yado::cli

@@ -12,12 +12,12 @@
 namespace yado::cli {
 namespace {
 
-struct Options {
+struct RestoreOptions {
   Common common;
   std::string workload, host, over;
 };
 
-int restore(const Options& options) {
+int restore(const RestoreOptions& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   auto workload = client->call("GET", fmt::format("/v1/workloads/{}", options.workload));
@@ -52,7 +52,7 @@ int restore(const Options& options) {
 }  // namespace
 
 void add_restore(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RestoreOptions>();
   CLI::App* command =
       app.add_subcommand("restore", "Move a workload to a host that holds its ready image, where it is restored from it");
   add_workload(*command, options->workload);

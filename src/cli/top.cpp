@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Options {
+struct TopOptions {
   Common common;
   bool once = false;
   double interval = 1;  // seconds
@@ -72,7 +72,7 @@ void show(const Look* before, const Look& now) {
   fmt::print("{}", format_table(rows));
 }
 
-int top(const Options& options) {
+int top(const TopOptions& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   const bool terminal = ::isatty(STDOUT_FILENO) == 1;
@@ -98,7 +98,7 @@ int top(const Options& options) {
 }  // namespace
 
 void add_top(CLI::App& app, Outcome& outcome) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TopOptions>();
   CLI::App* command = app.add_subcommand("top", "Show where the memory of VMs is that several hosts keep, and how it moves");
   command->add_flag("--once", options->once, "One look, without rates, and end");
   command->add_option("--interval", options->interval, "Seconds between two looks")->check(CLI::Range(0.1, 3600.0))->capture_default_str();

@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
-#include <sched.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +12,7 @@
 
 #include "base/units.hpp"
 #include "image/page_testing.hpp"
+#include "image/small_disk.hpp"
 #include "image/temporary_directory.hpp"
 
 namespace yado::image {
@@ -407,16 +406,6 @@ TEST_P(ImagePageWriterTest, ThePageIsCopiedBeforeItsChecksumIsMade) {
   EXPECT_TRUE(PagePart::open(part())->verify());
 }
 
-// Runs in a forked copy of this process; 0 is success.
-int exit_code_of(const std::function<int()>& body) {
-  const pid_t child = ::fork();
-  EXPECT_GE(child, 0);
-  if (child == 0) ::_exit(body());
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
 TEST_P(ImagePageWriterTest, WhatAKilledWriterLeavesIsRefused) {
   EXPECT_EQ(exit_code_of([&] {
               PageWriter writer = this->writer(600);
@@ -451,13 +440,8 @@ TEST_P(ImagePageWriterTest, AWriteThatIsCutShortIsAnError) {
   EXPECT_TRUE(fs::is_empty(part()));
 }
 
-// In a child with a mount namespace of its own: a tmpfs of 4 MiB is the full disk.
-enum Outcome { as_expected = 0, cannot_mount = 77 };
-
-int fill_a_small_disk(const fs::path& disk) {
-  if (::unshare(CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      ::mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=4m,mode=0700") != 0)
-    return cannot_mount;
+// A tmpfs of 4 MiB is the full disk.
+int fill_a_disk_with_pages(const fs::path& disk) {
   const fs::path part = disk / "pages-h1";
   fs::create_directory(part);
   const PageWriterOptions options{.guest_pages = 2000, .cut = cut_number(1)};
@@ -499,14 +483,14 @@ int fill_a_small_disk(const fs::path& disk) {
   if (!writer) return 14;
   PageAppender appender = writer->appender();
   if (!appender.put(0_page, page_of(1), 0_round) || !appender.flush() || !writer->finish({{0_page, 1}})) return 15;
-  return PagePart::open(part) ? as_expected : 16;
+  return PagePart::open(part) ? 0 : 16;
 }
 
 TEST(ImagePagesFullDiskTest, IsAnErrorAndLeavesNoPart) {
   TemporaryDirectory directory;
-  const int code = exit_code_of([&] { return fill_a_small_disk(directory.path()); });
-  if (code == cannot_mount) GTEST_SKIP() << "needs the right to mount a tmpfs";
-  EXPECT_EQ(code, as_expected);
+  const auto code = on_a_small_disk(directory.path(), "4m", [&] { return fill_a_disk_with_pages(directory.path()); });
+  if (!code) GTEST_SKIP() << "needs the right to mount a tmpfs";
+  EXPECT_EQ(code, 0);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 namespace yado::pager {
 namespace {
 
-constexpr std::uint64_t guest_pages = 1000;
+constexpr std::uint64_t image_pages = 1000;
 
 class ImageServerTest : public ::testing::Test {
   image::TemporaryDirectory directory_;
@@ -28,18 +28,18 @@ class ImageServerTest : public ::testing::Test {
     return std::make_unique<ImageServer>(io_.get_executor(), std::make_shared<const image::PageChain>(std::move(*chain)), "the image");
   }
   void SetUp() override {
-    auto writer = image::PageWriter::create(part, {.guest_pages = guest_pages, .cut = image::cut_number(1), .base_cut = {}});
+    auto writer = image::PageWriter::create(part, {.guest_pages = image_pages, .cut = image::cut_number(1), .base_cut = {}});
     ASSERT_TRUE(writer) << writer.error().text();
     {
       auto appender = writer->appender();
-      for (PageNumber page = 0; page < guest_pages; ++page) {
+      for (PageNumber page = 0; page < image_pages; ++page) {
         const Page content = page_with(page + 1);
         ASSERT_TRUE(page % 4 == 0 ? appender.put_zeros(image::PageNumber{page}, image::Round{0})
                                   : appender.put(image::PageNumber{page}, image::PageContents(content), image::Round{0}));
       }
       ASSERT_TRUE(appender.flush());
     }
-    ASSERT_TRUE(writer->finish(image::all_pages(guest_pages)));
+    ASSERT_TRUE(writer->finish(image::all_pages(image_pages)));
   }
   /// Answers as they came.
   std::vector<Result<Contents>> answers_of(ImageServer& server, const std::vector<std::vector<PageRun>>& wishes) {

@@ -11,7 +11,7 @@ namespace yado::pager {
 namespace asio = boost::asio;
 namespace {
 /// Between two tries to take up a lost one: nobody says when a host is back.
-constexpr nanoseconds first_pause = 1s, longest_pause = 30s;
+constexpr nanoseconds first_wait = 1s, longest_wait = 30s;
 }  // namespace
 
 void ServerSet::watch(std::size_t number) {
@@ -67,12 +67,12 @@ bool ServerSet::is_lost(const ServiceConfig::Server& server) const {
 }
 
 void ServerSet::take_up_lost(const std::stop_token& stop) {
-  nanoseconds pause = first_pause;
+  nanoseconds pause = first_wait;
   std::unique_lock lock(mutex_);
   while (!stop.stop_requested()) {
     if (!something_lost_.wait(lock, stop, [&] { return !lost_.empty(); })) return;
     something_lost_.wait_for(lock, stop, pause, [] { return false; });
-    pause = std::min(2 * pause, longest_pause);
+    pause = std::min(2 * pause, longest_wait);
     for (const ServiceConfig::Server& server : std::vector(lost_)) {
       if (stop.stop_requested() || !is_lost(server)) continue;
       taking_up_ = server;
@@ -81,7 +81,7 @@ void ServerSet::take_up_lost(const std::stop_token& stop) {
       lock.lock();
       taking_up_.reset();
       something_ended_.notify_all();
-      if (taken_up) pause = first_pause;
+      if (taken_up) pause = first_wait;
     }
   }
 }
