@@ -22,6 +22,19 @@ std::string saver_of(const image::Manifest& main, const ImageId& id) {
   return member == main.members.end() ? "" : member->host.str();
 }
 
+bool has_part(const image::Manifest& manifest, image::PartType type) { return std::ranges::find(manifest.parts, type, &image::Part::type) != manifest.parts.end(); }
+
+/// Of a chain, the oldest first: the disks that those of its last image lie on.
+Status add_disks_below(const std::vector<std::vector<image::Held>>& sets, ImageSource& source) {
+  for (std::size_t i = sets.size(); i-- > 0 && has_part(sets[i].front().manifest, image::PartType::disk_delta);) {
+    if (i == 0) return fail(Errc::corrupt, "image {}: its disks lie on those of a base, and it has none", sets[i].front().manifest.id);
+    const image::Held& base = sets[i - 1].front();
+    if (!base.whole) return fail(Errc::not_found, "image {}: the disks below those of {} lie on another host", base.manifest.id, sets[i].front().manifest.id);
+    source.directories[fmt::format("{}{:02}/disk", vm::base_prefix, i - 1)] = base.directory / "disk";
+  }
+  return {};
+}
+
 }  // namespace
 
 /// A delta, and what it is a delta of: the directories of all parts, of some only the index; what to load on which host. The keys are the
@@ -48,7 +61,7 @@ asio::awaitable<Status> Instances::add_chain(ImageId id, ImageSource& source) {
           source.directories[base + (saver.empty() ? part.name : std::string(vm::share_prefix) + saver)] = held.directory / part.name;
     }
   }
-  co_return Status{};
+  co_return add_disks_below(*sets, source);
 }
 
 /// Sound images of disks that came before what lies on them, the oldest first.

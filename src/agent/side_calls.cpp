@@ -213,6 +213,8 @@ asio::awaitable<Result<image::Manifest>> SideCalls::checkpoint_owner(BuildCall c
   image::Manifest& manifest = drafting->manifest;
   manifest.members = members_of(call.image, *properties);
   if (properties->contains("base_cut")) manifest.base = call.base;
+  if (!properties->extract(vm::disks_are_delta_property).empty())
+    std::ranges::find(manifest.parts, image::PartType::disk, &image::Part::type)->type = image::PartType::disk_delta;
   why_whole = wish.why_whole;
   if (call.base && !manifest.base && why_whole.empty())
     why_whole = fmt::format("the owner does not count its changes from {}", *call.base);

@@ -1,6 +1,7 @@
 #include "image/chain.hpp"
 
 #include <algorithm>
+#include <ranges>
 #include <set>
 
 #include "image/pass.hpp"
@@ -194,6 +195,29 @@ Status remove_set(const Store& store, const ImageId& id, Deltas deltas) {
   return {};
 }
 
+namespace {
+
+/// A part that lies on that of the base, of an image that needs no base any more: gets the files of all those below.
+Status complete_disks(const Store& store, Draft& draft, Manifest& manifest) {
+  const auto delta = std::ranges::find(manifest.parts, PartType::disk_delta, &Part::type);
+  if (delta == manifest.parts.end()) return {};
+  YADO_TAKE(const std::vector<Held> chain, bases(store, manifest.id));
+  for (const Held& base : chain | std::views::drop(1)) {
+    const auto below = std::ranges::find(base.manifest.parts, delta->name, &Part::name);
+    if (below == base.manifest.parts.end()) break;
+    if (!base.whole) return fail(Errc::unavailable, "image {}: the disks below those of {} lie on another host", base.manifest.id, manifest.id);
+    YADO_PASS(draft.link_part(base.directory / below->name, *below));
+    delta->files.insert(delta->files.end(), below->files.begin(), below->files.end());
+    if (below->type != PartType::disk) continue;
+    std::ranges::sort(delta->files, {}, &File::path);
+    delta->type = PartType::disk;
+    return {};
+  }
+  return fail(Errc::corrupt, "image {}: its disks lie on those of a base that has none", manifest.id);
+}
+
+}  // namespace
+
 Result<Manifest> merge_chain(const Store& store, const ImageId& id, const MergeChain& how) {
   const std::string doing = fmt::format("merge image {}", id);
   YADO_ASSIGN(const Held old, store.find(id), doing);
@@ -211,6 +235,7 @@ Result<Manifest> merge_chain(const Store& store, const ImageId& id, const MergeC
   for (const Part& part : manifest.parts)
     if (!delta || part.type != PartType::pages) YADO_TRY(draft.link_part(old.directory / part.name, part), doing);
   if (delta) YADO_TRY(fill(draft, old, chain, how), doing);
+  if (delta) YADO_TRY(complete_disks(store, draft, manifest), doing);
   YADO_ASSIGN(manifest, draft.commit(std::move(manifest)), doing);
   return manifest;
 }

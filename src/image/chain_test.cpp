@@ -13,6 +13,7 @@
 #include "image/small_disk.hpp"
 #include "image/temporary_directory.hpp"
 #include "image/working_set.hpp"
+#include "os/file.hpp"
 
 namespace yado::image {
 namespace {
@@ -43,6 +44,7 @@ struct Wanted {
   MemoryModel puts;
   std::string member_of;
   std::vector<Member> members;
+  int disk_layer = 0;  ///< above 0: its disk lies on that of its base
 };
 
 Result<Manifest> make(const Store& store, const Wanted& wanted) {
@@ -70,8 +72,8 @@ Result<Manifest> make(const Store& store, const Wanted& wanted) {
     manifest.member_of = ImageId(wanted.member_of);
   } else {
     YADO_ASSIGN(const fs::path disk, draft.part_directory("disk"), "part");
-    put_file(disk / "layers/0", fmt::format("disk of {}", wanted.id));
-    manifest.parts.insert(manifest.parts.begin(), {PartType::disk, "disk", {}});
+    put_file(disk / fmt::format("layers/{}", wanted.disk_layer), fmt::format("disk of {}", wanted.id));
+    manifest.parts.insert(manifest.parts.begin(), {wanted.disk_layer == 0 ? PartType::disk : PartType::disk_delta, "disk", {}});
   }
   return draft.commit(std::move(manifest));
 }
@@ -467,6 +469,49 @@ TEST_F(ImageChainTest, EachHostMergesItsShareAndTheBaseGoesWhenAllHave) {
   Page page;
   ASSERT_OK(chain->read(20_page, page));
   EXPECT_EQ(page, page_of(21));
+}
+
+/// What the disk of an image consists of; empty: it lies on that of another one.
+std::vector<std::string> disk_of(const Store& store, const std::string& id) {
+  const auto manifest = store.read(ImageId(id));
+  EXPECT_TRUE(manifest && store.verify(ImageId(id)));
+  std::vector<std::string> contents;
+  for (const File& file : manifest->parts.front().files)
+    contents.push_back(file.path + ": " + os::read_text(store.part_directory(ImageId(id), "disk") / file.path).value_or("?"));
+  return manifest->parts.front().type == PartType::disk ? contents : std::vector<std::string>();
+}
+
+TEST_F(ImageChainTest, AMergedImageHasAllOfItsDisk) {
+  make({.id = "a", .cut = 1, .puts = numbered(0, guest_pages)});
+  make({.id = "b", .cut = 2, .base_cut = 1, .base = "a", .puts = {{3, 100}}, .disk_layer = 1});
+  make({.id = "c", .cut = 3, .base_cut = 2, .base = "b", .puts = {{4, 101}}, .disk_layer = 3});
+  make({.id = "d", .cut = 4, .base_cut = 3, .base = "c", .puts = {{5, 102}}, .disk_layer = 4});
+  const std::vector<std::string> of_c{"layers/0: disk of a", "layers/1: disk of b", "layers/3: disk of c"};
+  ASSERT_OK(merge_chain(store_, ImageId("c"), {}));
+  EXPECT_EQ(disk_of(store_, "c"), of_c);
+  ASSERT_OK(remove_set(store_, ImageId("b")));
+  ASSERT_OK(remove_set(store_, ImageId("a")));
+  EXPECT_EQ(disk_of(store_, "c"), of_c);
+  EXPECT_EQ(disk_of(store_, "d"), std::vector<std::string>());
+  ASSERT_OK(merge_chain(store_, ImageId("d"), {}));
+  EXPECT_EQ(disk_of(store_, "d"), (std::vector<std::string>{of_c[0], of_c[1], of_c[2], "layers/4: disk of d"}));
+}
+
+TEST_F(ImageChainTest, AMergedImageWhoseDiskIsWholeTakesNothingOfItsBases) {
+  make({.id = "a", .cut = 1, .puts = numbered(0, guest_pages)});
+  make({.id = "b", .cut = 2, .base_cut = 1, .base = "a", .puts = {{3, 100}}});
+  make({.id = "c", .cut = 3, .base_cut = 2, .base = "b", .puts = {{4, 101}}, .disk_layer = 1});
+  ASSERT_OK(merge_chain(store_, ImageId("c"), {}));
+  EXPECT_EQ(disk_of(store_, "c"), (std::vector<std::string>{"layers/0: disk of b", "layers/1: disk of c"}));
+}
+
+TEST_F(ImageChainTest, ADiskThatLiesOnNothingIsNotMerged) {
+  make({.id = "a", .cut = 1, .puts = numbered(0, guest_pages), .disk_layer = 1});
+  make({.id = "b", .cut = 2, .base_cut = 1, .base = "a", .puts = {{3, 100}}, .disk_layer = 2});
+  const auto merged = merge_chain(store_, ImageId("b"), {});
+  ASSERT_FALSE(merged);
+  EXPECT_EQ(merged.error().text(), "merge image b: image b: its disks lie on those of a base that has none (corrupt)");
+  EXPECT_EQ(store_.list().size(), 2U);
 }
 
 // A disk that is full in the middle of merging.

@@ -21,7 +21,7 @@ constexpr int newest_version = 2;
 constexpr std::size_t longest_manifest = 64_MiB;
 constexpr int deepest = 16;
 
-constexpr PartType part_types[] = {PartType::criu, PartType::pages, PartType::device_state, PartType::disk};
+constexpr PartType part_types[] = {PartType::criu, PartType::pages, PartType::device_state, PartType::disk, PartType::disk_delta};
 
 // Sorted keys and no white space are what nlohmann writes by default: its text is the canonical one.
 std::string canonical(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
@@ -242,6 +242,8 @@ std::string_view name_of(PartType type) {
       return "device-state";
     case PartType::disk:
       return "disk";
+    case PartType::disk_delta:
+      return "disk-delta";
   }
   return "unknown";
 }

@@ -14,7 +14,13 @@
 
 namespace yado::image {
 
-enum class PartType { criu, pages, device_state, disk };
+enum class PartType {
+  criu,
+  pages,
+  device_state,
+  disk,
+  disk_delta  ///< what the disk of the image's base lacks: its files belong beside those, none has the name of another
+};
 std::string_view name_of(PartType type);
 
 struct File {

@@ -25,6 +25,7 @@ TEST_F(SplitChainTest, AChainOfIncrementalCheckpointsIsRaisedFromAndEndsWithTheN
     EXPECT_NE(taken.output.find("standing still for"), std::string::npos) << taken.output;
     chain.push_back(newest());
   }
+  for (const std::string& each : chain) EXPECT_EQ(disks_of(each), each == chain.front() ? "disk" : "disk-delta") << each;
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
   const json view = image();
   EXPECT_EQ(view["bases"], json(std::vector<std::string>(chain.begin(), chain.end() - 1))) << view.dump();
@@ -72,6 +73,7 @@ TEST_F(SplitChainTest, AChainOfIncrementalCheckpointsIsRaisedFromAndEndsWithTheN
   ASSERT_EQ(full.status, 0) << full.output;
   EXPECT_NE(full.output.find("all of it, because " + chain.back()), std::string::npos) << full.output;
   EXPECT_TRUE(image()["bases"].empty());
+  EXPECT_EQ(disks_of(newest()), "disk");
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
   expect_only(newest());
   expect_all_correct(*load);

@@ -35,6 +35,7 @@ TEST_F(SplitMergeTest, AChainThatIsTooLongIsMergedWhereItsSharesLieAndRaisedFrom
   ASSERT_TRUE(cluster().until([&] { return image()["bases"].empty(); })) << what_failed();
   EXPECT_EQ(image().value("id", ""), newest);
   expect_only(newest);
+  EXPECT_EQ(disks_of(newest), "disk");
   const Ended shown = cluster().yado({"images", "show", "bigvm", "--verify", "--json"});
   ASSERT_EQ(shown.status, 0) << shown.output;
   const json seen = json::parse(shown.output, nullptr, false);
@@ -45,6 +46,7 @@ TEST_F(SplitMergeTest, AChainThatIsTooLongIsMergedWhereItsSharesLieAndRaisedFrom
   // It is what the next one goes on from.
   ASSERT_NO_FATAL_FAILURE(checkpoint());
   EXPECT_EQ(image()["bases"], json(std::vector<std::string>{newest}));
+  EXPECT_EQ(disks_of(image().value("id", "")), "disk-delta");
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
 
   // And what is raised from: on the hosts that saved it, then from the copies on another one.

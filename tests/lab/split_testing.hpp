@@ -2,6 +2,7 @@
 // For tests of the virtual machine whose memory several hosts keep (examples/bigvm): its load, and its images on the hosts.
 
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <set>
 #include <string>
@@ -44,6 +45,15 @@ class SplitImagesTest : public LabTest<Suite> {
     for (std::filesystem::recursive_directory_iterator at(cluster().host_directory(host), error), end; !error && at != end; at.increment(error))
       if (at->is_directory(error) && at->path().filename().native().find("bigvm-img.") != std::string::npos) names.insert(at->path().filename());
     return names;
+  }
+  /// The type of the part with its disks, in the store of h1: whole, or on those of its base.
+  std::string disks_of(const std::string& id) {
+    std::ifstream file(cluster().host_directory("h1") / "images" / id / "manifest.json");
+    const json manifest = json::parse(file, nullptr, false);
+    if (manifest.is_object())
+      for (const json& part : manifest["parts"])
+        if (part.value("name", "") == "disk") return part.value("type", "");
+    return "none";
   }
   /// All but what belongs to `newest` goes from all hosts.
   void expect_only(const std::string& newest) {

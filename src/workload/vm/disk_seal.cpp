@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "workload/vm/disk.hpp"
+#include "workload/vm/disk_mark.hpp"
 
 namespace yado::vm {
 namespace {
@@ -64,7 +65,7 @@ Result<std::uint64_t> allocated(const fs::path& file) {
   return static_cast<std::uint64_t>(status.st_blocks) * block;
 }
 
-/// How many of these layers were copied into `ahead`. A merge since changed the first of them; it removed another of them, or the one that was
+/// Of one disk. A merge since changed the first of the layers that were copied; it removed another of them, or the one that was
 /// put on top of them.
 Result<std::size_t> layers_ahead(const std::vector<fs::path>& layers, std::size_t disk, const std::vector<fs::path>& ahead) {
   if (ahead.empty()) return std::size_t{0};
@@ -79,6 +80,15 @@ Result<std::size_t> layers_ahead(const std::vector<fs::path>& layers, std::size_
   if (names.size() > layers.size() || !std::equal(names.begin(), names.end(), layers.begin(), same))
     return fail(Errc::conflict, "disk {} was merged since the first part of it was copied", disk);
   return names.size() - 1;
+}
+
+/// The upper ones of `layers[from]` … `layers[to - 1]` into the lowest.
+Status merge_into_lowest(Qmp& qmp, std::size_t disk, const std::vector<fs::path>& layers, std::size_t from, std::size_t to, nanoseconds limit) {
+  if (to < from + 2) return {};
+  const json arguments = {{"job-id", fmt::format("merge-{}", disk)}, {"device", node_of(layers.back())},
+                          {"top-node", node_of(layers[to - 1])}, {"base-node", node_of(layers[from])}};
+  YADO_TRY(qmp.execute("block-commit", arguments.dump(), limit), "disk merge");
+  return finish_merges(qmp, limit);
 }
 
 }  // namespace
@@ -100,13 +110,21 @@ Status seal_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanose
   return fail(full ? Errc::no_space : sealed.error().code, "seal disks: {}", sealed.error().message);
 }
 
-Result<std::uint64_t> copy_sealed(const fs::path& directory, std::size_t disks, const fs::path& to, const std::vector<fs::path>& ahead) {
+Result<std::vector<std::size_t>> layers_ahead(const fs::path& directory, std::size_t disks, const std::vector<fs::path>& ahead) {
+  std::vector<std::size_t> counts;
+  for (std::size_t i = 0; i < disks; ++i) {
+    YADO_ASSIGN(const std::size_t there, layers_ahead(layers_of(directory, i), i, ahead), "disks");
+    counts.push_back(there);
+  }
+  return counts;
+}
+
+Result<std::uint64_t> copy_sealed(const fs::path& directory, std::size_t disks, const fs::path& to, const std::vector<std::size_t>& without) {
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < disks; ++i) {
     auto layers = layers_of(directory, i);
-    YADO_ASSIGN(const std::size_t there, layers_ahead(layers, i, ahead), "copy disks");
     if (!layers.empty()) layers.pop_back();  // written at this moment
-    for (std::size_t at = there; at < layers.size(); ++at) {
+    for (std::size_t at = without.empty() ? 0 : without[i]; at < layers.size(); ++at) {
       YADO_ASSIGN(const std::uint64_t size, allocated(layers[at]), "copy disks");
       YADO_TRY(copy_disk(layers[at], to / layers[at].filename()), "copy disks");
       bytes += size;
@@ -137,15 +155,17 @@ Status tidy_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanose
 }
 
 Status merge_sealed(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
+  const auto mark = read_mark(directory);
+  const std::vector<std::size_t> in_image = mark ? below(*mark, directory, disks).value_or(std::vector<std::size_t>(disks)) : std::vector<std::size_t>(disks);
   for (std::size_t i = 0; i < disks; ++i) {
     const auto layers = layers_of(directory, i);
     if (layers.size() < 3) continue;
-    const fs::path& last_sealed = layers[layers.size() - 2];
-    const json arguments = {{"job-id", fmt::format("merge-{}", i)}, {"device", node_of(layers.back())},
-                            {"top-node", node_of(last_sealed)}, {"base-node", node_of(layers.front())}};
-    YADO_TRY(qmp.execute("block-commit", arguments.dump(), limit), "disk merge");
+    const std::size_t sealed = layers.size() - 1, since = in_image[i];
+    YADO_TRY(merge_into_lowest(qmp, i, layers, 0, since, limit), "disk merge");
+    YADO_TRY(merge_into_lowest(qmp, i, layers, since, sealed, limit), "disk merge");
     YADO_TRY(tidy_disks(qmp, directory, disks, limit), "disk merge");
-    if (const auto left = layers_of(directory, i); left.size() > 2) return fail(Errc::io, "disk merge: QEMU has not merged {}", left[left.size() - 2].native());
+    const std::size_t wanted = since == 0 || since == sealed ? 2 : 3;
+    if (const auto left = layers_of(directory, i); left.size() > wanted) return fail(Errc::io, "disk merge: QEMU has not merged {}", left[left.size() - 2].native());
   }
   return {};
 }

@@ -3,7 +3,7 @@
 // and copied afterwards while the guest goes on.
 //
 // After any interruption the files in the directory, in the order of their numbers, are still the disk: sealed layers are
-// merged downwards into the first one, and a layer whose content is in the first already only repeats it. That is why
+// merged downwards into an older one, and a layer whose content is in that already only repeats it. That is why
 // merged layers are removed oldest first, and the one that is written is never merged.
 
 #include <cstddef>
@@ -19,16 +19,20 @@ namespace yado::vm {
 /// A new layer on every disk, or on none. Of one instant, if the guest stands still. Errors: QEMU's words; `no_space` is one of them.
 Status seal_disks(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
 
-/// Copies the sealed layers of every disk, but for those that lie in directories of `ahead`: what was copied before, oldest first. Returns
-/// how many bytes. Errors: `no_space`; `conflict`: what is ahead was merged with something newer since.
+/// How many of the oldest layers of each disk lie in the directories `ahead`, the oldest first: what was copied before. `conflict`: what is
+/// ahead was merged with something newer since.
+Result<std::vector<std::size_t>> layers_ahead(const std::filesystem::path& directory, std::size_t disks, const std::vector<std::filesystem::path>& ahead);
+
+/// Copies the sealed layers of every disk, but for so many of the oldest (none: all of them). Returns how many bytes. Error `no_space`.
 Result<std::uint64_t> copy_sealed(const std::filesystem::path& directory, std::size_t disks, const std::filesystem::path& to,
-                                  const std::vector<std::filesystem::path>& ahead = {});
+                                  const std::vector<std::size_t>& without = {});
 
 /// What the layers that are written take on the disk.
 Result<std::uint64_t> unsealed_bytes(const std::filesystem::path& directory, std::size_t disks);
 
-/// Merges what is sealed, so that each disk has at most two layers. `timed_out` when a merge makes no progress for
-/// `limit`. After an error the disk is as good as before, in more layers.
+/// Merges what is sealed, so that each disk has at most two layers, or three: what an image has that was kept (disk_mark.hpp) is not mixed
+/// with what was written since. `timed_out` when a merge makes no progress for `limit`. After an error the disk is as good as before, in
+/// more layers.
 Status merge_sealed(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
 
 /// Waits for merges that are going on and removes the layers that QEMU does not have open: they were merged, or never

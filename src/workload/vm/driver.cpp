@@ -238,11 +238,13 @@ class VmInstance final : public workload::Instance {
     const Instant begun = os::now();
     YADO_ASSIGN(Saved saved, vm_.save(state, disk, memory), "checkpoint");
     YADO_TRY(memory.keep(), "checkpoint");
+    if (const Status kept = vm_.kept(saved, cut.hex()); !kept) log::warn("the next image has all of the disks: {}", kept.error().text());
     std::string shares;
     for (const MemoryShare& share : memory.shares())
       shares += fmt::format("{} {} {} {}\n", share.host.empty() ? "-" : share.host, share.pages, share.bytes, share.sum.empty() ? "-" : share.sum);
     saved.properties["cut"] = cut.hex();
     if (!memory.base_cut().none()) saved.properties["base_cut"] = memory.base_cut().hex();
+    if (saved.disks_are_delta) saved.properties[disks_are_delta_property] = "1";
     saved.properties["shares"] = shares;
     if (memory.bytes_per_second() != 0) saved.properties["bytes_per_second"] = fmt::format("{}", memory.bytes_per_second());
     saved.properties[disks_property] = saved.disks_frozen ? "frozen" : "";
@@ -273,7 +275,7 @@ class VmDriver final : public workload::Driver {
     YADO_ASSIGN(parts.device_state, part(image.directories, "device-state"), "VM");
     YADO_ASSIGN(parts.disk, part(image.directories, "disk"), "VM");
     for (const auto& [name, directory] : image.directories)
-      if (name.starts_with(ahead_prefix)) parts.ahead.emplace_back(directory);
+      if (name.starts_with(ahead_prefix) || (name.starts_with(base_prefix) && name.ends_with("/disk"))) parts.ahead.emplace_back(directory);
     const Begin begin = frozen ? Begin::paused : Begin::running;
     Place place = place_;
     const bool inherits = place.paging && image.properties.contains(servers_property);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 #include "base/error.hpp"
 #include "os/fd.hpp"
@@ -22,6 +23,8 @@ class MemoryPart {
   virtual Status save(const os::Fd& memory, std::uint64_t bytes) = 0;
   /// Called when the guest runs again, only after a successful save: what could wait.
   virtual Status after_pause() { return {}; }
+  /// After after_pause(): names the cut that this is a delta of; empty: of none.
+  virtual std::string delta_of() const { return {}; }
   /// Fills a fresh file of that length, all holes, before QEMU maps it.
   virtual Status load(const os::Fd& memory, std::uint64_t bytes) = 0;
 };

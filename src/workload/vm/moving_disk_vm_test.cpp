@@ -231,5 +231,52 @@ TEST_F(MovingDiskVmProcessTest, WhoIsKilledWhileItCopiesLeavesTheDisksRight) {
   expect_right_at_its_end(directory_.path() / "b");
 }
 
+class NoMemory final : public MemoryPart {
+ public:
+  Status save(const os::Fd&, std::uint64_t) override { return fail(Errc::io, "nowhere"); }
+  Status load(const os::Fd&, std::uint64_t) override { return {}; }
+};
+
+/// Deltas of disks like those of the memory, also when a checkpoint between them failed.
+TEST_F(MovingDiskVmProcessTest, ADeltaHasWhatWasWrittenToDisksSinceItsBase) {
+  ASSERT_NO_FATAL_FAILURE(boot_with(8_MiB));
+  const fs::path here = directory_.path() / "a";
+  std::vector<Image> images;
+  for (int i = 0; i < 5; ++i) {
+    SCOPED_TRACE(i);
+    write_a_while('d', 5);
+    for (int failing = 0; i == 3 && failing < 2; ++failing) {
+      NoMemory nowhere;
+      ASSERT_FALSE(vm_->save(fs::path(here) / "..", here, nowhere));
+      write_a_while('d', 5);
+      EXPECT_EQ(layers_of(here, 0).size(), 3U) << "what the last image has, what was written since, and what is written now";
+    }
+    images.push_back({.name = fmt::format("a-img.{}", i + 1)});
+    ASSERT_NO_FATAL_FAILURE(checkpoint(images.back(), i == 0 ? nullptr : &images[images.size() - 2]));
+    EXPECT_EQ(images.back().saved.disks_are_delta, i > 0);
+    if (i == 0) EXPECT_GE(images.back().saved.disk_bytes, 8_MiB);
+    else EXPECT_LT(images.back().saved.disk_bytes, 2_MiB);
+    EXPECT_EQ(layers_of(here, 0).size(), 2U);
+  }
+  ASSERT_NO_FATAL_FAILURE(expect_flawless_disk());
+  ASSERT_NO_FATAL_FAILURE(expect_disk_of(here));
+  vm_.reset();
+  for (const std::size_t i : {4u, 3u, 1u}) {
+    Place where = place(fmt::format("r{}", i), memory_bytes / 2, {"h3"});
+    where.paging->config.image = images[i].chain;
+    ASSERT_NO_FATAL_FAILURE(restore(images[i], where));
+    ASSERT_NO_FATAL_FAILURE(expect_flawless_disk());
+    ASSERT_NO_FATAL_FAILURE(expect_disk_of(where.directory));
+    if (i == 3) {
+      // What has no base here has all of its disks.
+      Image whole{.name = "b-img.1"};
+      ASSERT_NO_FATAL_FAILURE(checkpoint(whole, &images[i]));
+      EXPECT_FALSE(whole.saved.disks_are_delta);
+      EXPECT_GE(whole.saved.disk_bytes, 8_MiB);
+    }
+    vm_.reset();
+  }
+}
+
 }  // namespace
 }  // namespace yado::vm

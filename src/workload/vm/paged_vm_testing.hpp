@@ -89,7 +89,12 @@ class PagedVmTest : public ::testing::Test {
     std::vector<std::vector<fs::path>> chain;  ///< of every image of the chain the parts of pages, all of them
     fs::path directory;
     std::uint64_t bytes_per_second = 0;  ///< that it may be written at; 0: as the pager is configured
-    ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties}; }
+    std::vector<fs::path> disks_below = {};  ///< of the images that its disks lie on, the oldest first
+    ImageParts parts() const { return {directory / "device-state", directory / "disk", saved.properties, disks_below}; }
+    void lie_on(const Image& base) {
+      disks_below = base.disks_below;
+      disks_below.push_back(base.directory / "disk");
+    }
   };
   void checkpoint(Image& image, const Image* base = nullptr) {
     image.directory = directory_.path() / image.name;
@@ -101,6 +106,8 @@ class PagedVmTest : public ::testing::Test {
     ASSERT_OK(saved);
     image.saved = std::move(*saved);
     ASSERT_OK(memory.keep());
+    ASSERT_OK(vm_->kept(image.saved, image.cut.hex()));
+    if (image.saved.disks_are_delta) image.lie_on(*base);
     image.shares = memory.shares();
     image.base_cut = memory.base_cut();
     if (base) image.chain = base->chain;

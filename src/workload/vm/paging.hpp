@@ -77,6 +77,7 @@ class PagedMemory final : public MemoryPart {
   Status before_pause(Brake& brake) override;
   Status save(const os::Fd& memory, std::uint64_t bytes) override;
   Status after_pause() override;
+  std::string delta_of() const override { return base_cut_.none() ? std::string() : base_cut_.hex(); }
   /// Everything else of the image is complete: this cut is the one that later changes are counted from.
   Status keep();
   /// The pager does it, from the image that it was started with.

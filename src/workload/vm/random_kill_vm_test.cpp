@@ -217,6 +217,9 @@ class RandomKillVmProcessTest : public PagedVmTest {
     if (!saved) return saved.error().code == Errc::conflict ? busy : failed;
     if (!memory.keep()) return failed;
     step(0, 0);
+    if (!vm_->kept(*saved, image::CutId::of(name).hex())) return failed;
+    step(0, 0);
+    if (saved->disks_are_delta) write_file(directory / "disks-are-delta", "");
     for (const auto& [key, value] : saved->properties) write_file(directory / "properties" / key, value);
     std::string hosts;
     for (const MemoryShare& share : memory.shares()) hosts += share.host.empty() ? "" : share.host + "\n";
@@ -251,6 +254,7 @@ class RandomKillVmProcessTest : public PagedVmTest {
     if (!end.success()) return fs::remove_all(image.directory), std::nullopt;
     for (const auto& file : fs::directory_iterator(image.directory / "properties")) image.saved.properties[file.path().filename()] = *os::read_text(file.path());
     if (!os::read_text(image.directory / "base")->empty()) image.chain = good_.chain;
+    if (fs::exists(image.directory / "disks-are-delta")) image.lie_on(good_);
     auto& parts = image.chain.emplace_back(std::vector<fs::path>{image.directory / "memory"});
     std::istringstream hosts(*os::read_text(image.directory / "hosts"));
     for (std::string host; hosts >> host;) parts.push_back(share_of(image.name, host));

@@ -24,6 +24,7 @@
 #include "workload/vm/device_state.hpp"
 #include "workload/vm/dhcp.hpp"
 #include "workload/vm/disk.hpp"
+#include "workload/vm/disk_mark.hpp"
 #include "workload/vm/disk_seal.hpp"
 #include "workload/vm/frozen_disks.hpp"
 #include "workload/vm/sockets.hpp"
@@ -414,11 +415,13 @@ Result<std::uint64_t> Vm::seal(const fs::path& disk, const std::vector<fs::path>
   YADO_TRY(tidy_disks(qmp, directory, disks, limit), "seal");
   YADO_ASSIGN(const std::string now, yado::vm::run_state(qmp, limit), "seal");
   if (now != "running") return fail(Errc::conflict, "seal: the guest is {}: only one that runs is left while it runs", now);
+  // Who leaves needs few layers more than deltas of its images.
+  if (ahead.empty()) YADO_TRY(forget_mark(directory), "seal");
   if (ahead.empty())
     if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
   YADO_TRY(seal_disks(qmp, directory, disks, limit), "seal");
-  YADO_ASSIGN(const std::uint64_t bytes, copy_sealed(directory, disks, disk, ahead), "seal");
-  return bytes;
+  YADO_ASSIGN(const auto without, layers_ahead(directory, disks, ahead), "seal");
+  return copy_sealed(directory, disks, disk, without);
 }
 
 Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, MemoryPart& memory, After after, const DisksAhead& ahead) const {
@@ -475,7 +478,16 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   saved.disks_frozen = disks_at_rest.freeze();
   Status done = cut();
   const auto copy_layers = [&]() -> Status {
-    YADO_ASSIGN(saved.disk_bytes, copy_sealed(directory, disks, disk, ahead.directories), "save");
+    YADO_ASSIGN(std::vector<std::size_t> without, layers_ahead(directory, disks, ahead.directories), "save");
+    const auto mark = read_mark(directory);
+    if (const std::string base = memory.delta_of(); mark && !base.empty() && mark->cut == base)
+      if (const auto in_base = below(*mark, directory, disks)) {
+        without = *in_base;
+        saved.disks_are_delta = true;
+      }
+    YADO_ASSIGN(saved.disk_bytes, copy_sealed(directory, disks, disk, without), "save");
+    YADO_ASSIGN(DiskMark now, mark_now(directory, disks, {}), "save");
+    saved.disks_since = std::move(now.layers);
     return {};
   };
   if (done && after == After::paused) {
@@ -494,6 +506,18 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
   YADO_TRY(done, "save");
   return saved;
+}
+
+Status Vm::kept(const Saved& saved, const std::string& cut) const {
+  const nanoseconds limit = state_->qemu.limit;
+  const fs::path& directory = state_->place.directory;
+  const std::size_t disks = state_->spec.disks.size();
+  if (disks == 0) return {};
+  YADO_ASSIGN(os::Fd socket, connect_in(state_->directory, control_socket), "disks");
+  YADO_ASSIGN(Qmp qmp, Qmp::open(std::move(socket), limit), "disks");
+  YADO_TRY(tidy_disks(qmp, directory, disks, limit), "disks");
+  YADO_TRY(write_mark(directory, {cut, saved.disks_since}), "disks");
+  return merge_sealed(qmp, directory, disks, limit);
 }
 
 Result<bool> Vm::has_agent() { return agent_port_is_open(*state_->monitor, state_->qemu.limit); }

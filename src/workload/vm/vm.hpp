@@ -47,6 +47,8 @@ struct Saved {
   std::chrono::microseconds pause{0};  ///< from STOP to RESUME by QEMU's clock; 0: it stood still already
   std::uint64_t device_state_bytes = 0;
   std::uint64_t disk_bytes = 0;  ///< of layers that were copied
+  std::vector<std::string> disks_since = {};  ///< by disk, the first layer that the image does not have (Vm::kept)
+  bool disks_are_delta = false;               ///< what was copied lies on the disks of the image that the memory is a delta of
   bool not_yet = false;       ///< it runs on, nothing was saved: DisksAhead::most_bytes
   bool disks_frozen = false;  ///< by the guest's agent, at the cut: so they are in the image, and the guest that is restored waits for a thaw
 };
@@ -106,6 +108,9 @@ class Vm {
   /// `ahead`, for somebody else: these layers are left out. `conflict`: they were merged since.
   Result<Saved> save(const std::filesystem::path& device_state, const std::filesystem::path& disk, MemoryPart& memory, After after = After::as_before,
                      const DisksAhead& ahead = {}) const;
+  /// An image that `save` made of the guest's disks and a paged memory was kept, and its memory's cut is called `cut`: what it has of the disks is left out where
+  /// the next one is a delta of it. May run in a forked child of the owner, and not run at all: then the next image has all of the disks.
+  Status kept(const Saved& saved, const std::string& cut) const;
   /// Copies what the guest has written to its disks so far, but for what is in the directories `ahead`, while it runs: whoever is to go on with it has
   /// it before the guest stands still. Without `ahead` layers that earlier saves and moves left are merged first. The guest must run. Returns how many bytes.
   /// Errors: `no_space`, `timed_out`, `conflict`. May run in a forked child of the owner.
