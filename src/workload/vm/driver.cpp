@@ -24,7 +24,7 @@
 namespace yado::vm {
 namespace {
 
-constexpr nanoseconds freeze_limit = 10s;
+constexpr nanoseconds cgroup_freeze_limit = 10s;
 constexpr int first_descriptor = 3;            // after standard input, output and error
 constexpr nanoseconds agent_limit = 10s;       // for one answer of the guest's agent
 constexpr nanoseconds frozen_agent_limit = 1h; // while all that the guest writes waits for it
@@ -125,7 +125,7 @@ class VmInstance final : public workload::Instance {
 
   Status granted(std::uint64_t epoch) override { return vm_.own_memory(epoch); }
   // By the group and not by QMP: it must hold when QEMU answers nobody.
-  Status freeze() override { return vm_.cgroup().freeze(freeze_limit); }
+  Status freeze() override { return vm_.cgroup().freeze(cgroup_freeze_limit); }
   Status thaw(const std::function<void()>& running) override {
     YADO_TRY(vm_.cgroup().thaw(), "thaw");
     YADO_TRY(vm_.resume(), "thaw");

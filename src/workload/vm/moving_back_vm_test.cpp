@@ -10,12 +10,14 @@ using namespace testing;
 
 class MovingBackVmProcessTest : public MovingVmTest {
  protected:
+  static Result<os::Pidfd> pager_in(const fs::path& directory) {
+    YADO_ASSIGN(const std::string number, os::read_text(directory / "pager.pid"), "pager");
+    return os::Pidfd::open(std::atoi(number.c_str()));
+  }
   static void kill_pager_in(const fs::path& directory) {
-    const auto file = os::read_text(directory / "pager.pid");
-    ASSERT_OK(file);
-    const int process = std::atoi(file->c_str());
-    ASSERT_GT(process, 1);
-    ::kill(process, SIGKILL);
+    const auto pager = pager_in(directory);
+    ASSERT_OK(pager);
+    ASSERT_OK(pager->send(SIGKILL));
   }
   /// Control has decided that it is to go on where it stands.
   void goes_on_where_it_was() {
@@ -92,8 +94,11 @@ TEST_F(MovingBackVmProcessTest, OnceTheNextOneMayHaveRunTheHostBeforeCannotGoOn)
       ASSERT_OK(verify(*heir));
     }
     if (moment == ended_by_itself) {
+      const auto pager = pager_in(next.directory);
+      ASSERT_OK(pager);
       ::kill(heir->process().pid(), SIGKILL);
       ASSERT_OK(heir->process().ended_within(hang));
+      ASSERT_OK(pager->ended_within(hang));
       heir = fail(Errc::canceled, "it is over");  // its pager has ended the sessions: there is nobody any more, and nothing
       must_not_go_on(Errc::unavailable);
     } else {
