@@ -42,7 +42,7 @@ class FullDisk : public state::Store {
   const bool& full_;
 };
 
-WorkloadSpec site() {
+WorkloadSpec spec_of_site() {
   WorkloadSpec spec;
   spec.name = WorkloadId("site");
   spec.container.root = "/srv/site";
@@ -143,14 +143,14 @@ class ControlTest : public ::testing::Test {
 
 TEST_F(ControlTest, BadInputIsRefusedWithTheFieldThatIsWrong) {
   EXPECT_EQ(ask("PUT", "/v1/workloads/site", "{", 400)["error"]["code"], "invalid-argument");
-  json spec = site();
+  json spec = spec_of_site();
   spec["service"]["port"] = 70000;
   const json answer = ask("PUT", "/v1/workloads/site", spec.dump(), 400);
   EXPECT_NE(answer["error"]["message"].get<std::string>().find("service.port"), std::string::npos) << answer;
-  spec = site();
+  spec = spec_of_site();
   spec["service"]["hosts"] = json::array();  // well-formed, and against docs/spec.md
   EXPECT_EQ(ask("PUT", "/v1/workloads/site", spec.dump(), 400)["error"]["number"], 1);
-  EXPECT_EQ(ask("PUT", "/v1/workloads/other", json(site()).dump(), 400)["error"]["retryable"], false);
+  EXPECT_EQ(ask("PUT", "/v1/workloads/other", json(spec_of_site()).dump(), 400)["error"]["retryable"], false);
   EXPECT_TRUE(ask("GET", "/v1/workloads")["workloads"].empty());
   ask("GET", "/v1/events?since=x", "", 400);
 }
@@ -170,7 +170,7 @@ TEST_F(ControlTest, NobodyMayDoWhatIsNotHis) {
   wire::Client gate = as("gate:g1"), control = as("control:c2");
   const std::string beat = json(h1.report).dump();
   EXPECT_EQ(raw(h1.control(), "POST", "/v1/agents/h2/heartbeat", beat).status, 403);
-  EXPECT_EQ(raw(h1.control(), "PUT", "/v1/workloads/site", json(site()).dump()).status, 403);
+  EXPECT_EQ(raw(h1.control(), "PUT", "/v1/workloads/site", json(spec_of_site()).dump()).status, 403);
   EXPECT_EQ(raw(h1.control(), "POST", "/v1/workloads/site/ask", "{}").status, 403);
   EXPECT_EQ(raw(h1.control(), "GET", "/v1/routes").status, 403);
   EXPECT_EQ(raw(gate, "POST", "/v1/agents/h1/heartbeat", beat).status, 403);
@@ -190,7 +190,7 @@ TEST_F(ControlTest, AHeartBeatOfAnotherNameIsRefused) {
 }
 
 TEST_F(ControlTest, WithoutHostsADeploySaysWhyNothingRuns) {
-  const json answer = deploy(site(), 503);
+  const json answer = deploy(spec_of_site(), 503);
   EXPECT_NE(answer["error"]["message"].get<std::string>().find("no host"), std::string::npos) << answer;
   EXPECT_EQ(ask("GET", "/v1/workloads/site")["state"], "asleep");
 }
@@ -198,10 +198,10 @@ TEST_F(ControlTest, WithoutHostsADeploySaysWhyNothingRuns) {
 TEST_F(ControlTest, AFullDiskStopsDecisionsAndLosesNone) {
   FakeAgent& h1 = join("h1");
   full_ = true;
-  const json answer = deploy(site(), 507);
+  const json answer = deploy(spec_of_site(), 507);
   EXPECT_NE(answer["error"]["message"].get<std::string>().find("No space left"), std::string::npos) << answer;
   EXPECT_EQ(h1.calls.size(), 0u) << "nothing may be done under an epoch that is not durable";
-  deploy(site(), 507);
+  deploy(spec_of_site(), 507);
   EXPECT_TRUE(ask("GET", "/v1/routes")["routes"].empty()) << "nor may anybody be told of it";
   EXPECT_TRUE(ask("GET", "/v1/version").contains("trouble"));
   EXPECT_EQ(beat(h1).status, 200) << "hosts are not to be taken for dead meanwhile";
@@ -234,13 +234,13 @@ TEST_F(ControlTest, DeployRaisesAndPushesTheRoute) {
   };
   asio::co_spawn(io_, gate.stream(std::move(follow), 30s, 30s, take), asio::detached);
 
-  const json route = deploy(site())["route"];
+  const json route = deploy(spec_of_site())["route"];
   EXPECT_EQ(route["state"], "up");
   EXPECT_EQ(route["host"], "h1");
   EXPECT_EQ(route["endpoint"]["port"], 20'000);
   ASSERT_EQ(h1.calls.size(), 1u);
   const auto& raise = std::get<RaiseCall>(h1.calls[0]);
-  EXPECT_EQ(raise.spec, site());
+  EXPECT_EQ(raise.spec, spec_of_site());
   EXPECT_EQ(raise.epoch.value(), route["epoch"]);
 
   while (tables.empty() || tables.back()["routes"].empty() || tables.back()["routes"][0]["state"] != "up") io_.run_one();
@@ -257,7 +257,7 @@ TEST_F(ControlTest, DeployRaisesAndPushesTheRoute) {
 TEST_F(ControlTest, ManyAsksShareOneRelocation) {
   FakeAgent& h1 = join("h1");
   FakeAgent& h2 = join("h2");
-  const json before = deploy(site())["route"];
+  const json before = deploy(spec_of_site())["route"];
   FakeAgent& other = before["host"] == "h1" ? h2 : h1;
   wire::Client gate = as("gate:g1");
   const json question{{"observed", before["epoch"]}, {"evidence", "silent"}, {"suspect", before["host"]}};
@@ -279,7 +279,7 @@ TEST_F(ControlTest, ManyAsksShareOneRelocation) {
 
 TEST_F(ControlTest, RestartLosesNothing) {
   join("h1");
-  const json before = deploy(site())["route"];
+  const json before = deploy(spec_of_site())["route"];
   const json told = ask("GET", "/v1/workloads/site");
   const std::uint64_t seen = events().back()["seq"];
   agents_.clear();
@@ -302,11 +302,11 @@ TEST_F(ControlTest, RestartLosesNothing) {
 
 TEST_F(ControlTest, StopStartAndRemove) {
   FakeAgent& h1 = join("h1");
-  deploy(site());
+  deploy(spec_of_site());
   ask("POST", "/v1/workloads/site/stop");
   EXPECT_EQ(ask("GET", "/v1/workloads/site")["state"], "stopped");
   ask("POST", "/v1/workloads/site/move", "", 409);
-  deploy(site());
+  deploy(spec_of_site());
   EXPECT_EQ(h1.count("stop"), 1u);
   EXPECT_EQ(h1.count("raise"), 2u);
   ask("DELETE", "/v1/workloads/site");
@@ -316,7 +316,7 @@ TEST_F(ControlTest, StopStartAndRemove) {
 
 TEST_F(ControlTest, ADryRunChangesNothing) {
   FakeAgent& h1 = join("h1");
-  WorkloadSpec spec = site();
+  WorkloadSpec spec = spec_of_site();
   json plan = ask("PUT", "/v1/workloads/site?dry_run=1", json(spec).dump());
   EXPECT_EQ(plan["change"], "create");
   EXPECT_EQ(plan["hosts"][0]["host"], "h1");
@@ -337,7 +337,7 @@ TEST_F(ControlTest, ADryRunChangesNothing) {
 TEST_F(ControlTest, ExecAndLogsAreForwardedToTheOwner) {
   join("h1");
   ask("POST", "/v1/workloads/site/exec", R"({"command":["id"]})", 404);
-  deploy(site());
+  deploy(spec_of_site());
   const json owner = ask("GET", "/v1/workloads/site")["owner"];
   const json echo = ask("POST", "/v1/workloads/site/exec", R"({"command":["id"]})");
   EXPECT_EQ(echo["target"], "/v1/instances/" + owner["instance"].get<std::string>() + "/exec");
@@ -361,7 +361,7 @@ TEST_F(ControlTest, EventsAreNumberedAndFollowed) {
     return {};
   };
   asio::co_spawn(io_, people_->stream(std::move(follow), 30s, 30s, take), asio::detached);
-  deploy(site());
+  deploy(spec_of_site());
   while (followed.empty() || followed.back()["kind"] != "ready") io_.run_one();
   std::vector<std::string> kinds;
   for (const json& event : followed) kinds.push_back(event["kind"]);
@@ -384,7 +384,7 @@ TEST_F(ControlTest, EventsAreNumberedAndFollowed) {
 
 TEST_F(ControlTest, OnlyTheOwnersLeaseIsRenewed) {
   FakeAgent& h1 = join("h1");
-  WorkloadSpec spec = site();
+  WorkloadSpec spec = spec_of_site();
   spec.policy.consistency = Consistency::exclusive;
   const json route = deploy(spec)["route"];
   const json owner = ask("GET", "/v1/workloads/site")["owner"];
@@ -398,7 +398,7 @@ TEST_F(ControlTest, OnlyTheOwnersLeaseIsRenewed) {
 
 TEST_F(ControlTest, AWorkloadSleepsWhenEveryConnectedGateSaysSo) {
   FakeAgent& h1 = join("h1");
-  WorkloadSpec spec = site();
+  WorkloadSpec spec = spec_of_site();
   spec.policy.lifetime = 5s;
   const json route = deploy(spec)["route"];
   wire::Client first = as("gate:g1");
@@ -433,7 +433,7 @@ TEST_F(ControlTest, AWorkloadSleepsWhenEveryConnectedGateSaysSo) {
 TEST_F(ControlTest, AnAgentThatSaysNoIsLeftForTheNext) {
   FakeAgent& h1 = join("h1");
   FakeAgent& h2 = join("h2");
-  WorkloadSpec spec = site();
+  WorkloadSpec spec = spec_of_site();
   spec.policy.placement = {HostId("h1"), HostId("h2")};
   h1.reply = [](const AgentCall&) { return fail(Errc::application, "serve: exited with status 1"); };
   EXPECT_EQ(deploy(spec)["route"]["host"], "h2");
