@@ -93,7 +93,7 @@ int adopt_domain(const AdoptOptions& options) {
   if (const Status taken = take_from(virsh, options); !taken) return complain(taken.error());
   run.dry_run = run.quiet = false;
   const int status = run_spec(run);
-  if (status != Exit::ok) fmt::print(stderr, "yado: it does not run. Its disks are as libvirt left them: `yado rm {}` and `virsh start {}` bring it back\n", name, options.domain);
+  if (status != Exit::ok) fmt::print(stderr, "yado: it does not run. Its disks are as libvirt left them: `yado rm {}` and `virsh start {}` bring it back, and `virsh autostart {}` if libvirt started it by itself\n", name, options.domain, options.domain);
   return status;
 }
 

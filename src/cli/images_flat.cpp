@@ -40,6 +40,7 @@ Result<image::Manifest> take_over(const image::Store& store, image::Draft& draft
     YADO_TRY(draft.link_part(store.part_directory(like, part.name), part), "--like");
     manifest.parts.push_back(part);
   }
+  YADO_TRY(image::complete_disks(store, like, draft, manifest), "--like");
   return manifest;
 }
 

@@ -147,27 +147,36 @@ TEST_F(CliImagesTest, MemoryGoesOutAsAFileAndComesBackAsAnImage) {
 }
 
 TEST_F(CliImagesTest, AnImportLikeAnotherImageHasItsDisks) {
-  {
-    auto draft = store_.begin(ImageId("whole"));
+  const auto make = [&](const std::string& id, PartType type, const std::string& layer, std::optional<ImageId> base) {
+    auto draft = store_.begin(ImageId(id));
     ASSERT_TRUE(draft);
-    put_file(*draft->part_directory("disk") / "layers/0", "a disk");
-    ASSERT_OK(draft->commit({.id = ImageId("whole"),
+    put_file(*draft->part_directory("disk") / layer, "of " + id);
+    ASSERT_OK(draft->commit({.id = ImageId(id),
                              .workload = WorkloadId("vm"),
                              .spec_hash = "abc",
-                             .parts = {{PartType::disk, "disk", {}}},
+                             .base = base,
+                             .parts = {{type, "disk", {}}},
                              .properties = {{"cpu", "max"}}}));
-  }
+  };
+  make("whole", PartType::disk, "layers/0", {});
+  make("delta", PartType::disk_delta, "layers/1", ImageId("whole"));
   fs::resize_file((put_file(file("memory"), ""), file("memory")), 4 * page_bytes);
-  const Said said =
-      yado({"import", file("memory"), "--workload", "vm", "--like", "whole", "--id", "new", "--store", root()});
-  ASSERT_EQ(said.status, Exit::ok) << said.err;
-  const auto made = store_.read(ImageId("new"));
-  ASSERT_TRUE(made) << made.error().text();
-  EXPECT_EQ(made->spec_hash, "abc");
-  EXPECT_EQ(made->properties.at("cpu"), "max");
-  ASSERT_EQ(made->parts.size(), 2U);
-  EXPECT_EQ(made->parts[0], store_.read(ImageId("whole"))->parts[0]);
-  ASSERT_OK(store_.verify(ImageId("new")));
+  for (const auto& [like, layers] : {std::pair<std::string, std::size_t>{"whole", 1}, {"delta", 2}}) {
+    SCOPED_TRACE(like);
+    const std::string id = "like-" + like;
+    const Said said = yado({"import", file("memory"), "--workload", "vm", "--like", like, "--id", id, "--store", root()});
+    ASSERT_EQ(said.status, Exit::ok) << said.err;
+    const auto made = store_.read(ImageId(id));
+    ASSERT_TRUE(made) << made.error().text();
+    EXPECT_EQ(made->spec_hash, "abc");
+    EXPECT_EQ(made->properties.at("cpu"), "max");
+    ASSERT_EQ(made->parts.size(), 2U);
+    EXPECT_EQ(made->parts[0].type, PartType::disk);
+    EXPECT_EQ(made->parts[0].files.size(), layers);
+    EXPECT_EQ(made->parts[0].files[0], store_.read(ImageId("whole"))->parts[0].files[0]);
+    EXPECT_FALSE(made->base);
+    ASSERT_OK(store_.verify(ImageId(id)));
+  }
 }
 
 TEST_F(CliImagesTest, MistakesGetOneLineAndLeaveNothing) {

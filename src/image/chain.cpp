@@ -195,17 +195,14 @@ Status remove_set(const Store& store, const ImageId& id, Deltas deltas) {
   return {};
 }
 
-namespace {
-
-/// A part that lies on that of the base, of an image that needs no base any more: gets the files of all those below.
-Status complete_disks(const Store& store, Draft& draft, Manifest& manifest) {
+Status complete_disks(const Store& store, const ImageId& id, Draft& draft, Manifest& manifest) {
   const auto delta = std::ranges::find(manifest.parts, PartType::disk_delta, &Part::type);
   if (delta == manifest.parts.end()) return {};
-  YADO_TAKE(const std::vector<Held> chain, bases(store, manifest.id));
+  YADO_TAKE(const std::vector<Held> chain, bases(store, id));
   for (const Held& base : chain | std::views::drop(1)) {
     const auto below = std::ranges::find(base.manifest.parts, delta->name, &Part::name);
     if (below == base.manifest.parts.end()) break;
-    if (!base.whole) return fail(Errc::unavailable, "image {}: the disks below those of {} lie on another host", base.manifest.id, manifest.id);
+    if (!base.whole) return fail(Errc::unavailable, "image {}: the disks below those of {} lie on another host", base.manifest.id, id);
     YADO_PASS(draft.link_part(base.directory / below->name, *below));
     delta->files.insert(delta->files.end(), below->files.begin(), below->files.end());
     if (below->type != PartType::disk) continue;
@@ -213,10 +210,8 @@ Status complete_disks(const Store& store, Draft& draft, Manifest& manifest) {
     delta->type = PartType::disk;
     return {};
   }
-  return fail(Errc::corrupt, "image {}: its disks lie on those of a base that has none", manifest.id);
+  return fail(Errc::corrupt, "image {}: its disks lie on those of a base that has none", id);
 }
-
-}  // namespace
 
 Result<Manifest> merge_chain(const Store& store, const ImageId& id, const MergeChain& how) {
   const std::string doing = fmt::format("merge image {}", id);
@@ -235,7 +230,7 @@ Result<Manifest> merge_chain(const Store& store, const ImageId& id, const MergeC
   for (const Part& part : manifest.parts)
     if (!delta || part.type != PartType::pages) YADO_TRY(draft.link_part(old.directory / part.name, part), doing);
   if (delta) YADO_TRY(fill(draft, old, chain, how), doing);
-  if (delta) YADO_TRY(complete_disks(store, draft, manifest), doing);
+  if (delta) YADO_TRY(complete_disks(store, id, draft, manifest), doing);
   YADO_ASSIGN(manifest, draft.commit(std::move(manifest)), doing);
   return manifest;
 }

@@ -44,6 +44,10 @@ enum class Deltas { refuse, remove };
 /// its own name is removed alone.
 Status remove_set(const Store& store, const ImageId& id, Deltas deltas = Deltas::refuse);
 
+/// Of an image in the making that has the part of type disk_delta of `id`: it gets the files of those that this lies on, by hard links, and becomes a
+/// disk. Nothing to do without such a part. Errors: `corrupt`, `unavailable` for a base that lies elsewhere.
+Status complete_disks(const Store& store, const ImageId& id, Draft& draft, Manifest& manifest);
+
 /// How a chain is merged; every field may be empty.
 struct MergeChain {
   std::stop_token stop;  ///< then `canceled`
