@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <execinfo.h>
 #include <gtest/gtest.h>
@@ -29,6 +30,8 @@ class UnderWay : public ::testing::EmptyTestEventListener {
   void OnTestEnd(const ::testing::TestInfo&) override { under_way[0] = '\0'; }
   void OnTestProgramStart(const ::testing::UnitTest&) override {
     test_program = ::getpid();
+    // Of this run only: tests start this program, too, for one test of it each.
+    for (const char* share : {"GTEST_TOTAL_SHARDS", "GTEST_SHARD_INDEX"}) ::unsetenv(share);
     struct sigaction action {};
     action.sa_handler = say;
     action.sa_flags = SA_RESETHAND | SA_NODEFER;

@@ -125,10 +125,13 @@ TEST_F(PagerLiveTest, MemoryLargerThanItsShareIsRightWordForWord) {
 TEST_F(PagerLiveTest, AWorkingSetThatFitsStaysHere) {
   start(pages / 2);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
-  expect_right(paged_->ask("w 1500 30"));
-  const std::uint64_t before = pager_->figures().table.paged_in;
-  expect_right(paged_->ask("w 1000 30"));
-  EXPECT_LT(pager_->figures().table.paged_in - before, pages / 20) << "what is in use was evicted";
+  // How long it takes until the pager knows what is in use depends on the machine; that it does not.
+  for (int rounds = 0, settled = false; !settled; ++rounds) {
+    const std::uint64_t before = pager_->figures().table.paged_in;
+    expect_right(paged_->ask("w 1000 30"));
+    settled = pager_->figures().table.paged_in - before < pages / 20;
+    ASSERT_LT(rounds, 10) << "what is in use is evicted";
+  }
 }
 
 TEST_F(PagerLiveTest, TheShareMayChangeWhileItRuns) {

@@ -46,9 +46,9 @@ class SplitImagesTest : public LabTest<Suite> {
       if (at->is_directory(error) && at->path().filename().native().find("bigvm-img.") != std::string::npos) names.insert(at->path().filename());
     return names;
   }
-  /// The type of the part with its disks, in the store of h1: whole, or on those of its base.
+  /// The type of the part with its disks, in the store of its owner's host: whole, or on those of its base.
   std::string disks_of(const std::string& id) {
-    std::ifstream file(cluster().host_directory("h1") / "images" / id / "manifest.json");
+    std::ifstream file(cluster().host_directory(cluster().owner_host("bigvm")) / "images" / id / "manifest.json");
     const json manifest = json::parse(file, nullptr, false);
     if (manifest.is_object())
       for (const json& part : manifest["parts"])
