@@ -196,16 +196,11 @@ Status resume(Qmp& qmp, nanoseconds limit) {
   const Instant deadline = os::now() + limit;
   for (;;) {
     YADO_ASSIGN(const std::string state, run_state(qmp, deadline - os::now()), "continue");
-    if (state == "postmigrate") break;
-    YADO_ASSIGN(const std::string migration, migration_status(qmp, deadline - os::now()), "continue");
-    // Of a saver that was killed: it has stopped the guest, or is about to.
-    if (migration == "setup" || migration == "active" || migration == stands_still)
-      YADO_TRY(qmp.execute("migrate_cancel", "{}", deadline - os::now()), "continue");
-    else if (state == "running" && migration != "cancelling")
-      return {};
-    else if (state != "finish-migrate" && migration != "cancelling")
-      break;
+    if (state == "running") return {};
+    if (state != "finish-migrate") break;
     if (os::now() >= deadline) return fail(Errc::timed_out, "continue: QEMU's migration holds the guest");
+    YADO_ASSIGN(const std::string migration, migration_status(qmp, deadline - os::now()), "continue");
+    if (migration == stands_still) YADO_TRY(qmp.execute("migrate_cancel", "{}", deadline - os::now()), "continue");
   }
   YADO_TRY(qmp.execute("cont", "{}", deadline - os::now()), "continue");
   return {};

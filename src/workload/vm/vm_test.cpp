@@ -15,9 +15,7 @@
 #include "os/file.hpp"
 #include "os/mount.hpp"
 #include "os/process.hpp"
-#include "workload/vm/device_state.hpp"
 #include "workload/vm/disk.hpp"
-#include "workload/vm/sockets.hpp"
 #include "workload/vm/testing.hpp"
 
 namespace yado::vm {
@@ -471,47 +469,6 @@ TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
   auto restored = restore(booted_->spec, place("b"), next, *saved);
   ASSERT_OK(restored);
   expect_flawless(*restored);
-}
-
-/// At whatever moment between QEMU's setup and its last byte; the migration that it began neither stops the guest later nor holds it.
-TEST_F(VmProcessTest, ASaverThatIsKilledWhileQemuMigratesLeavesAGuestThatGoesOn) {
-  ASSERT_NO_FATAL_FAILURE(raise());
-  ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
-  const auto directory = os::open_path(directory_.path() / "a", O_RDONLY | O_DIRECTORY);
-  ASSERT_OK(directory);
-  enum Moment { after_begin, while_it_writes, moments };
-  for (int round = 0; round < 24; ++round) {
-    SCOPED_TRACE(round);
-    const fs::path file = directory_.path() / fmt::format("devices-{}", round);
-    auto reached = os::make_pipe();
-    ASSERT_OK(reached);
-    auto saver = os::fork_child([&] {
-      auto socket = connect_in(*directory, "control");
-      auto qmp = socket ? Qmp::open(std::move(*socket), hang) : std::unexpected(socket.error());
-      auto saving = qmp ? DeviceStateSaving::prepare(*qmp, file, hang) : std::unexpected(qmp.error());
-      if (!saving) return 1;
-      (void)os::write_all(reached->write, "r");
-      if (!saving->begin(hang)) return 1;
-      if (round % moments == while_it_writes) (void)saving->collect(hang);
-      ::pause();
-      return 0;
-    }, SIGKILL);
-    ASSERT_OK(saver);
-    ASSERT_TRUE(os::readable_within(reached->read.get(), hang).value_or(false));
-    // Between its first word and the end of all: some of these are in QEMU's setup, some when it waits, some when it writes.
-    for (int looks = 0; looks < round; ++looks) (void)vm_->run_state();
-    saver->kill();
-    ASSERT_OK(vm_->resume());
-    for (int answers = 0; answers < 2; ++answers) {
-      ASSERT_OK(vm_->console().send("s"));
-      ASSERT_OK(vm_->console().wait_for("GUEST is", hang));
-    }
-    EXPECT_EQ(vm_->run_state().value_or(""), "running");
-  }
-  expect_flawless(*vm_);
-  const Image image = make_image(directory_.path() / "image");
-  ASSERT_OK(save(*vm_, image));
-  expect_flawless(*vm_);
 }
 
 TEST_F(VmProcessTest, NothingRunsWithoutItsOwner) {
