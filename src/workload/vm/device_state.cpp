@@ -28,7 +28,7 @@ constexpr const char* state_uri = "fd:device-state";
 
 Status prepare(Qmp& qmp, nanoseconds limit) {
   json capabilities = json::array();
-  for (const char* name : {"events", "x-ignore-shared", "pause-before-switchover"}) capabilities.push_back({{"capability", name}, {"state", true}});
+  for (const char* name : {"events", "x-ignore-shared"}) capabilities.push_back({{"capability", name}, {"state", true}});
   YADO_TRY(qmp.execute("migrate-set-capabilities", json{{"capabilities", capabilities}}.dump(), limit), "device state");
   return {};
 }
@@ -38,13 +38,12 @@ Status hand_over(Qmp& qmp, const os::Fd& end, nanoseconds limit) {
   return {};
 }
 
-/// The next status of the migration; none when `limit` passed. `stopped`: when the guest was, if that came before.
-Result<std::optional<std::string>> next_status(Qmp& qmp, nanoseconds limit, std::chrono::microseconds* stopped = nullptr) {
+/// The next status of the migration; none when `limit` passed.
+Result<std::optional<std::string>> next_status(Qmp& qmp, nanoseconds limit) {
   const Instant deadline = os::now() + limit;
   for (;;) {
     YADO_ASSIGN(const auto event, qmp.next_event(deadline - os::now()), "device state");
     if (!event) return std::optional<std::string>{};
-    if (stopped && event->name == "STOP") *stopped = event->at;
     if (event->name != "MIGRATION") continue;
     const json data = json::parse(event->data, nullptr, false);
     return std::optional<std::string>(data.is_object() ? data.value("status", "") : "");
@@ -52,8 +51,6 @@ Result<std::optional<std::string>> next_status(Qmp& qmp, nanoseconds limit, std:
 }
 
 bool over(const std::string& status) { return status == "completed" || status == "failed" || status == "cancelled"; }
-
-constexpr const char* stands_still = "pre-switchover";
 
 /// Until the migration is over: its last status.
 Result<std::string> last_status(Qmp& qmp, nanoseconds limit) {
@@ -69,12 +66,6 @@ std::string reason_of_failure(Qmp& qmp, nanoseconds limit) {
   const auto answer = qmp.execute("query-migrate", "{}", limit);
   const json parsed = answer ? json::parse(*answer, nullptr, false) : json();
   return parsed.is_object() ? parsed.value("error-desc", "QEMU gives no reason") : "QEMU gives no reason";
-}
-
-Result<std::string> migration_status(Qmp& qmp, nanoseconds limit) {
-  YADO_ASSIGN(const std::string answer, qmp.execute("query-migrate", "{}", limit), "migration");
-  const json parsed = json::parse(answer, nullptr, false);
-  return parsed.is_object() ? parsed.value("status", "") : "";
 }
 
 /// What comes through the socket, until its end.
@@ -128,48 +119,24 @@ Result<DeviceStateSaving> DeviceStateSaving::prepare(Qmp& qmp, const fs::path& f
 }
 
 /// A stream that was not used is QEMU's until the next one takes its name.
-void DeviceStateSaving::abandon() {
-  if (const fs::path file = std::exchange(path_, {}); !file.empty()) ::unlink(file.c_str());
-  if (!std::exchange(holds_, false)) return;
-  constexpr nanoseconds limit = 10s;
-  ::shutdown(stream_.get(), SHUT_RDWR);  // with nobody to write to QEMU gives up by itself
-  if (file_bytes_.valid()) (void)file_bytes_.get();
-  // Cancelled later QEMU 7.2 starts the guest on disks that it has let go of, and aborts.
-  if (waits_) (void)qmp_->execute("migrate_cancel", "{}", limit);
-  (void)last_status(*qmp_, limit);
+DeviceStateSaving::~DeviceStateSaving() {
+  if (!path_.empty()) ::unlink(path_.c_str());
 }
 
-Result<std::chrono::microseconds> DeviceStateSaving::begin(nanoseconds limit) {
+Result<std::uint64_t> DeviceStateSaving::save(nanoseconds limit) {
   if (auto begun = qmp_->execute("migrate", json{{"uri", state_uri}}.dump(), limit); !begun) {
     (void)qmp_->execute("closefd", json{{"fdname", state_name}}.dump(), limit);
     return context(begun.error(), "device state");
   }
-  holds_ = true;
-  file_bytes_ = std::async(std::launch::async, [this, limit] { return drain(stream_, file_, limit); });
-  const Instant deadline = os::now() + limit;
-  for (std::chrono::microseconds stopped{0};;) {
-    YADO_ASSIGN(const auto status, next_status(*qmp_, deadline - os::now(), &stopped), "stop");
-    if (!status) return fail(Errc::timed_out, "stop: QEMU's migration does not stop the guest within {} ms", to_ms(limit));
-    waits_ = *status == stands_still;
-    if (waits_) return stopped;
-    if (!over(*status)) continue;
-    holds_ = false;
-    return fail(Errc::io, "device state: migration {}: {}", *status, reason_of_failure(*qmp_, limit));
-  }
-}
-
-Result<std::uint64_t> DeviceStateSaving::collect(nanoseconds limit) {
-  waits_ = false;
-  YADO_TRY(qmp_->execute("migrate-continue", json{{"state", stands_still}}.dump(), limit), "device state");
-  return file_bytes_.get();
-}
-
-Status DeviceStateSaving::finish(nanoseconds limit) {
-  YADO_ASSIGN(const std::string status, last_status(*qmp_, limit), "device state");
-  holds_ = false;
-  if (status != "completed") return fail(Errc::io, "device state: migration {}: {}", status, reason_of_failure(*qmp_, limit));
+  const auto bytes = drain(stream_, file_, limit);
+  stream_.reset();  // with nobody to write to QEMU gives up by itself
+  if (!bytes) (void)qmp_->execute("migrate_cancel", "{}", limit);
+  const auto status = last_status(*qmp_, limit);
+  if (!bytes) return context(bytes.error(), "device state");
+  YADO_TRY(status, "device state");
+  if (*status != "completed") return fail(Errc::io, "device state: migration {}: {}", *status, reason_of_failure(*qmp_, limit));
   path_.clear();
-  return {};
+  return *bytes;
 }
 
 Status load_device_state(Qmp& qmp, const fs::path& file, nanoseconds limit) {
@@ -199,8 +166,6 @@ Status resume(Qmp& qmp, nanoseconds limit) {
     if (state == "running") return {};
     if (state != "finish-migrate") break;
     if (os::now() >= deadline) return fail(Errc::timed_out, "continue: QEMU's migration holds the guest");
-    YADO_ASSIGN(const std::string migration, migration_status(qmp, deadline - os::now()), "continue");
-    if (migration == stands_still) YADO_TRY(qmp.execute("migrate_cancel", "{}", deadline - os::now()), "continue");
   }
   YADO_TRY(qmp.execute("cont", "{}", deadline - os::now()), "continue");
   return {};

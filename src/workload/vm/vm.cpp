@@ -454,28 +454,29 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   std::chrono::microseconds stopped_at{0};
   // What is done while the guest stands still.
   const auto cut = [&]() -> Status {
-    YADO_ASSIGN(stopped_at, devices.begin(limit), "stop");
+    YADO_TRY(qmp.execute("stop", "{}", limit), "stop");
+    if (runs) {
+      YADO_ASSIGN(stopped_at, time_of(qmp, "STOP", limit), "stop");
+    }
     if (Status sealed = seal_disks(qmp, directory, disks, limit); !sealed) return sealed;
     // Beside each other: nothing changes the memory of a machine that stands still, also not the saving of its devices.
     auto memory_saved = std::async(std::launch::async, [&] { return memory.save(state_->memory, state_->spec.memory_bytes); });
-    const auto bytes = devices.collect(limit);
+    const auto bytes = devices.save(limit);
     const Status memory_done = memory_saved.get();
     if (!bytes) return std::unexpected(bytes.error());
     saved.device_state_bytes = *bytes;
-    YADO_TRY(devices.finish(limit), "save");
     return memory_done;
   };
-  const auto go_on = [&](bool after_success) -> Status {
+  const auto go_on = [&]() -> Status {
     if (!runs) return {};
     YADO_TRY(yado::vm::resume(qmp, limit), "the guest stands still");
-    if (!after_success || stopped_at == 0us) return {};
+    if (stopped_at == 0us) return {};
     YADO_ASSIGN(const std::chrono::microseconds resumed_at, time_of(qmp, "RESUME", limit), "save");
     saved.pause = resumed_at - stopped_at;
     return {};
   };
   saved.disks_frozen = disks_at_rest.freeze();
   Status done = cut();
-  if (!done) devices.abandon();
   const auto copy_layers = [&]() -> Status {
     YADO_ASSIGN(std::vector<std::size_t> without, layers_ahead(directory, disks, ahead.directories), "save");
     const auto mark = read_mark(directory);
@@ -493,7 +494,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     if (done = memory.after_pause(); done) done = copy_layers();
     if (done) return saved;
   }
-  const Status goes_on = go_on(done.has_value());
+  const Status goes_on = go_on();
   disks_at_rest.thaw();
   if (!goes_on)
     return fail(goes_on.error().code, "save: {}{}", done ? "" : done.error().message + "; and ", goes_on.error().message);
