@@ -28,7 +28,7 @@ std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSp
 // host's store, "memory@HOST". Properties "load@HOST": the share lies in that host's store, which is asked for it, by this name.
 // Of a delta there are its bases, too, all parts of them, the oldest first: "base-00/memory", "base-00/memory@HOST", "base-01/…"; a share that lies elsewhere
 // has its index here then, and "load@HOST" are its names with those of its bases, a blank between them, the oldest first.
-// "base-NN/disk": of those bases whose disks its own lies on, if it has not all of them ("disks_are_delta", the oldest first again).
+// "base-NN/disk": those that its part "disk" lies on, the oldest first; none when it has all of its disks.
 // "shares": what each host saved, a line each: host, pages, bytes, sum of its manifest (a `-` for none). "cut": the instant. "base_cut": of a delta, that of its base.
 inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@", base_prefix = "base-";
 // What is handed over to another main host has no part "memory" but the property "servers": the sessions of memory servers that hold

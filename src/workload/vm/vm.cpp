@@ -415,10 +415,11 @@ Result<std::uint64_t> Vm::seal(const fs::path& disk, const std::vector<fs::path>
   YADO_TRY(tidy_disks(qmp, directory, disks, limit), "seal");
   YADO_ASSIGN(const std::string now, yado::vm::run_state(qmp, limit), "seal");
   if (now != "running") return fail(Errc::conflict, "seal: the guest is {}: only one that runs is left while it runs", now);
-  // Who leaves needs few layers more than deltas of its images.
-  if (ahead.empty()) YADO_TRY(forget_mark(directory), "seal");
-  if (ahead.empty())
+  if (ahead.empty()) {
+    // Who leaves needs few layers more than deltas of its images.
+    YADO_TRY(forget_mark(directory), "seal");
     if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
+  }
   YADO_TRY(seal_disks(qmp, directory, disks, limit), "seal");
   YADO_ASSIGN(const auto without, layers_ahead(directory, disks, ahead), "seal");
   return copy_sealed(directory, disks, disk, without);
