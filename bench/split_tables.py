@@ -10,7 +10,7 @@ import re
 import sys
 
 FIGURES = [("checkpoint_s", "checkpoint s", 2), ("pause_ms", "pause ms", 0), ("bytes_disk", "MiB on disks", 0), ("bytes_wire", "on wires", 1),
-           ("restore_run_s", "restore, runs s", 2), ("restore_all_s", "all s", 2)]
+           ("restore_run_s", "restore, runs s", 2), ("restore_all_s", "all s", 2), ("restore_gap_ms", "longest gap ms", 0)]
 
 
 def cell(row, digits):

@@ -41,6 +41,7 @@ std::string dump_record(const Record& v) {
   if (v.image) j["image"] = v.image->str();
   for (const ImageId& base : v.bases) j["bases"].push_back(base.str());
   if (!v.image_of.empty()) j["image_of"] = v.image_of.str();
+  if (v.raised_from) j["raised_from"] = v.raised_from->str();
   if (v.standby) j["standby"] = v.standby->str();
   if (v.memory_hosts) j["memory_hosts"] = *v.memory_hosts;
   return api::dump(j);
@@ -67,6 +68,7 @@ Result<Record> parse_record(std::string_view text) {
       .optional("image_revision", v.image_revision)
       .optional("bases", v.bases)
       .optional("image_of", v.image_of)
+      .optional("raised_from", v.raised_from)
       .optional("standby", v.standby)
       .optional("standby_host", v.standby_host)
       .optional("standby_revision", v.standby_revision)

@@ -322,6 +322,13 @@ void Pager::adopt_local(const PageRun& run) {
   table_.adopt_local(run);
 }
 
+/// Nothing is in view yet, and what comes is put there to be noticed when it is written.
+void Pager::count_changes() {
+  const std::lock_guard lock(table_mutex_);
+  writes_ = Writes::noticed;
+  has_cut_ = true;
+}
+
 void Pager::set_local_limit(std::uint64_t pages) {
   tell_table([&](Actions& actions) { table_.set_local_limit(pages, actions); });
 }

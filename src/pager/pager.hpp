@@ -55,6 +55,8 @@ class Pager {
 
   /// Before the process is let go: these pages are in the file, out of view.
   void adopt_local(const PageRun& run);
+  /// Before the process is let go, of a memory that is as at a cut that was kept (restored from its image): the next checkpoint may be of what changed since.
+  void count_changes();
   void set_local_limit(std::uint64_t pages);
   std::uint64_t local_limit() const;
   /// Fetches these in the background, in this order, as long as there is room. Once.

@@ -98,12 +98,15 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
     return fail(Errc::conflict, "the process has a memory of {} pages, wanted were {}", memory->pages(), network.pages());
   Pager pager(*memory, network.memory(), network.executor(),
               {{.pages = memory->pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
+  // Restored: whoever loaded a share counts from the image's cut, too.
+  if (network.chain()) pager.count_changes();
   if (!waits) YADO_TRY(memory->go(), "pager");
   if (network.owns()) network.servers().start(pager);
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
   if (heir.valid()) (void)os::write_all(heir, json{{"ok", true}}.dump() + "\n");
 
   ServedMemory served{config, pager, network, std::make_shared<SaveWatch>(), {}};
+  if (network.chain()) served.kept.cut = network.chain()->cut();
   std::vector<std::jthread> clients;
   for (;;) {
     pollfd wanted[] = {{memory->process_fd(), POLLRDHUP, 0}, {listener->socket.get(), POLLIN, 0}};

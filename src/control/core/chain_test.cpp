@@ -28,6 +28,14 @@ struct ControlChainTest : ControlSplitTest {
     copied(only_call<PullCall>(saved(build)));
     return build.what.image;
   }
+  /// Its host falls silent.
+  void raised_on_h2(Way way) {
+    const auto raise = only_call<RaiseCall>(ask(Evidence::silent, {}, h1));
+    ASSERT_EQ(raise.host, h2);
+    EXPECT_TRUE(raise.what.image);
+    agent(h1).instances.clear();
+    done(raise.id, reply_of(h2, stands(h2, raise.what.instance, Purpose::owner, raise.what.epoch), way));
+  }
   std::set<ImageId> held(const HostId& host) {
     std::set<ImageId> all;
     for (const ImageReport& image : agent(host).images) all.insert(image.id);
@@ -147,17 +155,38 @@ TEST_F(ControlChainTest, AFullImageEndsTheChainAndNothingOfItIsLeft) {
   EXPECT_EQ(held(h3), std::set<ImageId>{share_of(build.what.image)});
 }
 
-TEST_F(ControlChainTest, AfterAnotherOwnerWasRaisedTheNextIsFullAndSaysWhy) {
+TEST_F(ControlChainTest, WhoWasRaisedFromAnImageGoesOnFromIt) {
   const ImageId full = acknowledged();
-  const auto raise = only_call<RaiseCall>(ask(Evidence::silent, {}, h1));
-  ASSERT_EQ(raise.host, h2);
-  agent(h1).instances.clear();
-  raised(raise);
+  raised_on_h2(Way::image);
+  EXPECT_EQ(disk[site].raised_from, full);
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  EXPECT_EQ(build.what.base, full);
+  saved(build);
+  EXPECT_THAT(disk[site].bases, ::testing::ElementsAre(full));
+  // And from what was saved of it then, also by a control that was restarted.
+  restart();
+  EXPECT_EQ(disk[site].image_of, disk[site].instance);
+}
+
+TEST_F(ControlChainTest, AfterAnotherOwnerBeganAnewTheNextIsFullAndSaysWhy) {
+  const ImageId full = acknowledged();
+  raised_on_h2(Way::cold);
+  EXPECT_FALSE(disk[site].raised_from);
   const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
   EXPECT_FALSE(build.what.base);
   const std::string why = detail(saved(build));
   EXPECT_THAT(why, HasSubstr(full.str()));
   EXPECT_THAT(why, HasSubstr("in 5 ms"));
+}
+
+TEST_F(ControlChainTest, WhatAnEarlierOwnerWasRaisedFromIsNoBase) {
+  acknowledged();
+  raised_on_h2(Way::image);
+  const auto raise = only_call<RaiseCall>(ask(Evidence::silent, {}, h2));
+  EXPECT_FALSE(disk[site].raised_from) << "before it is known how";
+  agent(h2).instances.clear();
+  raised(raise);  // cold
+  EXPECT_FALSE(only_call<BuildCall>(checkpoint(ControlCore::Extent::changes)).what.base);
 }
 
 TEST_F(ControlChainTest, WhatIsNotAcknowledgedIsCopiedBeforeADeltaGoesOnFromIt) {

@@ -47,6 +47,7 @@ void ControlCore::grant(Workload& workload, Instant now) {
   const bool expected = move && move->step == Migration::Step::raise && !move->to.empty() && !move->expected.empty() && record.instance != move->expected;
   record.instance = expected ? move->expected : InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
   record.phase = OwnerPhase::raising;
+  record.raised_from.reset();
   workload.owner->not_before = now;
   if (record.spec.policy.consistency == Consistency::exclusive) {
     leases_.grant(record.spec.name, record.epoch, record.spec.policy.lease);
@@ -92,7 +93,7 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   emit("raise", workload, record.host);
   operation.call = call(RaiseCall{std::move(spec), record.spec.name, record.instance, record.epoch, image, moves},
                         raise_limit(record.spec),
-                        Pending{Pending::What::raise, record.spec.name, record.host, record.instance, {}, record.epoch});
+                        Pending{Pending::What::raise, record.spec.name, record.host, record.instance, moves ? ImageId() : image.value_or(ImageId()), record.epoch});
 }
 
 void ControlCore::raise_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
@@ -108,6 +109,7 @@ void ControlCore::raise_done(Workload& workload, const Pending& pending, const R
           {"ready_us", std::to_string(reply.times.ready.count() / 1000)},
           {"detail", reply.detail}});
     if (reply.way == Way::frozen) record.memory_hosts.reset();  // it goes on with those it had
+    if (reply.way == Way::image && !pending.image.empty()) record.raised_from = pending.image;
     InstanceReport instance{.id = reply.instance, .workload = record.spec.name, .epoch = pending.epoch,
                             .state = InstanceState::running, .endpoint = reply.endpoint};
     return owner_is_up(workload, pending.host, instance, reply.sequence, now);
@@ -136,7 +138,7 @@ void ControlCore::owner_is_up(Workload& workload, const HostId& host, const Inst
   else if (workload.migration) record.memory_hosts.reset();  // spread for a move that came to nothing
   if (workload.migration && workload.migration->to == host) end_left(workload);
   workload.migration.reset();
-  if (!workload.owner) record.memory_hosts.reset();  // raised without control: by what it was told then
+  if (!workload.owner) record.memory_hosts.reset(), record.raised_from.reset();  // raised without control: by what it was told then
   if (record.standby == instance.id) record.standby.reset();  // it was thawed: a new one is needed
   persist(workload);
   workload.owner_sequence = sequence;

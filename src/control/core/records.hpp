@@ -27,7 +27,8 @@ struct Record {
   std::optional<ImageId> image;  ///< the current ready image, once taken
   std::uint64_t image_revision = 0;
   std::vector<ImageId> bases;  ///< what it is a delta of, the oldest first: kept as long as it is
-  InstanceId image_of;         ///< the owner that it was taken of: only of that can there be a delta from it
+  InstanceId image_of;         ///< the owner that it was taken of
+  std::optional<ImageId> raised_from;  ///< what `instance` was restored from. Only who was, or whom the image is of, can go on from it with a delta
   std::optional<InstanceId> standby;  ///< the frozen standby, once prepared
   HostId standby_host;
   std::uint64_t standby_revision = 0;

@@ -94,7 +94,7 @@ Result<ImageId> ControlCore::base_of_next(const Workload& workload) const {
   const Record& record = workload.record;
   if (!record.image) return fail(Errc::not_found, "there is no image of it yet");
   if (record.image_revision != record.revision) return fail(Errc::conflict, "{} is of an earlier spec", *record.image);
-  if (record.image_of != record.instance) return fail(Errc::conflict, "{} is of {}, and {} runs now", *record.image, record.image_of, record.instance);
+  if (record.image_of != record.instance && record.raised_from != record.image) return fail(Errc::conflict, "{} is of {}, and {} runs now", *record.image, record.image_of, record.instance);
   if (record.bases.size() + 2 > settings_.chain_images)
     return fail(Errc::conflict, "{} is the last of a chain of {} images, the most that there may be", *record.image, record.bases.size() + 1);
   return *record.image;

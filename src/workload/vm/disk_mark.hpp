@@ -1,5 +1,5 @@
 #pragma once
-// Which layers of a running guest's disks an image has that was kept: the next one needs those above only.
+// Which layers of a running guest's disks an image has that was kept, or that it was restored from: the next one needs those above only.
 //
 //   disk-0.qcow2 ─── … ─┬─ disk-0.K.qcow2 ─── … ─── disk-0.N.qcow2
 //   in the image `cut`  │  written since            written now

@@ -289,7 +289,10 @@ class VmDriver final : public workload::Driver {
     std::unique_ptr<MemoryPart> memory;
     if (place.paging) {
       // The pager does it, while the guest runs.
-      memory = std::make_unique<PagedMemory>(PagedMemory::Options{});
+      PagedMemory::Options paged;
+      const auto cut = image.properties.find("cut");
+      if (!inherits && cut != image.properties.end()) paged.cut = image::CutId::from_hex(cut->second);
+      memory = std::make_unique<PagedMemory>(std::move(paged));
       if (!inherits) YADO_TRY(use_image(*place.paging, image), "VM");
     } else {
       YADO_ASSIGN(const std::filesystem::path pages, part(image.directories, "memory"), "VM");

@@ -25,6 +25,8 @@ class MemoryPart {
   virtual Status after_pause() { return {}; }
   /// After after_pause(): names the cut that this is a delta of; empty: of none.
   virtual std::string delta_of() const { return {}; }
+  /// In a restore: names the cut that it is as at, if what changes from then on is counted from that; else empty.
+  virtual std::string restored_cut() const { return {}; }
   /// Fills a fresh file of that length, all holes, before QEMU maps it.
   virtual Status load(const os::Fd& memory, std::uint64_t bytes) = 0;
 };

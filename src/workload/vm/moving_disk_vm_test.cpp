@@ -268,11 +268,21 @@ TEST_F(MovingDiskVmProcessTest, ADeltaHasWhatWasWrittenToDisksSinceItsBase) {
     ASSERT_NO_FATAL_FAILURE(expect_flawless_disk());
     ASSERT_NO_FATAL_FAILURE(expect_disk_of(where.directory));
     if (i == 3) {
-      // What has no base here has all of its disks.
-      Image whole{.name = "b-img.1"};
-      ASSERT_NO_FATAL_FAILURE(checkpoint(whole, &images[i]));
+      // It goes on from what it was restored from. What has no base has all of its disks.
+      write_a_while('d', 5);
+      Image next{.name = "b-img.1"}, whole{.name = "b-img.2"};
+      ASSERT_NO_FATAL_FAILURE(checkpoint(next, &images[i]));
+      EXPECT_TRUE(next.saved.disks_are_delta);
+      EXPECT_LT(next.saved.disk_bytes, 2_MiB);
+      ASSERT_NO_FATAL_FAILURE(checkpoint(whole));
       EXPECT_FALSE(whole.saved.disks_are_delta);
       EXPECT_GE(whole.saved.disk_bytes, 8_MiB);
+      vm_.reset();
+      where = place("again", memory_bytes / 2, {"h3"});
+      where.paging->config.image = next.chain;
+      ASSERT_NO_FATAL_FAILURE(restore(next, where));
+      ASSERT_NO_FATAL_FAILURE(expect_flawless_disk());
+      ASSERT_NO_FATAL_FAILURE(expect_disk_of(where.directory));
     }
     vm_.reset();
   }

@@ -77,7 +77,7 @@ TEST_F(PagedVmProcessTest, AChainOfIncrementalCheckpointsHoldsWhatChangedWhereve
   boot(place("a", memory_bytes / 4, {"h2", "h3"}));
   std::vector<Image> images;
   std::uint64_t whole = 0;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 10; ++i) {
     write_a_while(i % 2 == 0 ? 'h' : 'w', 5);
     images.push_back({.name = fmt::format("a-img.{}", i + 1)});
     ASSERT_NO_FATAL_FAILURE(checkpoint(images.back(), i == 0 ? nullptr : &images[images.size() - 2]));
@@ -90,7 +90,7 @@ TEST_F(PagedVmProcessTest, AChainOfIncrementalCheckpointsHoldsWhatChangedWhereve
     }
   }
   vm_.reset();
-  for (const std::size_t i : {3u, 1u}) {
+  for (const std::size_t i : {9u, 1u}) {
     Place where = place(fmt::format("r{}", i), memory_bytes / 2, {"h3"});
     where.paging->config.image = images[i].chain;
     ASSERT_NO_FATAL_FAILURE(restore(images[i], where));
@@ -131,15 +131,27 @@ TEST_F(PagedVmProcessTest, AChainIsRestoredWhereItWasSavedWithoutALogBeingCopied
   write_a_while('w');
   expect_flawless();
 
-  // It counts no changes yet: whatever base is wished for, all is saved, and that is an image by itself.
-  Image wished{.name = "a-img.5"};
-  ASSERT_NO_FATAL_FAILURE(checkpoint(wished, &images.back()));
-  EXPECT_TRUE(wished.base_cut.none());
-  vm_.reset();
-  Place alone = place("alone", memory_bytes, {});
-  alone.paging->config.image = {wished.chain.back()};
-  ASSERT_NO_FATAL_FAILURE(restore(wished, alone));
-  expect_flawless();
+  // It goes on from what it was restored from, and from nothing else: of another cut nobody knows what changed since.
+  const auto pages_of = [](const Image& image) {
+    std::uint64_t pages = 0;
+    for (const MemoryShare& share : image.shares) pages += share.pages;
+    return pages;
+  };
+  for (const auto& [base, name] : {std::pair(&images.back(), "a-img.5"), std::pair(&images.front(), "a-img.6")}) {
+    SCOPED_TRACE(name);
+    const bool known = base == &images.back();
+    Image next{.name = name};
+    ASSERT_NO_FATAL_FAILURE(checkpoint(next, base));
+    EXPECT_EQ(next.base_cut, known ? base->cut : image::CutId());
+    if (known) EXPECT_LT(pages_of(next), pages_of(images.front()));
+    vm_.reset();
+    Place alone = place(fmt::format("alone-{}", name), memory_bytes, {});
+    alone.paging->config.image = next.chain;
+    if (!known) alone.paging->config.image = {next.chain.back()};
+    ASSERT_NO_FATAL_FAILURE(restore(next, alone));
+    expect_flawless();
+    write_a_while('h');
+  }
   vm_.reset();
 
   // A share of the chain is damaged: no guest, and the error says whose it is.

@@ -66,7 +66,7 @@ class PagedVmTest : public ::testing::Test {
     made.paging = paging;
     return made;
   }
-  VmSpec spec() const {
+  virtual VmSpec spec() const {
     VmSpec made = verifier(memory_bytes, pattern_mib);
     made.disks = disks_;
     return made;
@@ -119,8 +119,10 @@ class PagedVmTest : public ::testing::Test {
     return directory_.path() / "store" / host / (image + "." + host) / ("pages-" + host);
   }
   void restore(const Image& image, Place where) {
-    PagedMemory nothing({});
-    auto restored = Vm::restore(spec(), where, qemu(), image.parts(), nothing);
+    PagedMemory::Options as;
+    as.cut = image.cut;
+    PagedMemory memory(std::move(as));
+    auto restored = Vm::restore(spec(), where, qemu(), image.parts(), memory);
     ASSERT_OK(restored);
     vm_.emplace(std::move(*restored));
   }

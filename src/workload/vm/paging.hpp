@@ -78,6 +78,7 @@ class PagedMemory final : public MemoryPart {
   Status save(const os::Fd& memory, std::uint64_t bytes) override;
   Status after_pause() override;
   std::string delta_of() const override { return base_cut_.none() ? std::string() : base_cut_.hex(); }
+  std::string restored_cut() const override { return options_.cut.none() ? std::string() : options_.cut.hex(); }
   /// Everything else of the image is complete: this cut is the one that later changes are counted from.
   Status keep();
   /// The pager does it, from the image that it was started with.

@@ -274,8 +274,10 @@ class RandomKillVmProcessTest : public PagedVmTest {
         if (files.wait_for(fault->events)) look(place_, fault->looks);
         strike(*fault, nullptr);
       });
-    PagedMemory nothing({});
-    auto restored = Vm::restore(spec(), place_, qemu(), good_.parts(), nothing);
+    PagedMemory::Options as;
+    as.cut = good_.cut;
+    PagedMemory memory(std::move(as));
+    auto restored = Vm::restore(spec(), place_, qemu(), good_.parts(), memory);
     files.over();
     if (striker.joinable()) striker.join();
     if (!restored && !fault) ADD_FAILURE() << "not recovered: " << restored.error().text();

@@ -355,6 +355,12 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
     if (saved.empty()) return fail(Errc::corrupt, "restore: the image has no disk {}", i);
     for (const fs::path& layer : saved) YADO_TRY(copy_disk(layer, place.directory / layer.filename()), "restore");
   }
+  // What is written from now on lies above what the image has, for a delta of it.
+  if (const std::string cut = memory.restored_cut(); !cut.empty()) {
+    for (std::size_t i = 0; i < spec.disks.size(); ++i) YADO_TRY(make_overlay(qemu, spec.disks[i], next_layer(place.directory, i)), "restore");
+    YADO_ASSIGN(const DiskMark mark, mark_now(place.directory, spec.disks.size(), cut), "restore");
+    if (!spec.disks.empty()) YADO_TRY(write_mark(place.directory, mark), "restore");
+  }
   YADO_TRY(memory.load(state->memory, spec.memory_bytes), "restore");
   YADO_TRY(state->launch(image.properties.at("machine"), true), "restore");
   YADO_TRY(state->load_devices(image, begin, place.paging ? place.paging->config.epoch : 0), "restore");
