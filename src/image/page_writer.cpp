@@ -6,7 +6,9 @@
 #include <atomic>
 #include <bit>
 #include <cstring>
+#include <future>
 #include <new>
+#include <system_error>
 
 #include "image/disk.hpp"
 #include "image/page_files.hpp"
@@ -137,7 +139,7 @@ PageWriterFigures PageWriter::figures() const {
 PageAppender::PageAppender(PageWriter::State& state)
     : state_(&state),
       memory_(static_cast<std::byte*>(
-          ::operator new((2 * extent_slots + repeated_pages) * page_bytes, std::align_val_t(page_bytes)))) {
+          ::operator new(((extents_written + 2) * extent_slots + repeated_pages) * page_bytes, std::align_val_t(page_bytes)))) {
   owners_.reserve(extent_slots);
   repeated_.resize(repeated_pages);
 }
@@ -146,16 +148,17 @@ PageAppender::PageAppender(PageAppender&& other) noexcept
       memory_(std::move(other.memory_)),
       extent_(std::exchange(other.extent_, std::nullopt)),
       owners_(std::exchange(other.owners_, {})),
-      repeated_(std::move(other.repeated_)) {}
-PageAppender::~PageAppender() = default;
+      repeated_(std::move(other.repeated_)),
+      turn_(other.turn_),
+      flights_(std::move(other.flights_)) {}
+PageAppender::~PageAppender() = default;  // waits for what is being written
 
 void PageAppender::Free::operator()(std::byte* memory) const {
   ::operator delete(memory, std::align_val_t(page_bytes));
 }
 
-PageBuffer PageAppender::buffered(std::uint64_t number) const {
-  return PageBuffer(memory_.get() + number * page_bytes, page_bytes);
-}
+PageBuffer PageAppender::buffered(std::uint64_t number) const { return PageBuffer(filling() + number * page_bytes, page_bytes); }
+PageBuffer PageAppender::repeated(std::uint64_t number) const { return PageBuffer(room(extents_written + 2) + number * page_bytes, page_bytes); }
 
 Status PageAppender::check(PageNumber page) const {
   if (value_of(page) >= state_->options.guest_pages)
@@ -178,7 +181,7 @@ Status PageAppender::put(PageNumber page, PageContents contents, Round round) {
     YADO_TAKE(slot, append(page, checksum));
     if (seen) {
       repeated_[checksum % repeated_pages] = {checksum, *slot};
-      std::ranges::copy(copy, buffered(2 * extent_slots + checksum % repeated_pages).begin());
+      std::ranges::copy(copy, this->repeated(checksum % repeated_pages).begin());
     }
   }
   return record(page, {*slot, checksum}, round);
@@ -193,10 +196,8 @@ Status PageAppender::put_zeros(PageNumber page, Round round) {
 // Only in memory: reading a page back from the disk takes longer than writing it again.
 std::optional<Slot> PageAppender::find_same(PageContents page, std::uint64_t checksum, std::optional<Slot> seen) {
   const std::uint32_t place = checksum % repeated_pages;
-  const Repeated& repeated = repeated_[place];
-  if (repeated.slot != zero_slot && repeated.checksum == checksum &&
-      same(page, repeated.slot, buffered(2 * extent_slots + place)))
-    return repeated.slot;
+  const Repeated& known = repeated_[place];
+  if (known.slot != zero_slot && known.checksum == checksum && same(page, known.slot, repeated(place))) return known.slot;
   if (seen && extent_ && *seen / extent_slots == *extent_ / extent_slots &&
       same(page, *seen, buffered(*seen % extent_slots)))
     return seen;
@@ -225,7 +226,7 @@ Status PageAppender::record(PageNumber page, PageRecord record, Round round) {
   ++state_->puts;
   const std::optional<PageRecord> obsolete = state_->table.put(page, record, round);
   const bool full = owners_.size() == extent_slots;
-  if (full) YADO_PASS(flush());
+  if (full) YADO_PASS(write());
   if (!obsolete) return {};
   ++state_->superseded;
   if (obsolete->zero() || !state_->log->release(obsolete->slot)) return {};
@@ -236,7 +237,7 @@ Status PageAppender::record(PageNumber page, PageRecord record, Round round) {
 Status PageAppender::clean(Slot extent) {
   const auto live = state_->log->begin_cleaning(extent);
   if (!live) return {};
-  const std::span<std::byte> data(memory_.get() + extent_slots * page_bytes, extent_slots * page_bytes);
+  const std::span<std::byte> data(room(extents_written + 1), extent_slots * page_bytes);
   auto got = live->empty() ? 0 : state_->log->read(extent, data);
   if (!got) return state_->break_with(got.error());
   for (const PageLog::LiveSlot& slot : *live) {
@@ -259,20 +260,36 @@ Status PageAppender::move(const PageLog::LiveSlot& live, PageContents contents) 
     state_->log->release(moved ? live.slot : slot);
   }
   state_->log->release(live.slot);
-  return owners_.size() == extent_slots ? flush() : Status();
+  return owners_.size() == extent_slots ? write() : Status();
+}
+
+/// While the next extents are being filled: a quick disk wants more than one request at a time.
+Status PageAppender::write() {
+  const std::span<const std::byte> data(filling(), owners_.size() * page_bytes);
+  auto task = [state = state_, extent = *std::exchange(extent_, std::nullopt), data, owners = std::exchange(owners_, {})] {
+    if (const Status written = state->log->write(extent, data, owners); !written) return void(state->break_with(written.error()));
+    state->bytes_written += data.size();
+    --state->unflushed;
+  };
+  owners_.reserve(extent_slots);
+  try {
+    flights_[turn_] = std::async(std::launch::async, task);
+  } catch (const std::system_error&) {  // no more threads
+    task();
+  }
+  turn_ = (turn_ + 1) % flights_.size();
+  return landed(flights_[turn_]);
+}
+
+Status PageAppender::landed(std::future<void>& flight) {
+  if (flight.valid()) flight.get();
+  return state_->usable();
 }
 
 Status PageAppender::flush() {
-  YADO_PASS(state_->usable());
-  if (!extent_) return {};
-  const std::span<const std::byte> data(memory_.get(), owners_.size() * page_bytes);
-  if (Status written = state_->log->write(*extent_, data, owners_); !written)
-    return state_->break_with(written.error());
-  state_->bytes_written += data.size();
-  extent_.reset();
-  owners_.clear();
-  --state_->unflushed;
-  return {};
+  if (extent_) YADO_PASS(write());
+  for (auto& flight : flights_) YADO_PASS(landed(flight));
+  return state_->usable();
 }
 
 }  // namespace yado::image

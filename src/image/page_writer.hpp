@@ -8,8 +8,10 @@
 // After the first error of any appender (`no_space`, `io`) every further call gives that error: the part cannot be
 // completed. Without a successful `finish` destruction removes the files.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -66,7 +68,7 @@ class PageWriter {
   std::unique_ptr<State> state_;
 };
 
-/// For one thread at a time. Takes 3 MiB.
+/// For one thread at a time; it writes what is full on others. Takes 6 MiB.
 class PageAppender {
  public:
   PageAppender(PageAppender&&) noexcept;
@@ -84,7 +86,12 @@ class PageAppender {
   friend class PageWriter;
   explicit PageAppender(PageWriter::State& state);
   Status check(PageNumber page) const;
+  std::byte* room(std::size_t number) const { return memory_.get() + number * extent_slots * page_bytes; }
+  std::byte* filling() const { return room(turn_); }
   PageBuffer buffered(std::uint64_t number) const;
+  PageBuffer repeated(std::uint64_t number) const;
+  Status write();
+  Status landed(std::future<void>& flight);
   std::optional<Slot> find_same(PageContents page, std::uint64_t checksum, std::optional<Slot> seen);
   bool same(PageContents page, Slot slot, PageContents other);
   Result<Slot> append(PageNumber page, std::uint64_t checksum);
@@ -98,15 +105,18 @@ class PageAppender {
     Slot slot = zero_slot;
   };
   static constexpr std::uint32_t repeated_pages = 256;
+  static constexpr std::size_t extents_written = 3;  ///< at a time, while another one is being filled
 
   struct Free {
     void operator()(std::byte* memory) const;
   };
   PageWriter::State* state_;
-  std::unique_ptr<std::byte[], Free> memory_;  ///< the extent being filled, room to read one, the repeated contents
+  std::unique_ptr<std::byte[], Free> memory_;  ///< the extents being filled and written, in turn; room to read one; the repeated contents
   std::optional<Slot> extent_;                 ///< reserved when its first page comes
   std::vector<PageNumber> owners_;             ///< of its slots, as many as are used
   std::vector<Repeated> repeated_;             ///< [checksum % repeated_pages]
+  std::size_t turn_ = 0;                       ///< which extent is being filled
+  std::array<std::future<void>, extents_written + 1> flights_;  ///< each extent's writing; the last member, so that these end first
 };
 
 }  // namespace yado::image

@@ -143,7 +143,9 @@ TEST_F(PagedVmProcessTest, AChainIsRestoredWhereItWasSavedWithoutALogBeingCopied
     Image next{.name = name};
     ASSERT_NO_FATAL_FAILURE(checkpoint(next, base));
     EXPECT_EQ(next.base_cut, known ? base->cut : image::CutId());
-    if (known) EXPECT_LT(pages_of(next), pages_of(images.front()));
+    if (known) {
+      EXPECT_LT(pages_of(next), pages_of(images.front()));
+    }
     vm_.reset();
     Place alone = place(fmt::format("alone-{}", name), memory_bytes, {});
     alone.paging->config.image = next.chain;
