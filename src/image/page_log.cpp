@@ -38,9 +38,10 @@ Result<Slot> PageLog::reserve() {
   return static_cast<Slot>((extents_.size() - 1) * extent_slots);
 }
 
-Status PageLog::write(Slot extent, std::span<const std::byte> data, std::span<const PageNumber> owners) {
+Result<bool> PageLog::write(Slot extent, std::span<const std::byte> data, std::span<const PageNumber> owners) {
   const std::uint64_t offset = std::uint64_t{extent} * page_bytes;
   YADO_TRY(write_at(fd_, data, offset), path_.native());
+  bool dead = false;
   {
     const std::lock_guard lock(mutex_);
     Extent& written = extent_of(extent);
@@ -53,11 +54,12 @@ Status PageLog::write(Slot extent, std::span<const std::byte> data, std::span<co
       --live_;
       written.holes.set(slot);
     }
+    dead = written.live == 0;
   }
   // To the disk from now on, not all at once in the fsync at the end. A hint: where it fails, fsync says why.
   (void)::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(data.size()),
                           SYNC_FILE_RANGE_WRITE);
-  return {};
+  return dead;
 }
 
 bool PageLog::release(Slot slot) {

@@ -33,8 +33,8 @@ class PageLog {
   /// `no_space` when the log has no more numbers.
   Result<Slot> reserve();
   /// Writes the first slots of an extent, one for each of `owners`: the page it was written for. The rest stay holes.
-  /// The data are aligned to 4096.
-  Status write(Slot extent, std::span<const std::byte> data, std::span<const PageNumber> owners);
+  /// The data are aligned to 4096. True when nobody refers to any of it any more: then it wants cleaning, of which release() could say nothing before.
+  Result<bool> write(Slot extent, std::span<const std::byte> data, std::span<const PageNumber> owners);
   /// A page less refers to the slot. True when its extent is now worth cleaning.
   bool release(Slot slot);
   /// A page more refers to the slot. False when nobody did any more: then it is dead for good.

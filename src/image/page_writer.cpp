@@ -266,29 +266,32 @@ Status PageAppender::move(const PageLog::LiveSlot& live, PageContents contents) 
 /// While the next extents are being filled: a quick disk wants more than one request at a time.
 Status PageAppender::write() {
   const std::span<const std::byte> data(filling(), owners_.size() * page_bytes);
-  auto task = [state = state_, extent = *std::exchange(extent_, std::nullopt), data, owners = std::exchange(owners_, {})] {
-    if (const Status written = state->log->write(extent, data, owners); !written) return void(state->break_with(written.error()));
+  auto task = [state = state_, extent = *std::exchange(extent_, std::nullopt), data, owners = std::exchange(owners_, {})]() -> std::optional<Slot> {
+    const auto dead = state->log->write(extent, data, owners);
+    if (!dead) return (void)state->break_with(dead.error()), std::nullopt;
     state->bytes_written += data.size();
     --state->unflushed;
+    return *dead ? std::optional(extent) : std::nullopt;
   };
   owners_.reserve(extent_slots);
   try {
     flights_[turn_] = std::async(std::launch::async, task);
   } catch (const std::system_error&) {  // no more threads
-    task();
+    flights_[turn_] = std::async(std::launch::deferred, task);
   }
   turn_ = (turn_ + 1) % flights_.size();
   return landed(flights_[turn_]);
 }
 
-Status PageAppender::landed(std::future<void>& flight) {
-  if (flight.valid()) flight.get();
-  return state_->usable();
+Status PageAppender::landed(Flight& flight) {
+  const auto dead = flight.valid() ? flight.get() : std::nullopt;
+  YADO_PASS(state_->usable());
+  return dead ? clean(*dead) : Status();  // nothing of it is to be moved
 }
 
 Status PageAppender::flush() {
   if (extent_) YADO_PASS(write());
-  for (auto& flight : flights_) YADO_PASS(landed(flight));
+  for (Flight& flight : flights_) YADO_PASS(landed(flight));
   return state_->usable();
 }
 

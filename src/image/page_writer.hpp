@@ -91,7 +91,9 @@ class PageAppender {
   PageBuffer buffered(std::uint64_t number) const;
   PageBuffer repeated(std::uint64_t number) const;
   Status write();
-  Status landed(std::future<void>& flight);
+  /// An extent's writing; says which one is dead already.
+  using Flight = std::future<std::optional<Slot>>;
+  Status landed(Flight& flight);
   std::optional<Slot> find_same(PageContents page, std::uint64_t checksum, std::optional<Slot> seen);
   bool same(PageContents page, Slot slot, PageContents other);
   Result<Slot> append(PageNumber page, std::uint64_t checksum);
@@ -116,7 +118,7 @@ class PageAppender {
   std::vector<PageNumber> owners_;             ///< of its slots, as many as are used
   std::vector<Repeated> repeated_;             ///< [checksum % repeated_pages]
   std::size_t turn_ = 0;                       ///< which extent is being filled
-  std::array<std::future<void>, extents_written + 1> flights_;  ///< each extent's writing; the last member, so that these end first
+  std::array<Flight, extents_written + 1> flights_;  ///< of the extents in memory_; the last member, so that these end first
 };
 
 }  // namespace yado::image

@@ -257,7 +257,7 @@ TEST_P(ImagePageWriterTest, WhatIsWrittenAgainAndAgainTakesItsRoomOnce) {
   }
   ASSERT_OK(appender.flush());
   ASSERT_OK(writer.finish(all_pages(pages)));
-  EXPECT_LE(most, (pages + 2 * hot) * page_bytes + 1_MiB);
+  EXPECT_LE(most, (pages + 2 * hot) * page_bytes + 4_MiB);  // what is on its way to the disk may be dead before it is there
   EXPECT_LE(allocated_bytes(log()), pages * page_bytes + 64_KiB);
   EXPECT_EQ(writer.figures().cleaned, 0U);  // whole extents died: nothing had to be written twice for that
   expect_holds(model);
@@ -433,6 +433,7 @@ TEST_P(ImagePageWriterTest, AWriteThatIsCutShortIsAnError) {
               Status put;
               for (std::uint64_t number = 0; put && number < 600; ++number)
                 put = appender.put(PageNumber{number}, page_of(number + 1), 0_round);
+              if (put) put = appender.flush();  // what was full is written meanwhile: the error may come with a later page, and comes with flush
               if (put || put.error().code != Errc::io) return 2;
               return writer.finish(all_pages(600)) ? 3 : 0;
             }),
