@@ -76,10 +76,11 @@ void to_json(json& j, const MemoryHost& v) {
   j = json{{"host", v.host.str()}};
   if (v.bytes != 0) j["bytes"] = v.bytes;
   if (v.port != 0) j["address"] = v.address, j["port"] = v.port;
+  if (v.leaving) j["leaving"] = true;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, MemoryHost& v) {
-  Fields(j, path, status).required("host", v.host).optional("address", v.address).optional("port", v.port).optional("bytes", v.bytes);
+  Fields(j, path, status).required("host", v.host).optional("address", v.address).optional("port", v.port).optional("bytes", v.bytes).optional("leaving", v.leaving);
 }
 
 void to_json(json& j, const Split& v) {

@@ -47,7 +47,8 @@ struct MemoryHost {
   std::string address;
   std::uint16_t port = 0;
   std::uint64_t bytes = 0;  ///< at most, copies included; 0: an even share of what those with a size leave
-  bool operator==(const MemoryHost& other) const { return host == other.host && bytes == other.bytes; }
+  bool leaving = false;     ///< only in a raise: it has a share of the image, and keeps nothing of it once the others have it
+  bool operator==(const MemoryHost& other) const { return host == other.host && bytes == other.bytes && leaving == other.leaving; }
 };
 
 /// A memory that is held by several hosts: pages are exchanged while the VM runs.

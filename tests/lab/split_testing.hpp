@@ -75,7 +75,9 @@ class SplitImagesTest : public LabTest<Suite> {
     const auto ready = cluster().event(since, "ready", "bigvm");
     ASSERT_TRUE(ready);
     EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
-    if (fault != "process") EXPECT_NE(cluster().owner_host("bigvm"), host);
+    if (fault != "process") {
+      EXPECT_NE(cluster().owner_host("bigvm"), host);
+    }
   }
 
   std::unique_ptr<drill::Load> load;

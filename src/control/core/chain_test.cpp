@@ -189,6 +189,36 @@ TEST_F(ControlChainTest, WhatAnEarlierOwnerWasRaisedFromIsNoBase) {
   EXPECT_FALSE(only_call<BuildCall>(checkpoint(ControlCore::Extent::changes)).what.base);
 }
 
+/// h1 has the main image, and h3 the share that it saved.
+TEST_F(ControlChainTest, WhoSavedAShareIsAskedForItAlsoWhenItIsToKeepNone) {
+  const auto first = only_call<BuildCall>(up(split()));
+  saved(first);
+  beats({h1, h2, h3});
+  Split alone{.local_bytes = 64u << 20, .over = {}};
+  ASSERT_TRUE(core().set_split(site, alone));
+  agent(h1).instances.clear();
+  const auto raise = only_call<RaiseCall>(ask(Evidence::refused, {}, h1));
+  ASSERT_EQ(raise.host, h1);
+  EXPECT_EQ(raise.what.image, first.what.image);
+  ASSERT_THAT(raise.what.spec->vm.split->over, SizeIs(1));
+  const MemoryHost& saver = raise.what.spec->vm.split->over.front();
+  EXPECT_EQ(saver.host, h3);
+  EXPECT_TRUE(saver.leaving);
+  EXPECT_EQ(saver.port, agent(h3).memory.port);
+  EXPECT_EQ(saver.bytes, 500u);
+  EXPECT_THAT(*record().memory_hosts, IsEmpty()) << "from then on";
+}
+
+TEST_F(ControlChainTest, AnImageWithAShareOnADeadHostIsRaisedWhereACopyOfTheShareIs) {
+  const ImageId full = acknowledged();
+  std::vector<Action> actions = silence({h1, h2});
+  agent(h1).instances.clear();
+  std::ranges::move(ask(Evidence::refused, {}, h1), std::back_inserter(actions));
+  const auto raise = only_call<RaiseCall>(actions);
+  EXPECT_EQ(raise.host, h2);
+  EXPECT_EQ(raise.what.image, full);
+}
+
 TEST_F(ControlChainTest, WhatIsNotAcknowledgedIsCopiedBeforeADeltaGoesOnFromIt) {
   const auto first = only_call<BuildCall>(up(split()));
   const auto pull = only_call<PullCall>(saved(first));

@@ -304,7 +304,8 @@ RouteTable ControlCore::routes() const {
 
 std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
   const Record& record = workload.record;
-  const std::set<HostId> holding = holders(workload);
+  std::set<HostId> holding = holders(workload);
+  if (record.spec.vm.split) std::erase_if(holding, [&](const HostId& id) { return !savers_for(workload, id); });
   const InstanceReport* standing = standby_of(workload);
   std::vector<plan::HostView> all;
   for (const auto& [id, host] : hosts_) {

@@ -304,6 +304,7 @@ class ControlCore {
   bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
+  std::optional<std::vector<MemoryHost>> savers_for(const Workload& workload, const HostId& main) const;
   std::vector<PullCall::Member> members_of(const ImageId& image) const;
   std::vector<PullCall::Member> before_image(const Record& record, const Endpoint& holder) const;
   Result<ImageId> base_of_next(const Workload& workload) const;

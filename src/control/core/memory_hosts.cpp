@@ -63,6 +63,36 @@ WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& mai
   return spec;
 }
 
+/// Whoever restores the current image on `main` has to ask these for the shares of its memory that `main` has not: they saved them, and answer. Nothing: one of them does not.
+std::optional<std::vector<MemoryHost>> ControlCore::savers_for(const Workload& workload, const HostId& main) const {
+  const auto& here = hosts_.at(main).report.images;
+  std::vector<ImageId> chain = workload.record.bases;
+  chain.push_back(*workload.record.image);
+  std::vector<MemoryHost> savers;
+  std::set<HostId> unsized;
+  for (const ImageId& image : chain) {
+    const auto held = std::ranges::find(here, image, &ImageReport::id);
+    if (held == here.end()) return std::nullopt;
+    for (const ImageId& share : held->members) {
+      if (std::ranges::find(here, share, &ImageReport::id) != here.end()) continue;
+      const HostId saver(share.str().substr(image.str().size() + 1));
+      const auto host = hosts_.find(saver);
+      if (host == hosts_.end() || !alive(saver) || host->second.report.memory.port == 0) return std::nullopt;
+      auto known = std::ranges::find(savers, saver, &MemoryHost::host);
+      const Endpoint& memory = host->second.report.memory;
+      if (known == savers.end()) known = savers.insert(savers.end(), {.host = saver, .address = memory.address, .port = memory.port, .bytes = 0, .leaving = true});
+      // More than its pages take. Of what was saved just now its next report will say so: until then an even share.
+      const auto& there = host->second.report.images;
+      const auto saved = std::ranges::find(there, share, &ImageReport::id);
+      if (saved != there.end()) known->bytes += saved->bytes;
+      else unsized.insert(saver);
+    }
+  }
+  for (MemoryHost& saver : savers)
+    if (unsized.contains(saver.host)) saver.bytes = 0;
+  return savers;
+}
+
 Status ControlCore::set_split(const WorkloadId& id, const Split& split) {
   Workload* workload = find(id);
   if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);

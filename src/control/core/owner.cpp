@@ -89,6 +89,15 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   if (moves) image = workload.migration->image;
   WorkloadSpec spec = with_memory_hosts(moves ? workload.migration->spec : record.spec, record.host, operation.suspect);
   if (spec.vm.split) record.memory_hosts = spec.vm.split->over;
+  if (spec.vm.split && image && !moves) {
+    // Who saved a share of it and is not to keep any is asked for it all the same.
+    auto savers = savers_for(workload, record.host);
+    const auto keeps = [&](const MemoryHost& saver) { return std::ranges::find(*record.memory_hosts, saver.host, &MemoryHost::host) != record.memory_hosts->end(); };
+    if (savers) std::erase_if(*savers, keeps);
+    // Groups of a parity are of those that keep it from the beginning.
+    if (!savers || (spec.vm.split->redundancy == Redundancy::parity && !savers->empty())) image.reset();
+    else std::ranges::move(*savers, std::back_inserter(spec.vm.split->over));
+  }
   persist(workload);
   emit("raise", workload, record.host);
   operation.call = call(RaiseCall{std::move(spec), record.spec.name, record.instance, record.epoch, image, moves},

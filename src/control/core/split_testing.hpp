@@ -6,6 +6,9 @@
 namespace yado::control::testing_core {
 
 struct ControlSplitTest : ControlCoreTest {
+  ControlSplitTest() {
+    for (const HostId& host : {h1, h2, h3}) agent(host).memory = {agent(host).agent.address, 7100};
+  }
   static WorkloadSpec split() {
     WorkloadSpec wanted = spec(Consistency::shared, StandbyLevel::image);
     wanted.kind = Kind::vm;

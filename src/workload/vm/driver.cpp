@@ -56,7 +56,7 @@ Result<bool> listens(std::uint16_t port, nanoseconds limit) {
 }
 
 /// One XOR needs three hosts. With fewer left the guest is rather recovered, its pages kept twice, than not at all.
-bool has_parity(const Split& split) { return split.redundancy == Redundancy::parity && split.over.size() >= 3; }
+bool has_parity(const Split& split) { return split.redundancy == Redundancy::parity && std::ranges::count(split.over, false, &MemoryHost::leaving) >= 3; }
 unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::none || has_parity(split) ? 1 : 2; }
 
 /// Those without a size share evenly what the others leave, each page as often as is wanted; room for half as much again, because regions
@@ -64,6 +64,7 @@ unsigned copies_of(const Split& split) { return split.redundancy == Redundancy::
 std::vector<pager::ServiceConfig::Server> servers_of(const Split& split, std::uint64_t memory_bytes) {
   std::uint64_t rest = memory_bytes * copies_of(split), hosts = 0;
   for (const MemoryHost& host : split.over) {
+    if (host.leaving) continue;
     rest -= std::min(rest, host.bytes);
     hosts += host.bytes == 0;
   }
@@ -71,7 +72,8 @@ std::vector<pager::ServiceConfig::Server> servers_of(const Split& split, std::ui
   std::vector<pager::ServiceConfig::Server> servers;
   for (const MemoryHost& host : split.over)
     servers.push_back({.host = host.host.str(), .unix_path = {}, .address = host.address, .port = host.port,
-                       .expected_peer = "agent:" + host.host.str(), .quota_bytes = host.bytes != 0 ? host.bytes : share, .load = {}});
+                       .expected_peer = "agent:" + host.host.str(), .quota_bytes = host.bytes != 0 ? std::min(host.bytes, memory_bytes) : share, .leaving = host.leaving,
+                       .load = {}});
   return servers;
 }
 
