@@ -41,11 +41,16 @@ bool Copies::short_of_copies(const Entry& entry) const {
   return std::popcount(static_cast<Servers>(entry.holders & ~images)) < static_cast<int>(options_.copies);
 }
 
-void Copies::leave_images(bool leave) {
-  images_count_ = !leave;
-  for (PageNumber page = 0; leave && page < entries_.size(); ++page)
+void Copies::make_redundant() {
+  for (PageNumber page = 0; page < entries_.size(); ++page)
     if (short_of_copies(entries_[page])) rebuild_later(page);
   rebuild_some();
+}
+
+void Copies::leave_images(bool leave) {
+  images_count_ = !leave;
+  if (leave) make_redundant();
+  else rebuild_some();
 }
 
 void Copies::when_rebuilt(std::function<void()> then) {

@@ -53,7 +53,10 @@ Status Network::open(std::uint64_t seed) {
 
 /// It writes: not what is another host's still.
 void Network::take_in_loaded() {
-  if (parity_) asio::post(io_, [this] { parity_->take_in_loaded(); });
+  asio::post(io_, [this] {
+    if (parity_) parity_->take_in_loaded();
+    else copies_->make_redundant();
+  });
 }
 
 unsigned Network::columns() const {
@@ -73,7 +76,9 @@ void Network::make_memory(const std::vector<ServerSet::Member>& members) {
   }
   std::vector<PageServer*> servers;
   for (const ServerSet::Member& one : members) servers.push_back(one.link ? static_cast<PageServer*>(one.link.get()) : image_.get());
-  memory_ = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed_}, std::move(servers));
+  auto made = std::make_unique<Copies>(Copies::Options{pages(), config_.copies, seed_}, std::move(servers));
+  copies_ = made.get();
+  memory_ = std::move(made);
 }
 
 void Network::wait_for_redundancy() {

@@ -111,7 +111,8 @@ class Network {
   std::unique_ptr<ImageServer> image_;
   std::optional<std::size_t> image_number_;  ///< in Copies
   std::unique_ptr<RemoteMemory> memory_;
-  Parity* parity_ = nullptr;   ///< the same, if it is one
+  Parity* parity_ = nullptr;   ///< the same, if it is one …
+  Copies* copies_ = nullptr;   ///< … or the other
   std::unique_ptr<ServerSet> servers_;
 };
 

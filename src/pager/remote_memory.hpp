@@ -163,6 +163,8 @@ class Copies : public RemoteMemory {
   bool is_zero(PageNumber page) const override { return entries_[page].zero; }
   void kept(std::span<const PageNumber> pages) override;
   void leave_images(bool leave) override;
+  /// What servers had from the beginning is held once: copies of it are made in the background.
+  void make_redundant();
   void when_rebuilt(std::function<void()> then) override;
   bool is_on_no_server(PageNumber page) const override { return !entries_[page].zero && entries_[page].storing == 0 && (entries_[page].holders & writable()) == 0; }
   void drop_duplicates() override { drop_duplicates_of(nullptr); }

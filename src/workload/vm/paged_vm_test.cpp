@@ -170,6 +170,24 @@ TEST_F(PagedVmProcessTest, AChainIsRestoredWhereItWasSavedWithoutALogBeingCopied
   EXPECT_NE(restored.error().message.find("a-img.2.h2"), std::string::npos) << restored.error().text();
 }
 
+/// A share has each page once, and so has the server that loads it.
+TEST_F(PagedVmProcessTest, WhatServersHaveLoadedIsHeldTwiceAgain) {
+  boot(place("a", memory_bytes / 4, {"h2", "h3"}, 2));
+  Image image{.name = "a-img.1"};
+  ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  vm_.reset();
+  Place same = place("a", memory_bytes / 4, {"h2", "h3"}, 2);
+  fs::remove_all(same.directory);
+  fs::create_directories(same.directory);
+  same.paging->config.image = {{image.directory / "memory"}};
+  for (auto& server : same.paging->config.servers) server.load = {image.name + "." + server.host};
+  ASSERT_NO_FATAL_FAILURE(restore(image, same));
+  wait_until_redundant();
+  EXPECT_GT(figure("pages_rebuilt").value_or(0), 0u);
+  hosts_["h2"].server.reset();
+  expect_flawless();
+}
+
 TEST_F(PagedVmProcessTest, ACheckpointUnderWaySaysHowMuchEachHostHasSaved) {
   boot(place("a", memory_bytes / 4, {"h2", "h3"}));
   const auto saving = [&] {
