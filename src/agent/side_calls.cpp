@@ -321,7 +321,7 @@ asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
   if (!pulled) co_return std::unexpected(pulled.error());
   // All of it, or nobody counts on it: also what nobody has any more, who was to be asked for it.
   const image::Manifest manifest = around_.images.all().at(call.image);
-  if (!manifest.members.empty() || manifest.base) {
+  if (!call.shares_only && (!manifest.members.empty() || manifest.base)) {
     std::function<Status()> look = [this, id = call.image]() -> Status {
       YADO_ASSIGN(const auto sets, image::sets_of_chain(around_.images.store(), id), "copy");
       for (const auto& set : sets)

@@ -69,6 +69,7 @@ void to_json(json& j, const PullCall& v) {
   j = json{{"spec", v.spec}, {"epoch", v.epoch.value()}, {"image", v.image.str()}, {"from", v.from}};
   if (!v.members.empty()) j["members"] = v.members;
   if (v.in_background) j["in_background"] = true;
+  if (v.shares_only) j["shares_only"] = true;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, PullCall& v) {
@@ -78,7 +79,8 @@ void read_json(const json& j, const std::string& path, Status& status, PullCall&
       .required("image", v.image)
       .required("from", v.from)
       .optional("members", v.members)
-      .optional("in_background", v.in_background);
+      .optional("in_background", v.in_background)
+      .optional("shares_only", v.shares_only);
 }
 
 void to_json(json& j, const MergeCall& v) {

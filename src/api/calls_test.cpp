@@ -30,6 +30,7 @@ TEST(ApiCallsTest, EveryCallComesBackAsItWas) {
       BuildCall{spec(), instance, epoch, image, ImageId("site-img.0"), {{HostId("h2"), {"10.0.0.2", 7000}}}, 50 << 20},
       PullCall{spec(), epoch, image, {"10.1.0.2", 7001}},
       PullCall{spec(), epoch, image, {"10.1.0.2", 7001}, {{ImageId("site-img.0"), {"10.1.0.3", 7001}}}, true},
+      PullCall{spec(), epoch, image, {"10.1.0.2", 7001}, {{ImageId("site-img.1.h2"), {"10.1.0.3", 7001}}}, true, true},
       MergeCall{workload, epoch, image, {{ImageId("site-img.0"), {"10.1.0.3", 7001}}}},
       StopCall{workload, instance, epoch},
       SleepCall{workload, instance, epoch},

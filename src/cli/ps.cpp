@@ -43,7 +43,7 @@ int list_workloads(const Common& common) {
     const bool up = owner.is_object();
     std::string copies;
     if (image.is_object())
-      copies = fmt::format("{}{}", image["holders"].size(), image.value("current", false) ? "" : " (outdated)");
+      copies = fmt::format("{}{}", image["holders"].size(), !image.value("current", false) ? " (outdated)" : image.value("redundant", false) ? "" : " (not redundant)");
     rows.push_back({one.value("name", ""), one.value("state", ""), up ? owner.value("host", "") : "",
                     fmt::format("{}", Epoch(one.value("epoch", std::uint64_t{0}))), up ? owner.value("instance", "") : "",
                     standby.is_object() ? fmt::format("{} on {}", standby.value("state", ""), standby.value("host", "")) : "",

@@ -17,6 +17,9 @@ struct RestoreOptions {
   std::string workload, host, over;
 };
 
+/// Its image is of what ran, and no start replaces that.
+bool has_memory_of_its_own(const nlohmann::json& workload) { return workload["spec"].contains("vm") && workload["spec"]["vm"].contains("split"); }
+
 int restore(const RestoreOptions& options) {
   auto client = Client::control(options.common.control);
   if (!client) return complain(client.error()), Exit::no_control;
@@ -46,7 +49,13 @@ int restore(const RestoreOptions& options) {
   if (std::ranges::find(holders, host) == holders.end())
     return complain(Error{Errc::conflict, fmt::format("{} lies on {}, not on {}", image.value("id", ""),
                                                       fmt::join(holders, ", "), host.empty() ? "another host" : host)});
-  return relocate(options.common, options.workload, host, std::move(more));
+  const int moved = relocate(options.common, options.workload, host, std::move(more));
+  if (moved != Exit::ok || !has_memory_of_its_own(*workload)) return moved;
+  auto now = client->call("GET", fmt::format("/v1/workloads/{}", options.workload));
+  if (!now) return complain(*client, now.error());
+  if ((*now)["raised_from"].is_string()) return Exit::ok;
+  return complain(Error{Errc::unavailable, fmt::format("{} was started anew, and not from {}, which could not be had (the event \"ready\" says why): what its memory held then is still in the image",
+                                                       options.workload, image.value("id", ""))});
 }
 
 }  // namespace

@@ -31,10 +31,12 @@ json view_json(const WorkloadView& view, const std::vector<ControlCore::HostSumm
                    {"instance", view.standby->id.str()},
                    {"state", name_of(view.standby->state)},
                    {"age_ms", view.standby->age.count()}};
+  json raised_from = nullptr;
+  if (record.raised_from) raised_from = record.raised_from->str();
   if (record.image) {
     std::vector<std::string> holders;
     for (const HostId& host : view.image_holders) holders.push_back(host.str());
-    image = json{{"id", record.image->str()}, {"holders", holders}, {"current", record.image_revision == record.revision}, {"bases", json::array()}};
+    image = json{{"id", record.image->str()}, {"holders", holders}, {"current", record.image_revision == record.revision}, {"redundant", view.image_redundant}, {"bases", json::array()}};
     for (const ImageId& base : record.bases) image["bases"].push_back(base.str());
     for (const auto& host : hosts)
       for (const ImageReport& held : host.report.images)
@@ -47,6 +49,7 @@ json view_json(const WorkloadView& view, const std::vector<ControlCore::HostSumm
               {"owner", owner},
               {"standby", standby},
               {"image", image},
+              {"raised_from", raised_from},
               {"note", view.note},
               {"spec", record.spec}};
 }

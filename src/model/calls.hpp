@@ -60,6 +60,8 @@ struct PullCall {
   };
   std::vector<Member> members;
   bool in_background = false;  ///< nobody waits for it: it keeps to what the host gives to such work
+  /// Else all of its memory has to be there in the end. The image itself is there already, as a rule; of the shares that it does not get, a restore asks who saved them.
+  bool shares_only = false;
   bool operator==(const PullCall&) const = default;
 };
 

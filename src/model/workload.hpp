@@ -48,7 +48,9 @@ struct MemoryHost {
   std::uint16_t port = 0;
   std::uint64_t bytes = 0;  ///< at most, copies included; 0: an even share of what those with a size leave
   bool leaving = false;     ///< only in a raise: it has a share of the image, and keeps nothing of it once the others have it
+  /// As people see it: where it can be reached is no part of a spec.
   bool operator==(const MemoryHost& other) const { return host == other.host && bytes == other.bytes && leaving == other.leaving; }
+  bool reached_alike(const MemoryHost& other) const { return host == other.host && address == other.address && port == other.port; }
 };
 
 /// A memory that is held by several hosts: pages are exchanged while the VM runs.

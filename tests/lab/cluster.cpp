@@ -315,6 +315,7 @@ std::string Cluster::why_not_redundant(const std::string& name) const {
     if (!view["image"].is_object() || !view["image"].value("current", false)) return "no image";
     const std::size_t wanted = std::min<std::size_t>(2, (*hosts)["hosts"].size());
     if (view["image"]["holders"].size() < wanted) return fmt::format("{} copies", view["image"]["holders"].size());
+    if (wanted > 1 && !view["image"].value("redundant", false)) return "a share of the image is on one host only";
   }
   if (standby == "image") return "";
   if (text_of(view, "standby", "state") != "frozen") return "no standby";

@@ -143,6 +143,34 @@ TEST_F(SpareTest, AnotherHostTakesThePlaceOfALostOne) {
   expect_all_correct(*load);
 }
 
+/// On three hosts whoever has the copy of the image saved a share of it, too, and keeps memory of the VM: its death is both a reason to restore, and a loss to the image.
+TEST_F(SplitVmTest, TheDeathOfTheHostWithTheCopyOfItsImageTogetherWithItsOwnIsOutlived) {
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
+  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
+  spec["policy"]["placement"] = {"h1", "h2", "h3"};
+  LAB_OK(cluster().deploy(spec));
+  const auto load = start_load();
+  ASSERT_TRUE(load && answered_after(*load, 0));
+  ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  const json image = cluster().workload("bigvm")["image"];
+  std::set<std::string> others = image["holders"].get<std::set<std::string>>();
+  EXPECT_EQ(others.erase("h1"), 1u);
+  ASSERT_EQ(others.size(), 1u) << image.dump();
+  const std::string other = *others.begin();
+
+  const std::uint64_t before = cluster().epoch("bigvm"), since = cluster().newest_event();
+  LAB_OK(cluster().fault("host-silent", other));
+  (void)cluster().fault("process", "h1", "bigvm");  // it may have ended already, for want of a page
+  ASSERT_TRUE(answered_after(*load, before));
+  const auto ready = cluster().event(since, "ready", "bigvm");
+  ASSERT_TRUE(ready);
+  EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
+  EXPECT_NE(cluster().owner_host("bigvm"), other);
+  LAB_OK(cluster().heal(other));
+  ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  expect_all_correct(*load);
+}
+
 TEST_F(SplitVmTest, ASlowCheckpointSaysHowFarEachHostHasCome) {
   if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));

@@ -88,8 +88,13 @@ void AgentCore::raise_fence(const WorkloadId& workload, Epoch epoch) {
     abandon_raise(known, Error{Errc::stale_epoch, fmt::format("{} was granted again, under {}", workload, epoch)});
 }
 
+/// Also when only its memory hosts are reached elsewhere now, which makes it no other spec.
 void AgentCore::remember(Known& known, const WorkloadSpec& spec) {
-  if (known.spec == spec) return;
+  const auto reached_alike = [&] {
+    const auto &was = known.spec->vm.split, &is = spec.vm.split;
+    return !is || std::ranges::equal(was->over, is->over, &MemoryHost::reached_alike);
+  };
+  if (known.spec == spec && reached_alike()) return;
   known.spec = spec;
   actions_.push_back(PersistSpec{spec});
 }

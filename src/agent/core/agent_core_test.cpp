@@ -483,6 +483,22 @@ TEST_F(AgentCoreTest, APullBringsTheSpecWithIt) {
   EXPECT_LT(place_of<PersistSpec>(actions), place_of<Side>(actions));
 }
 
+TEST_F(AgentCoreTest, ARaiseUsesTheMemoryServersThatItNamesAndNotThoseOfAnEarlierCall) {
+  WorkloadSpec wanted = spec();
+  wanted.kind = Kind::vm;
+  wanted.vm.split = Split{.local_bytes = 1 << 20, .over = {{.host = HostId("h2"), .address = {}}}};
+  call(PullCall{wanted, epoch(1), image, {"10.0.0.2", 7000}});
+  for (const std::uint16_t port : {std::uint16_t{7100}, std::uint16_t{7200}}) {
+    wanted.vm.split->over[0].address = "10.0.0.2";
+    wanted.vm.split->over[0].port = port;
+    const auto actions = call(RaiseCall{wanted, site, InstanceId(std::to_string(port)), epoch(port)});
+    EXPECT_EQ(only<PersistSpec>(actions).spec.vm.split->over[0].port, port) << "for a raise without control";
+    ASSERT_EQ(all<Launch>(actions).size(), 1u);
+    EXPECT_EQ(only<Launch>(actions).spec.vm.split->over[0].port, port);
+    failed(InstanceId(std::to_string(port)));
+  }
+}
+
 TEST_F(AgentCoreTest, InspectingWhatIsNotHereSaysExitedAtOnce) {
   EXPECT_EQ(only<Reply>(call(InspectCall{site, one, epoch(1)})).result->state, InstanceState::exited);
   up(two, epoch(1));

@@ -7,13 +7,6 @@ namespace {
 using namespace testing_core;
 
 struct ControlChainTest : ControlSplitTest {
-  /// The puller has all that was named to it.
-  std::vector<Action> copied(const Made<PullCall>& pull) {
-    auto& images = agent(pull.host).images;
-    for (const PullCall::Member& member : pull.what.members) add(images, member.image);
-    add(images, pull.what.image);
-    return done(pull.id, CallReply{.image = images.back(), .sequence = agent(pull.host).sequence});
-  }
   /// It runs on h1, and its full image is on two hosts.
   ImageId acknowledged() {
     const auto build = only_call<BuildCall>(up(split()));
@@ -63,19 +56,6 @@ struct ControlChainTest : ControlSplitTest {
       if (emit.event.kind == "image") return emit.event.fields.at("detail");
     return {};
   }
-
- private:
-  void add(std::vector<ImageReport>& images, const ImageId& id) {
-    if (std::ranges::find(images, id, &ImageReport::id) != images.end()) return;
-    for (const HostId& host : {h1, h3})
-      for (const ImageReport& known : agent(host).images)
-        if (known.id == id) {
-          const ImageReport copy = known;
-          images.push_back(copy);
-          return;
-        }
-    ADD_FAILURE() << id.str() << " is nowhere";
-  }
 };
 
 TEST_F(ControlChainTest, ADeltaGoesOnFromTheAcknowledgedImageAndItsSharersAreNamed) {
@@ -97,9 +77,7 @@ TEST_F(ControlChainTest, WhoCopiesADeltaGetsItsBasesFirst) {
   beat(h2);
   take();
   const auto pull = only_call<PullCall>(saved(build));
-  std::vector<ImageId> order;
-  for (const PullCall::Member& member : pull.what.members) order.push_back(member.image);
-  EXPECT_THAT(order, ::testing::ElementsAre(share_of(full), full, share_of(first), first, share_of(build.what.image)));
+  EXPECT_THAT(named(pull.what.members), ::testing::ElementsAre(share_of(full), full, share_of(first), first, share_of(build.what.image)));
   EXPECT_EQ(pull.what.image, build.what.image);
 }
 

@@ -305,7 +305,7 @@ RouteTable ControlCore::routes() const {
 std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
   const Record& record = workload.record;
   std::set<HostId> holding = holders(workload);
-  if (record.spec.vm.split) std::erase_if(holding, [&](const HostId& id) { return !savers_for(workload, id); });
+  if (record.spec.vm.split) std::erase_if(holding, [&](const HostId& id) { return !savers_for(workload, id, workload.owner ? workload.owner->suspect : HostId()); });
   const InstanceReport* standing = standby_of(workload);
   std::vector<plan::HostView> all;
   for (const auto& [id, host] : hosts_) {
@@ -331,18 +331,6 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
   return all;
 }
 
-std::set<HostId> ControlCore::holders(const Workload& workload) const {
-  const Record& record = workload.record;
-  std::set<HostId> found;
-  if (!record.image) return found;
-  for (const auto& [id, host] : hosts_) {
-    const auto has = [&images = host.report.images](const ImageId& image) { return std::ranges::find(images, image, &ImageReport::id) != images.end(); };
-    const auto useless = [&record](const ImageReport& held) { return held.id == *record.image && stale(record, held); };
-    if (alive(id) && has(*record.image) && std::ranges::all_of(record.bases, has) && std::ranges::none_of(host.report.images, useless)) found.insert(id);
-  }
-  return found;
-}
-
 const InstanceReport* ControlCore::standby_of(const Workload& workload) const {
   const Record& record = workload.record;
   if (!record.standby || !alive(record.standby_host)) return nullptr;
@@ -355,7 +343,7 @@ std::vector<WorkloadView> ControlCore::workloads() const {
   std::vector<WorkloadView> all;
   for (const auto& [id, workload] : workloads_) {
     if (workload.record.removed || workload.record.revision == 0) continue;
-    WorkloadView view{workload.record, route_state(workload), holders(workload), std::nullopt, {}, workload.note};
+    WorkloadView view{workload.record, route_state(workload), holders(workload), redundant(workload), std::nullopt, {}, workload.note};
     if (const InstanceReport* standing = standby_of(workload)) {
       view.standby = *standing;
       view.standby_host = workload.record.standby_host;

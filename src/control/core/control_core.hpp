@@ -71,7 +71,7 @@ using Action = std::variant<Persist, Call, ProbeHost, Answer, PushRoutes, Emit>;
 struct Settings {
   milliseconds heartbeat{200};    ///< the pace agents are told to keep
   milliseconds reconnect{2'000};  ///< control started anew: by then every living agent has tried again (they pause 1 s)
-  std::size_t image_copies = 2;  ///< hosts that must hold an image, with its bases, before it counts as acknowledged
+  std::size_t image_copies = 2;  ///< hosts that must hold an image, with its bases, before it counts as acknowledged; from two on it must outlive any one host
   /// Images of a chain at most: instead of one more delta all is saved. A restore opens all of them, and what is superseded in them takes room on every holder.
   std::size_t chain_images = 8;
   std::size_t merge_images = 4;  ///< images of a chain that are left as they are; of a longer one the newest is merged with its bases
@@ -89,6 +89,7 @@ struct WorkloadView {
   Record record;
   RouteState state;
   std::set<HostId> image_holders;
+  bool image_redundant;  ///< it can be raised from whichever one host dies
   std::optional<InstanceReport> standby;
   HostId standby_host;
   std::string note;  ///< why it is not as wanted, if it is not
@@ -238,6 +239,7 @@ class ControlCore {
     bool renew_delta = false;  ///< by what changed since
     std::uint64_t renew_bytes_per_second = 0;  ///< that each host writes for it at most; 0: as the spec says
     bool image_acknowledged = false;
+    Instant image_since{};  ///< it was said to be complete; who reported before does not know its share yet
     bool last_fenced = false;          ///< how the last transfer ended, for those who ask late
     std::uint64_t owner_sequence = 0;  ///< reports of the owner's host with a higher number know the owner
     plan::RateLimit limit;
@@ -256,7 +258,31 @@ class ControlCore {
     Epoch epoch;
     std::uint64_t revision = 0;
     std::vector<MemoryHost> memory_hosts = {};
+    std::vector<ImageId> copied = {};  ///< beside `image`
   };
+
+  // image_copies.cpp
+  /// Of the memory that was saved with image `of`: what `saver` kept of it.
+  struct Share {
+    ImageId id, of;
+    HostId saver;
+  };
+  struct Copy {
+    HostId to;
+    PullCall call;
+  };
+  bool has_sound(const Record& record, const HostId& host, const ImageId& image) const;
+  std::set<HostId> holders(const Workload& workload) const;
+  std::vector<Share> shares_of(const ImageId& image) const;
+  std::vector<Share> shares_of(const Workload& workload) const;
+  bool can_be_asked(const Workload& workload, const Share& share) const;
+  std::vector<Share> missing(const Workload& workload, std::vector<Share> shares, const HostId& holder, const HostId& lost) const;
+  std::optional<HostId> depends_on(const Workload& workload) const;
+  bool redundant(const Workload& workload) const;
+  std::vector<PullCall::Member> members_of(const Workload& workload, const ImageId& image) const;
+  std::vector<PullCall::Member> before_image(const Workload& workload, const Endpoint& holder) const;
+  Result<std::optional<Copy>> copy_wanted(const Workload& workload, std::vector<HostId> keepers) const;
+  void remember_copied(const Workload& workload, const Pending& pending, const CallReply& reply);
 
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
@@ -286,7 +312,6 @@ class ControlCore {
   void answer(AskId ask, Result<Route> route, bool fenced) { actions_.push_back(Answer{ask, std::move(route), fenced}); }
   void answer_all(Workload& workload, const Result<Route>& route, bool fenced);
   std::vector<plan::HostView> views(const Workload& workload) const;
-  std::set<HostId> holders(const Workload& workload) const;
   const InstanceReport* standby_of(const Workload& workload) const;
 
   void begin_owner(Workload& workload, Evidence evidence, const HostId& suspect, std::optional<HostId> only, Instant now);
@@ -304,9 +329,7 @@ class ControlCore {
   bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
-  std::optional<std::vector<MemoryHost>> savers_for(const Workload& workload, const HostId& main) const;
-  std::vector<PullCall::Member> members_of(const ImageId& image) const;
-  std::vector<PullCall::Member> before_image(const Record& record, const Endpoint& holder) const;
+  std::optional<std::vector<MemoryHost>> savers_for(const Workload& workload, const HostId& main, const HostId& suspect) const;
   Result<ImageId> base_of_next(const Workload& workload) const;
   std::vector<HostAddress> agents_alive() const;
   Status check_resplit(const Workload& workload, const Split& split) const;

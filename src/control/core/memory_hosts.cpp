@@ -7,13 +7,9 @@
 namespace yado::control {
 namespace {
 
-bool reached_alike(const MemoryHost& one, const MemoryHost& other) {
-  return one.host == other.host && one.address == other.address && one.port == other.port;
-}
-
 /// A memory server that was started anew is another one: it listens elsewhere, and has nothing.
 bool has(const std::vector<MemoryHost>& all, const MemoryHost& one) {
-  return std::ranges::any_of(all, [&](const MemoryHost& other) { return reached_alike(one, other); });
+  return std::ranges::any_of(all, [&](const MemoryHost& other) { return one.reached_alike(other); });
 }
 
 std::string names_of(const std::vector<MemoryHost>& hosts) {
@@ -64,29 +60,21 @@ WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& mai
 }
 
 /// Whoever restores the current image on `main` has to ask these for the shares of its memory that `main` has not: they saved them, and answer. Nothing: one of them does not.
-std::optional<std::vector<MemoryHost>> ControlCore::savers_for(const Workload& workload, const HostId& main) const {
-  const auto& here = hosts_.at(main).report.images;
-  std::vector<ImageId> chain = workload.record.bases;
-  chain.push_back(*workload.record.image);
+std::optional<std::vector<MemoryHost>> ControlCore::savers_for(const Workload& workload, const HostId& main, const HostId& suspect) const {
   std::vector<MemoryHost> savers;
   std::set<HostId> unsized;
-  for (const ImageId& image : chain) {
-    const auto held = std::ranges::find(here, image, &ImageReport::id);
-    if (held == here.end()) return std::nullopt;
-    for (const ImageId& share : held->members) {
-      if (std::ranges::find(here, share, &ImageReport::id) != here.end()) continue;
-      const HostId saver(share.str().substr(image.str().size() + 1));
-      const auto host = hosts_.find(saver);
-      if (host == hosts_.end() || !alive(saver) || host->second.report.memory.port == 0) return std::nullopt;
-      auto known = std::ranges::find(savers, saver, &MemoryHost::host);
-      const Endpoint& memory = host->second.report.memory;
-      if (known == savers.end()) known = savers.insert(savers.end(), {.host = saver, .address = memory.address, .port = memory.port, .bytes = 0, .leaving = true});
-      // More than its pages take. Of what was saved just now its next report will say so: until then an even share.
-      const auto& there = host->second.report.images;
-      const auto saved = std::ranges::find(there, share, &ImageReport::id);
-      if (saved != there.end()) known->bytes += saved->bytes;
-      else unsized.insert(saver);
-    }
+  for (const Share& share : shares_of(workload)) {
+    const auto& [id, image, saver] = share;
+    if (has_sound(workload.record, main, id)) continue;
+    if (saver == suspect || !can_be_asked(workload, share) || hosts_.at(saver).voice != Voice::heard) return std::nullopt;
+    if (saver == main) continue;  // it has only not said so yet
+    const HostReport& report = hosts_.at(saver).report;
+    auto known = std::ranges::find(savers, saver, &MemoryHost::host);
+    if (known == savers.end()) known = savers.insert(savers.end(), {.host = saver, .address = report.memory.address, .port = report.memory.port, .bytes = 0, .leaving = true});
+    // More than its pages take. Of what was saved just now its next report will say so: until then an even share.
+    const auto saved = std::ranges::find(report.images, id, &ImageReport::id);
+    if (saved != report.images.end()) known->bytes += saved->bytes;
+    else unsized.insert(saver);
   }
   for (MemoryHost& saver : savers)
     if (unsized.contains(saver.host)) saver.bytes = 0;
@@ -150,7 +138,7 @@ void ControlCore::reconcile_memory(Workload& workload, Instant now) {
   const std::vector<MemoryHost>& over = spec.vm.split->over;
   const bool all_there = over.size() == record.spec.vm.split->over.size();
   if (record.memory_hosts) {
-    const auto lost = [&](const MemoryHost& one) { return !alive(one.host) || !reached_alike(one, {one.host, hosts_.at(one.host).report.memory.address, hosts_.at(one.host).report.memory.port}); };
+    const auto lost = [&](const MemoryHost& one) { return !alive(one.host) || !one.reached_alike({one.host, hosts_.at(one.host).report.memory.address, hosts_.at(one.host).report.memory.port}); };
     const bool replaced = std::ranges::any_of(*record.memory_hosts, lost);
     if (spec.vm.split->redundancy == Redundancy::none || !replaced) return;
   }

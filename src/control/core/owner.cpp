@@ -64,7 +64,8 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
 
   std::vector<HostId> excluded = operation.tried;
   if (!operation.suspect.empty()) excluded.push_back(operation.suspect);
-  std::vector<HostId> ranking = plan::rank(record.spec, views(workload), excluded);
+  const std::vector<plan::HostView> all = views(workload);
+  std::vector<HostId> ranking = plan::rank(record.spec, all, excluded);
   if (operation.only && std::ranges::find(ranking, *operation.only) != ranking.end()) ranking = {*operation.only};
   else if (operation.only) {
     // The person is told, and the service is raised wherever it can be: its old owner is over.
@@ -77,6 +78,11 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   // Whom nothing was heard of for a moment may be about to fall silent, or about to speak: that is known soon.
   const bool undecided = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
   if (ranking.empty() && undecided) return;
+  // Nor is a VM whose memory is in an image begun anew before it is known whether who has that, or a share of it, speaks again.
+  const auto begins_anew = [](const plan::HostView& view) { return !view.holds_image && !view.holds_frozen && !view.asleep_here; };
+  if (undecided && !ranking.empty() && !workload.migration && checkpoints_owner(record.spec) && record.image_revision == record.revision && !holders(workload).empty() &&
+      begins_anew(*std::ranges::find(all, ranking.front(), &plan::HostView::host)))
+    return;
   if (ranking.empty()) {
     const std::string tried = operation.last_error.empty() ? "" : ": " + operation.last_error;
     return give_up(workload, Error{Errc::unavailable, fmt::format("no host is left that could run {}{}",
@@ -91,7 +97,7 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   if (spec.vm.split) record.memory_hosts = spec.vm.split->over;
   if (spec.vm.split && image && !moves) {
     // Who saved a share of it and is not to keep any is asked for it all the same.
-    auto savers = savers_for(workload, record.host);
+    auto savers = savers_for(workload, record.host, operation.suspect);
     const auto keeps = [&](const MemoryHost& saver) { return std::ranges::find(*record.memory_hosts, saver.host, &MemoryHost::host) != record.memory_hosts->end(); };
     if (savers) std::erase_if(*savers, keeps);
     // Groups of a parity are of those that keep it from the beginning.

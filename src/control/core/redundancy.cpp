@@ -60,35 +60,6 @@ bool ControlCore::takes_images(const HostId& host, const WorkloadSpec& spec) con
 
 bool ControlCore::checkpoints_owner(const WorkloadSpec& spec) { return spec.kind == Kind::vm && spec.vm.split.has_value(); }
 
-/// The shares of an image on other hosts, and where they can be had: at whoever saved it, perhaps a moment ago, or has a copy.
-std::vector<PullCall::Member> ControlCore::members_of(const ImageId& image) const {
-  std::map<ImageId, Endpoint> found;
-  std::set<ImageId> all;
-  for (const auto& [id, host] : hosts_)
-    for (const ImageReport& held : host.report.images) {
-      if (held.id == image) all.insert(held.members.begin(), held.members.end());
-      if (!alive(id) || held.member_of != image) continue;
-      // Beside a main image that names no base any more a share that is still a delta is of no use.
-      if (const auto [at, first] = found.emplace(held.id, host.report.agent); !first && held.merged) at->second = host.report.agent;
-    }
-  for (const auto& [id, host] : hosts_)
-    if (const ImageId saved(image.str() + "." + id.str()); alive(id) && all.contains(saved)) found.emplace(saved, host.report.agent);
-  std::vector<PullCall::Member> members;
-  for (const auto& [id, from] : found) members.push_back({id, from});
-  return members;
-}
-
-/// Of a delta its bases with theirs, then its own shares. `holder` has all that is no share.
-std::vector<PullCall::Member> ControlCore::before_image(const Record& record, const Endpoint& holder) const {
-  std::vector<PullCall::Member> all;
-  for (const ImageId& base : record.bases) {
-    std::ranges::move(members_of(base), std::back_inserter(all));
-    all.push_back({base, holder});
-  }
-  std::ranges::move(members_of(*record.image), std::back_inserter(all));
-  return all;
-}
-
 /// What the next image of its owner may be a delta of, once that is acknowledged; or why of nothing.
 Result<ImageId> ControlCore::base_of_next(const Workload& workload) const {
   const Record& record = workload.record;
@@ -126,11 +97,7 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     for (const ImageReport& image : hosts_.at(host).report.images)
       if (record.image == image.id) age = std::max(age, image.age);
   const bool current = record.image && record.image_revision == record.revision && !holding.empty();
-  // A host where it failed is not asked again before the others were.
-  const auto choose = [&](const std::vector<HostId>& hosts) {
-    return hosts[static_cast<std::size_t>(operation.failures) % hosts.size()];
-  };
-  if (current && !workload.image_acknowledged && holding.size() >= settings_.image_copies) {
+  if (current && !workload.image_acknowledged && redundant(workload)) {
     workload.image_acknowledged = true;
     emit("image-acknowledged", workload, {}, {{"image", record.image->str()}, {"copies", std::to_string(holding.size())}});
   }
@@ -138,10 +105,15 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   std::vector<HostId> keepers = candidates;
   if (alive(record.host) && std::ranges::find(keepers, record.host) == keepers.end() && takes_images(record.host, record.spec))
     keepers.push_back(record.host);
-  const std::size_t wanted = std::min(settings_.image_copies, keepers.size());
+  std::optional<Copy> copy;
+  if (current) {
+    auto wanted = copy_wanted(workload, keepers);
+    if (wanted) copy = std::move(*wanted);
+    else workload.renew_image = true, workload.renew_delta = false;
+  }
   // What a delta goes on from is copied before it is taken, unless that has failed.
   Result<ImageId> base = base_of_next(workload);
-  const bool copy_first = workload.renew_delta && base && current && holding.size() < wanted && operation.failures == 0;
+  const bool copy_first = workload.renew_delta && base && copy && operation.failures == 0;
   if (!copy_first && (!current || workload.renew_image || age >= record.spec.policy.image_age)) {
     if (of_owner && (record.phase != OwnerPhase::up || workload.memory.call != 0)) return;
     if (base && !workload.image_acknowledged) base = fail(Errc::conflict, "{} is not on {} hosts", *base, settings_.image_copies);
@@ -151,19 +123,16 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     persist(workload);  // a name is never given twice
     operation.call = call(BuildCall{record.spec, operation.instance, record.epoch, operation.image, workload.renew_delta && base ? std::optional(*base) : std::nullopt, of_owner ? agents_alive() : std::vector<HostAddress>(), workload.renew_bytes_per_second},
                           side_limit(record.spec),
-                          Pending{Pending::What::build, record.spec.name, of_owner ? record.host : choose(candidates),
+                          // A host where it failed is not asked again before the others were.
+                          Pending{Pending::What::build, record.spec.name, of_owner ? record.host : candidates[static_cast<std::size_t>(operation.failures) % candidates.size()],
                                   operation.instance, operation.image, record.epoch, record.revision});
     return;
   }
-  if (holding.size() >= wanted) return;
-  std::erase_if(keepers, [&](const HostId& host) { return holding.contains(host); });
-  if (keepers.empty()) return;
+  if (!copy) return;
   operation.image = *record.image;
-  const Endpoint& holder = hosts_.at(*holding.begin()).report.agent;
-  operation.call = call(PullCall{record.spec, record.epoch, *record.image, holder, before_image(record, holder), true},
-                        background_limit(record.spec),
-                        Pending{Pending::What::pull, record.spec.name, choose(keepers), {}, *record.image,
-                                record.epoch, record.revision});
+  Pending pending{Pending::What::pull, record.spec.name, copy->to, {}, *record.image, record.epoch, record.revision};
+  for (const PullCall::Member& member : copy->call.members) pending.copied.push_back(member.image);
+  operation.call = call(std::move(copy->call), background_limit(record.spec), std::move(pending));
 }
 
 void ControlCore::image_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
@@ -186,10 +155,7 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   }
   operation.failures = 0;
   if (result->image) remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
-  // Its bases came with it, and its host's next report says so.
-  if (!build)
-    for (const ImageId& base : record.bases)
-      remember_effect(pending.host, Effect{result->sequence, std::nullopt, ImageReport{.id = base, .workload = record.spec.name}});
+  remember_copied(workload, pending, *result);
   if (build) {
     const auto base = result->image ? result->image->base : std::nullopt;
     if (base && base != record.image) {
@@ -204,6 +170,7 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
     workload.renew_image = workload.renew_delta = false;
     workload.renew_bytes_per_second = 0;
     workload.image_acknowledged = false;
+    workload.image_since = now;
     persist(workload);
   }
   std::map<std::string, std::string> fields{{"image", pending.image.str()}, {"bytes", result->image ? std::to_string(result->image->bytes) : "0"}};
