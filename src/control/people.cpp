@@ -225,15 +225,16 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
   if (stateful && split && !host && !from_image) co_return co_await resplit(view->record.spec, *split, responder);
   // Otherwise it would go back to its last checkpoint, or to its beginning: only for who says so.
   const bool live = stateful && !from_image;
+  if (split && view && !stateful) co_return fail(Errc::conflict, "{} is no VM with split memory", id);
   if (split) {
     WorkloadSpec changed = view ? view->record.spec : WorkloadSpec();
     changed.vm.split = *split;
     if (view)
       if (Status good = spec::check(changed); !good) co_return std::unexpected(good.error());
-    if (Status set = live ? Status() : core_.set_split(id, *split); !set) co_return std::unexpected(set.error());
   }
   auto [number, question] = new_question();
   if (live) core_.move_live(number, id, host, std::move(split), os::now());
+  else if (from_image) core_.restore(number, id, std::move(host), std::move(split), os::now());
   else core_.move(number, id, std::move(host), os::now());
   settle();
   auto answer = co_await answer_to(number, question, responder);

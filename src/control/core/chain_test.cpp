@@ -172,10 +172,8 @@ TEST_F(ControlChainTest, WhoSavedAShareIsAskedForItAlsoWhenItIsToKeepNone) {
   const auto first = only_call<BuildCall>(up(split()));
   saved(first);
   beats({h1, h2, h3});
-  Split alone{.local_bytes = 64u << 20, .over = {}};
-  ASSERT_TRUE(core().set_split(site, alone));
-  agent(h1).instances.clear();
-  const auto raise = only_call<RaiseCall>(ask(Evidence::refused, {}, h1));
+  core().restore(++last_ask, site, h1, Split{.local_bytes = 64u << 20, .over = {}}, now);
+  const auto raise = only_call<RaiseCall>(take());
   ASSERT_EQ(raise.host, h1);
   EXPECT_EQ(raise.what.image, first.what.image);
   ASSERT_THAT(raise.what.spec->vm.split->over, SizeIs(1));
@@ -185,6 +183,26 @@ TEST_F(ControlChainTest, WhoSavedAShareIsAskedForItAlsoWhenItIsToKeepNone) {
   EXPECT_EQ(saver.port, agent(h3).memory.port);
   EXPECT_EQ(saver.bytes, 500u);
   EXPECT_THAT(*record().memory_hosts, IsEmpty()) << "from then on";
+}
+
+TEST_F(ControlChainTest, ARestoreThatCannotHaveAShareIsRefusedAndWhatRunsGoesOn) {
+  const auto first = only_call<BuildCall>(up(split()));
+  saved(first);
+  beats({h1, h2, h3});
+  const AskId elsewhere = ++last_ask;
+  core().restore(elsewhere, site, h2, std::nullopt, now);
+  EXPECT_THAT(answer_to(elsewhere, take()).route.error().message, HasSubstr("is not on h2"));
+  // With parity its groups are of those that keep it.
+  const AskId parity = ++last_ask;
+  core().restore(parity, site, h1, Split{.local_bytes = 16u << 20, .over = {{.host = h2, .address = {}}}, .redundancy = Redundancy::parity}, now);
+  EXPECT_THAT(answer_to(parity, take()).route.error().message, HasSubstr("with parity"));
+  silence({h1, h2});
+  const AskId dead = ++last_ask;
+  core().restore(dead, site, h1, std::nullopt, now);
+  const auto actions = take();
+  EXPECT_THAT(answer_to(dead, actions).route.error().message, HasSubstr("h3, which saved it, cannot be asked"));
+  EXPECT_THAT(calls<RaiseCall>(actions), IsEmpty());
+  EXPECT_EQ(record().phase, OwnerPhase::up);
 }
 
 TEST_F(ControlChainTest, AnImageWithAShareOnADeadHostIsRaisedWhereACopyOfTheShareIs) {

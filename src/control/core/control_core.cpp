@@ -305,7 +305,7 @@ RouteTable ControlCore::routes() const {
 std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
   const Record& record = workload.record;
   std::set<HostId> holding = holders(workload);
-  if (record.spec.vm.split) std::erase_if(holding, [&](const HostId& id) { return !savers_for(workload, id, workload.owner ? workload.owner->suspect : HostId()); });
+  if (record.spec.vm.split) std::erase_if(holding, [&](const HostId& id) { return !from_image(workload, record.spec, id, workload.owner ? workload.owner->suspect : HostId()); });
   const InstanceReport* standing = standby_of(workload);
   std::vector<plan::HostView> all;
   for (const auto& [id, host] : hosts_) {

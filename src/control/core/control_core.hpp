@@ -112,8 +112,8 @@ class ControlCore {
   /// still for a moment.
   /// Whatever fails, it goes on where it was, or, if its host dies meanwhile, from its last image. With `split` its memory is kept so from then on.
   void move_live(AskId ask, const WorkloadId& id, const std::optional<HostId>& wish, std::optional<Split> split, Instant now);
-  /// From the next raise on its memory is kept so. `conflict` for a workload whose memory is not split.
-  Status set_split(const WorkloadId& id, const Split& split);
+  /// Move to `host`, from the current image. Of a VM with split memory, which is kept as `split` says from then on (of others without meaning), that is refused while it cannot be had there.
+  void restore(AskId ask, const WorkloadId& id, std::optional<HostId> host, std::optional<Split> split, Instant now);
   /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
   void resplit(AskId ask, const WorkloadId& id, const Split& split, Instant now);
   /// Take a new ready image now. `changes`: only what changed since the current one, if that is of this owner and no chain of chain_images;
@@ -329,7 +329,7 @@ class ControlCore {
   bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
-  std::optional<std::vector<MemoryHost>> savers_for(const Workload& workload, const HostId& main, const HostId& suspect) const;
+  Result<WorkloadSpec> from_image(const Workload& workload, WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
   Result<ImageId> base_of_next(const Workload& workload) const;
   std::vector<HostAddress> agents_alive() const;
   Status check_resplit(const Workload& workload, const Split& split) const;

@@ -1,5 +1,6 @@
 // Who keeps the memory of a VM that is split: for its next raise, and while it runs.
 #include <algorithm>
+#include <ranges>
 
 #include "control/core/control_core.hpp"
 #include "control/core/pacing.hpp"
@@ -59,37 +60,51 @@ WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& mai
   return spec;
 }
 
-/// Whoever restores the current image on `main` has to ask these for the shares of its memory that `main` has not: they saved them, and answer. Nothing: one of them does not.
-std::optional<std::vector<MemoryHost>> ControlCore::savers_for(const Workload& workload, const HostId& main, const HostId& suspect) const {
-  std::vector<MemoryHost> savers;
+/// `spec` for a raise from the current image on `main`: with its memory hosts, and those who saved a share of it that `main` has not, and are only asked for that. An error says what cannot be had.
+Result<WorkloadSpec> ControlCore::from_image(const Workload& workload, WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
+  const Record& record = workload.record;
+  if (!record.image || record.image_revision != record.revision) return fail(Errc::not_found, "there is no image of it as it is to be");
+  if (!holders(workload).contains(main)) return fail(Errc::not_found, "{} is not on {}", *record.image, main);
+  if (!spec.vm.split) return spec;
+  spec = with_memory_hosts(std::move(spec), main, suspect);
+  std::vector<MemoryHost>& over = spec.vm.split->over;
+  const auto keeps = over.size();
   std::set<HostId> unsized;
   for (const Share& share : shares_of(workload)) {
     const auto& [id, image, saver] = share;
-    if (has_sound(workload.record, main, id)) continue;
-    if (saver == suspect || !can_be_asked(workload, share) || hosts_.at(saver).voice != Voice::heard) return std::nullopt;
+    if (has_sound(record, main, id)) continue;
+    if (saver == suspect || !can_be_asked(workload, share) || hosts_.at(saver).voice != Voice::heard) return fail(Errc::unavailable, "{} is not on {}, and {}, which saved it, cannot be asked for it", id, main, saver);
     if (saver == main) continue;  // it has only not said so yet
+    auto known = std::ranges::find(over, saver, &MemoryHost::host);
+    if (known != over.end() && !known->leaving) continue;
+    // Groups of a parity are of those that keep it from the beginning.
+    if (spec.vm.split->redundancy == Redundancy::parity)
+      return fail(Errc::unsupported, "{} is not on {}, but on {}, which is to keep nothing of the memory from then on: with parity it cannot be asked for it", id, main, saver);
     const HostReport& report = hosts_.at(saver).report;
-    auto known = std::ranges::find(savers, saver, &MemoryHost::host);
-    if (known == savers.end()) known = savers.insert(savers.end(), {.host = saver, .address = report.memory.address, .port = report.memory.port, .bytes = 0, .leaving = true});
+    if (known == over.end()) known = over.insert(over.end(), {.host = saver, .address = report.memory.address, .port = report.memory.port, .bytes = 0, .leaving = true});
     // More than its pages take. Of what was saved just now its next report will say so: until then an even share.
     const auto saved = std::ranges::find(report.images, id, &ImageReport::id);
     if (saved != report.images.end()) known->bytes += saved->bytes;
     else unsized.insert(saver);
   }
-  for (MemoryHost& saver : savers)
-    if (unsized.contains(saver.host)) saver.bytes = 0;
-  return savers;
+  for (MemoryHost& one : over | std::views::drop(keeps))
+    if (unsized.contains(one.host)) one.bytes = 0;
+  return spec;
 }
 
-Status ControlCore::set_split(const WorkloadId& id, const Split& split) {
+void ControlCore::restore(AskId ask, const WorkloadId& id, std::optional<HostId> host, std::optional<Split> split, Instant now) {
   Workload* workload = find(id);
-  if (!workload) return fail(Errc::not_found, "no workload is named \"{}\"", id);
-  Record& record = workload->record;
-  if (!checkpoints_owner(record.spec)) return fail(Errc::conflict, "{} is no VM with split memory", id);
-  // What it is made of stays the same: images go on being of it.
-  record.spec.vm.split = split;
-  persist(*workload);
-  return {};
+  if (workload && checkpoints_owner(workload->record.spec)) {
+    WorkloadSpec wanted = workload->record.spec;
+    if (split) wanted.vm.split = std::move(split);
+    // Before what runs is ended: a cold start is not what was asked for.
+    if (host)
+      if (auto can = from_image(*workload, wanted, *host, {}); !can) return answer(ask, fail(can.error().code, "{} cannot be restored on {}: {}", id, *host, can.error().message), false);
+    // What it is made of stays the same: images go on being of it.
+    workload->record.spec = std::move(wanted);
+    persist(*workload);
+  }
+  move(ask, id, std::move(host), now);
 }
 
 // ---- while it runs ---------------------------------------------------------------------------------------------------

@@ -91,21 +91,24 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   record.host = ranking.front();
   const bool moves = workload.migration && workload.migration->to == record.host && operation.tried.empty();
   std::optional<ImageId> image;
-  if (record.image_revision == record.revision && holders(workload).contains(record.host)) image = record.image;
-  if (moves) image = workload.migration->image;
-  WorkloadSpec spec = with_memory_hosts(moves ? workload.migration->spec : record.spec, record.host, operation.suspect);
-  if (spec.vm.split) record.memory_hosts = spec.vm.split->over;
-  if (spec.vm.split && image && !moves) {
-    // Who saved a share of it and is not to keep any is asked for it all the same.
-    auto savers = savers_for(workload, record.host, operation.suspect);
-    const auto keeps = [&](const MemoryHost& saver) { return std::ranges::find(*record.memory_hosts, saver.host, &MemoryHost::host) != record.memory_hosts->end(); };
-    if (savers) std::erase_if(*savers, keeps);
-    // Groups of a parity are of those that keep it from the beginning.
-    if (!savers || (spec.vm.split->redundancy == Redundancy::parity && !savers->empty())) image.reset();
-    else std::ranges::move(*savers, std::back_inserter(spec.vm.split->over));
+  WorkloadSpec spec;
+  std::map<std::string, std::string> fields;
+  if (moves) {
+    image = workload.migration->image;
+    spec = with_memory_hosts(workload.migration->spec, record.host, operation.suspect);
+  } else if (auto from = from_image(workload, record.spec, record.host, operation.suspect)) {
+    image = record.image;
+    spec = std::move(*from);
+  } else {
+    spec = with_memory_hosts(record.spec, record.host, operation.suspect);
+    if (checkpoints_owner(record.spec) && record.image) fields["detail"] = fmt::format("from the beginning: {}", from.error().message);
+  }
+  if (spec.vm.split) {
+    record.memory_hosts = spec.vm.split->over;
+    std::erase_if(*record.memory_hosts, &MemoryHost::leaving);
   }
   persist(workload);
-  emit("raise", workload, record.host);
+  emit("raise", workload, record.host, std::move(fields));
   operation.call = call(RaiseCall{std::move(spec), record.spec.name, record.instance, record.epoch, image, moves},
                         raise_limit(record.spec),
                         Pending{Pending::What::raise, record.spec.name, record.host, record.instance, moves ? ImageId() : image.value_or(ImageId()), record.epoch});
