@@ -289,7 +289,8 @@ Status Connection::load(const Frame& frame) {
     return {};
   }
   return archive(frame.header.id, parts_.loader.io.get_executor(), [session = session_, names = std::move(request.names), owner = owner(), &parts = parts_]() -> Result<std::vector<std::byte>> {
-    YADO_ASSIGN(const std::uint64_t pages, session->load(owner, names), "LOAD");
+    const auto set_quota = [&](std::uint64_t pages) { return parts.sessions.set_quota(*session, owner, pages); };
+    YADO_ASSIGN(const std::uint64_t pages, session->load(owner, names, set_quota), "LOAD");
     parts.pace.wished(os::now());  // whoever has it loaded is about to begin
     bring_in(parts, session, 0ns);
     return make_number(pages);

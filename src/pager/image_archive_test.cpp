@@ -18,16 +18,16 @@ constexpr std::uint64_t guest_pages = 20'000;
 
 class ImageArchiveTest : public LinkFixture {
  protected:
-  std::unique_ptr<MemoryServer> start(const std::string& host, bool with_archive = true) const {
+  std::unique_ptr<MemoryServer> start(const std::string& host, bool with_archive = true, std::uint64_t capacity_pages = 3 * guest_pages) const {
     auto server = std::make_unique<MemoryServer>(MemoryServer::Options{
-        .capacity_pages = 3 * guest_pages, .archive = with_archive ? std::make_shared<DirectoryArchive>(path("images"), host) : nullptr});
+        .capacity_pages = capacity_pages, .archive = with_archive ? std::make_shared<DirectoryArchive>(path("images"), host) : nullptr});
     const Status listening = server->listen_unix(path(host), 0600);
     EXPECT_TRUE(listening) << listening.error().text();
     return server;
   }
   std::shared_ptr<ServerLink> open(const ServerAddress& address, nanoseconds patience = 20s, std::uint64_t epoch = 1,
-                                   const wire::Identity* identity = nullptr, const std::string& session = "vm") {
-    const Hello hello{.epoch = epoch, .pages = guest_pages, .quota_pages = guest_pages, .session = session};
+                                   const wire::Identity* identity = nullptr, const std::string& session = "vm", std::uint64_t quota_pages = guest_pages) {
+    const Hello hello{.epoch = epoch, .pages = guest_pages, .quota_pages = quota_pages, .session = session};
     auto link = ServerLink::make(io.get_executor(), blocks, address, {hello, patience, identity});
     EXPECT_TRUE(link);
     const auto welcome = wire::run(io, ServerLink::open(*link));
@@ -94,6 +94,37 @@ TEST_F(ImageArchiveTest, TwoServersSaveTogetherAndOneLoadsIt) {
   EXPECT_EQ(get(*to_three, {{0, 1}, {10, 1}}).value(), (Contents{{0, 1}, {10, 11}}));
   put(*to_three, {{10, 5}});
   EXPECT_EQ(stats(*to_three).changed_pages, 1u);
+}
+
+TEST_F(ImageArchiveTest, WhatWasSavedFindsRoomBeyondTheQuotaWhileTheServerHasAny) {
+  constexpr PageNumber saved_pages = 200;
+  const ServerAddress address{.unix_path = path("h1")};
+  {
+    auto server = start("h1");
+    const auto link = open("h1");
+    Contents contents;
+    for (PageNumber page = 0; page < saved_pages; ++page) contents[page] = page % 3 + 1;  // fewer on the disk than they are
+    put(*link, contents);
+    const Status saved = save(*link, "image-1", image::cut_number(1), {}, {{0, saved_pages}});
+    ASSERT_TRUE(saved) << saved.error().text();
+  }
+  auto server = start("h1", true, saved_pages + 50);
+  const auto load = [&](ServerLink& link) { return answer_of<std::uint64_t>([&](auto told) { link.load({"image-1"}, {{0, saved_pages}}, told); }); };
+  {
+    const auto other = open(address, 20s, 1, nullptr, "other", 60), link = open(address, 20s, 2, nullptr, "vm", 10);
+    const auto loaded = load(*link);
+    ASSERT_FALSE(loaded);
+    EXPECT_EQ(loaded.error().code, Errc::no_space);
+    EXPECT_NE(loaded.error().text().find("190 pages more are asked for, 180 of 250 are free"), std::string::npos) << loaded.error().text();
+    ASSERT_TRUE(answer_of<void>([&](auto told) { other->set_quota(50, told); }));
+    const auto again = load(*link);
+    ASSERT_TRUE(again) << again.error().text();
+    EXPECT_EQ(*again, saved_pages);
+    EXPECT_EQ(stats(*link).quota_pages, saved_pages);
+    EXPECT_EQ(get(*link, {{4, 2}}).value(), (Contents{{4, 2}, {5, 3}}));
+    put(*link, {{4, 9}});
+    EXPECT_EQ(LinkFixture::put(*link, {{saved_pages, 1}}).error().code, Errc::no_space);
+  }
 }
 
 TEST_F(ImageArchiveTest, ABrokenConnectionInEveryPlaceOfASave) {

@@ -383,6 +383,29 @@ void PageStore::end_cut(bool kept) {
 
 // ---- from an image ---------------------------------------------------------------------------------------------------
 
+Result<PageStore::Missing> PageStore::missing_of(const image::PageChain& chain, const std::vector<KindRun>& wanted) const {
+  Missing missing;
+  for (const KindRun& run : wanted)
+    for (PageNumber page = run.first; page < run.first + run.pages; ++page, ++missing.there) {
+      if (slot(page) != absent) continue;
+      const image::PageChain::Place place = chain.find(image::PageNumber{page});
+      const bool data = !place.page.record.zero();
+      if (data && !place.part->has_log())
+        return fail(Errc::unavailable, "page {} lies in part {}, whose log is not here", page, place.part->name());
+      append(missing.runs, page, data ? PageKind::data : PageKind::zero);
+      missing.with_data += data;
+    }
+  return missing;
+}
+
+Result<std::uint64_t> PageStore::quota_to_load(const image::PageChain& chain, const std::vector<KindRun>& wanted) const {
+  const std::lock_guard lock(writer_);
+  if (auto inside = check_inside(wanted); !inside) return std::unexpected(inside.error());
+  if (chain.guest_pages() != pages_) return 0;  // load() says so
+  YADO_ASSIGN(const Missing missing, missing_of(chain, wanted), "quota");
+  return data_pages_ + disk_pages_ + missing.with_data;
+}
+
 Result<std::uint64_t> PageStore::load(const Owner& owner, std::shared_ptr<const image::PageChain> chain,
                                       const std::vector<KindRun>& wanted) {
   const std::lock_guard lock(writer_);
@@ -392,30 +415,19 @@ Result<std::uint64_t> PageStore::load(const Owner& owner, std::shared_ptr<const 
     return fail(Errc::conflict, "the image is of a guest of {} pages, not of {}", chain->guest_pages(), pages_);
   if (const auto other = this->chain(); disk_pages_ > 0 && other->cut() != chain->cut())
     return fail(Errc::conflict, "{} pages of the cut {} have yet to be loaded", disk_pages_.load(), other->cut().hex());
-  std::vector<KindRun> missing;
-  std::uint64_t with_data = 0, there = 0;
-  for (const KindRun& run : wanted)
-    for (PageNumber page = run.first; page < run.first + run.pages; ++page, ++there) {
-      if (slot(page) != absent) continue;
-      const image::PageChain::Place place = chain->find(image::PageNumber{page});
-      const bool data = !place.page.record.zero();
-      if (data && !place.part->has_log())
-        return fail(Errc::unavailable, "page {} lies in part {}, whose log is not here", page, place.part->name());
-      append(missing, page, data ? PageKind::data : PageKind::zero);
-      with_data += data;
-    }
-  if (data_pages_ + disk_pages_ + with_data > quota_pages_)
-    return fail(Errc::no_space, "{} more pages would exceed the quota of {}", with_data, quota_pages_.load());
+  YADO_ASSIGN(const Missing missing, missing_of(*chain, wanted), "load");
+  if (data_pages_ + disk_pages_ + missing.with_data > quota_pages_)
+    return fail(Errc::no_space, "{} more pages would exceed the quota of {}", missing.with_data, quota_pages_.load());
   if (disk_pages_ == 0) {
     const std::lock_guard moment(chain_mutex_);
     chain_ = std::move(chain);
   }
-  for (const KindRun& run : missing)
+  for (const KindRun& run : missing.runs)
     for (PageNumber page = run.first; page < run.first + run.pages; ++page) {
       const std::lock_guard shard(mutex_of(page));
       set(page, run.kind == PageKind::data ? on_disk : zero);
     }
-  return there;
+  return missing.there;
 }
 
 void PageStore::fetch_from_disk(const image::PageChain& from, PageNumber page, PageData content) {

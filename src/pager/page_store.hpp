@@ -89,6 +89,8 @@ class PageStore {
   /// Returns how many are. Errors: stale_epoch, invalid_argument, no_space, conflict (another chain is being loaded),
   /// unavailable (a record lies in a log that is not here).
   Result<std::uint64_t> load(const Owner& owner, std::shared_ptr<const image::PageChain> chain, const std::vector<KindRun>& wanted);
+  /// The quota that this takes, beside what is held.
+  Result<std::uint64_t> quota_to_load(const image::PageChain& chain, const std::vector<KindRun>& wanted) const;
   /// Brings a page into memory if it is only on the disk. `content` is what `chain` has.
   void fetch_from_disk(const image::PageChain& chain, PageNumber page, PageData content);
   bool is_on_disk(PageNumber page) const;
@@ -102,6 +104,11 @@ class PageStore {
   Status set_quota(const Owner& owner, std::uint64_t pages);
 
  private:
+  struct Missing {
+    std::vector<KindRun> runs;
+    std::uint64_t with_data = 0, there = 0;
+  };
+  Result<Missing> missing_of(const image::PageChain& chain, const std::vector<KindRun>& wanted) const;  // writer_ is held
   using Slot = std::uint32_t;
   static constexpr Slot absent = ~Slot{0}, zero = absent - 1, on_disk = absent - 2;
   static constexpr bool in_memory(Slot slot) { return slot < on_disk; }

@@ -130,7 +130,7 @@ void Session::want(const LoadRequest& request) {
   for (const KindRun& run : request.wanted) wanted_.push_back({image::PageNumber{run.first}, run.pages});
 }
 
-Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::vector<std::string>& names) {
+Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::vector<std::string>& names, const std::function<Status(std::uint64_t pages)>& set_quota) {
   if (ended_) return fail(Errc::canceled, "session {} was ended", name_);
   image::PageSet wanted;
   {
@@ -152,7 +152,10 @@ Result<std::uint64_t> Session::load(const PageStore::Owner& owner, const std::ve
     for (std::uint64_t page = range.begin(); page < std::min(range.end(), chain->guest_pages()); ++page)
       if (!chain->has(image::PageNumber{page})) return fail(Errc::not_found, "LOAD: page {} is not in {}", page, fmt::join(names, ", "));
   }
-  YADO_ASSIGN(const std::uint64_t pages, store_.load(owner, chain, runs_of_set(wanted)), "LOAD");
+  const std::vector<KindRun> runs = runs_of_set(wanted);
+  YADO_ASSIGN(const std::uint64_t quota, store_.quota_to_load(*chain, runs), "LOAD");
+  if (set_quota && quota > store_.quota_pages()) YADO_TRY(set_quota(quota), "LOAD");
+  YADO_ASSIGN(const std::uint64_t pages, store_.load(owner, chain, runs), "LOAD");
   chain_ = store_.chain();
   for (const image::PagePart* part : chain_->parts())
     if (part->has_log()) sources_.push_back({part, wanted, std::nullopt});

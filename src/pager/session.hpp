@@ -64,7 +64,8 @@ class Session {
   void want(const LoadRequest& request);
   /// Long, on the loader's thread. Afterwards bring_in() (the same) brings at most so many pages into memory; false: there is no more to do. (A damaged page stays
   /// where it is; whoever asks for it gets the error.)
-  Result<std::uint64_t> load(const PageStore::Owner& owner, const std::vector<std::string>& names);
+  /// Pages that are saved must find room, also where less is to be held from then on: `set_quota` is asked for it (without, they do not).
+  Result<std::uint64_t> load(const PageStore::Owner& owner, const std::vector<std::string>& names, const std::function<Status(std::uint64_t pages)>& set_quota = {});
   bool bring_in(std::size_t most);
 
  private:

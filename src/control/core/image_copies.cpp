@@ -135,7 +135,14 @@ Result<std::optional<ControlCore::Copy>> ControlCore::copy_wanted(const Workload
   if (holding.size() < wanted) {
     std::erase_if(keepers, [&](const HostId& host) { return holding.contains(host); });
     if (keepers.empty()) return std::nullopt;
-    std::ranges::stable_partition(keepers, [&](const HostId& host) { return std::ranges::find(shares, host, &Share::saver) == shares.end(); });
+    // Where the fewest parts have to be copied, those that it saved itself among them; then where it saved none.
+    const std::vector<ImageId> chain = chain_of(record);
+    std::ranges::stable_sort(keepers, {}, [&](const HostId& host) {
+      const auto saved = std::ranges::count(shares, host, &Share::saver);
+      const auto to_copy = std::ranges::count_if(chain, [&](const ImageId& image) { return !has_sound(record, host, image); }) +
+                           std::ranges::count_if(shares, [&](const Share& share) { return share.saver == host || !has_sound(record, host, share.id); });
+      return std::pair(to_copy, saved);
+    });
     const HostId to = choose(keepers);
     return Copy{to, {with_memory_hosts(record.spec, to, {}), record.epoch, *record.image, holder, before_image(workload, holder), true}};
   }

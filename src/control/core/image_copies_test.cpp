@@ -40,6 +40,21 @@ TEST_F(ControlImageCopiesTest, TheCopyGoesWhereNoShareWasSaved) {
   EXPECT_THAT(calls<PullCall>(actions), IsEmpty());
 }
 
+TEST_F(ControlImageCopiesTest, TheCopyOfADeltaGoesWhereItsBasesAreAlsoWhenThatHostSavedAShareOfIt) {
+  const ImageId full = of_three();
+  const HostId h4("h4");
+  agent(h4).memory = {agent(h4).agent.address, 7100};
+  beats({h4});
+  const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
+  sharer = h2;
+  const auto pull = only_call<PullCall>(saved(build));
+  EXPECT_EQ(pull.host, h2) << "h4 has nothing of " << full.str();
+  const auto share = only_call<PullCall>(copied(pull));
+  EXPECT_EQ(share.host, h1);
+  EXPECT_THAT(named(share.what.members), ElementsAre(share_of(build.what.image)));
+  EXPECT_THAT(events(copied(share)), Contains("image-acknowledged"));
+}
+
 TEST_F(ControlImageCopiesTest, WhereOnlyWhoSavedAShareCanHaveTheCopyTheMainHostGetsThatShare) {
   const auto first = of_two();
   EXPECT_EQ(first.host, h2);
