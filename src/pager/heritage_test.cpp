@@ -108,6 +108,12 @@ TEST_F(HeritageTest, WhoReadInheritsAndWhoLeftIsFenced) {
   for (const auto& answer : inherit(executor(), before, 3)) EXPECT_EQ(answer.error().code, Errc::stale_epoch) << "its guest may have run";
 }
 
+TEST_F(HeritageTest, WhatThisProcessBeganAMomentAgoIsInheritedLikeTheRest) {
+  const Links links = own_all(2);  // as the parity of a host that had none before
+  for (int within_a_moment = 0; within_a_moment < 3; ++within_a_moment) EXPECT_EQ(inherited(inherit(executor(), links, 2)), servers);
+  EXPECT_TRUE(put(*links[0], {{0, 9}}));
+}
+
 TEST_F(HeritageTest, WhoLeftTakesItBackAndWhoReadComesTooLate) {
   const Links before = own_all(1);
   const Links next = read_all(before, 1, 2);

@@ -376,9 +376,12 @@ void ServerLink::set_quota(std::uint64_t pages, Done done) {
 void ServerLink::end(Done done) { request_done(Operation::end, {}, std::move(done)); }
 
 void ServerLink::inherit(std::uint64_t epoch, std::uint32_t life, Told<SessionStats> told) {
+  const bool own = hello_.role != Role::reader;
   if (hello_.role == Role::owner) hello_.from = hello_.epoch;  // its own earlier self
+  const std::uint64_t first = std::uint64_t{life} << 32;
+  // Begun by this very process a moment ago, it counts on.
+  hello_.generation = own && hello_.epoch == epoch ? std::max(first, hello_.generation) : first;
   hello_.epoch = epoch;
-  hello_.generation = std::uint64_t{life} << 32;
   hello_.role = Role::heir;
   distrust({Errc::unavailable, "its session is inherited"});
   stat(std::move(told));  // answered by the connection that is made now

@@ -1,0 +1,163 @@
+// A VM with split memory lives through what people and hosts do to it, in an order that a seed chooses: checkpoints, incremental ones, restores over other hosts, moves of
+// the guest and of its memory, deaths of its processes, of its host, of a host with some of its memory, of the latter two at once. Its guest compares its memory all the time.
+// Whatever is done waits until its image outlives any one host; then it is never started anew.
+//
+//   YADO_STEPS=N   so many instead of a few            YADO_STEP_SEED=S   as a run that failed has printed it            YADO_STEP_REDUNDANCY=none|replica|parity
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdlib>
+#include <random>
+
+#include "split_testing.hpp"
+
+namespace yado::labtest {
+namespace {
+
+constexpr nanoseconds recovery = 3 * generous;
+
+std::string text_from(const char* variable, const std::string& otherwise) {
+  const char* value = std::getenv(variable);
+  return value && *value ? value : otherwise;
+}
+
+class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithParamInterface<std::string> {
+ public:
+  static ClusterOptions cluster_options() { return {.hosts = 5, .criu = true, .database = false, .disk = {}, .name = {}}; }
+
+ protected:
+  void TearDown() override {
+    LabTest::TearDown();
+    load.reset();
+    (void)cluster().yado({"rm", "bigvm"});
+  }
+
+  std::size_t upto(std::size_t n) { return static_cast<std::size_t>(random_() % n); }
+  bool one_in(std::size_t n) { return upto(n) == 0; }
+  std::string one_of(const std::vector<std::string>& all) { return all[upto(all.size())]; }
+  bool with_parity() const { return GetParam() == "parity"; }
+
+  json view() { return cluster().workload("bigvm"); }
+  std::string home() { return cluster().owner_host("bigvm"); }
+  std::vector<std::string> others(const std::string& than) {
+    std::vector<std::string> hosts{"h1", "h2", "h3", "h4", "h5"};
+    std::erase(hosts, than);
+    std::ranges::shuffle(hosts, random_);
+    return hosts;
+  }
+  /// As after --over. Alone it cannot be with redundancy, and hosts have no sizes with parity.
+  std::string over(const std::string& main) {
+    if (GetParam() == "none" && one_in(5)) return main;
+    std::vector<std::string> hosts = others(main);
+    hosts.resize(with_parity() ? 3 + upto(2) : 2 + upto(2));
+    std::string text = fmt::format("{}:{}MiB", main, one_of({"32", "64", "128"}));
+    for (const std::string& host : hosts) text += fmt::format(",{}{}", host, GetParam() == "none" && host == hosts.front() && one_in(3) ? ":16MiB" : "");
+    return text;
+  }
+  void say(const std::string& what) {
+    done_ += what + "\n";
+    std::fprintf(stderr, "  %s\n", what.c_str());
+  }
+  Ended yado(const std::vector<std::string>& arguments) {
+    say(fmt::format("yado {}", fmt::join(arguments, " ")));
+    return cluster().yado(arguments);
+  }
+  void expect_done(const std::vector<std::string>& arguments) {
+    const Ended ended = yado(arguments);
+    EXPECT_EQ(ended.status, 0) << ended.output;
+  }
+  /// Its memory was on `host`, too; or, where nothing was, it may go on.
+  void die(const std::string& host, bool process) {
+    const std::string main = home();
+    const std::uint64_t before = cluster().epoch("bigvm"), since = cluster().newest_event();
+    say(fmt::format("{} falls silent{}; it runs on {}", host, process ? " and its process is killed" : "", main));
+    LAB_OK(cluster().fault("host-silent", host));
+    if (process) (void)cluster().fault("process", main, "bigvm");  // it may have ended for want of a page
+    if (host == main || process) {
+      EXPECT_TRUE(cluster().until([&] { return cluster().epoch("bigvm") > before && view().value("state", "") == "up"; }, recovery)) << view().dump();
+    }
+    EXPECT_TRUE(cluster().event(since, [&](const json& event) { return event.value("kind", "") == "host-silent" && event.value("host", "") == host; }));
+    EXPECT_TRUE(right_again());
+    LAB_OK(cluster().heal(host));
+  }
+  bool right_again() {
+    const std::size_t samples = load->samples().size();
+    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.number >= samples; }, recovery).has_value();
+  }
+
+  void checkpoint() { expect_done({"checkpoint", "bigvm"}); }
+  void checkpoint_changes() { expect_done({"checkpoint", "bigvm", "--incremental"}); }
+  void restore() {
+    const std::string to = one_of(view()["image"]["holders"].get<std::vector<std::string>>());
+    const std::string image = view()["image"].value("id", "");
+    const Ended ended = yado({"restore", "bigvm", "--over", over(to)});
+    if (with_parity() && ended.output.find("with parity it cannot be asked for it") != std::string::npos) return;  // what runs goes on
+    EXPECT_EQ(ended.status, 0) << ended.output;
+    EXPECT_EQ(view().value("raised_from", json()), json(image));
+  }
+  void move() {
+    const std::string to = others(home()).front();
+    expect_done({"move", "bigvm", to, "--over", over(to)});
+  }
+  void move_memory() { expect_done({"move", "bigvm", "--over", over(home())}); }
+  void process_dies() {
+    const std::uint64_t before = cluster().epoch("bigvm");
+    say("its process is killed");
+    LAB_OK(cluster().fault("process", home(), "bigvm"));
+    EXPECT_TRUE(cluster().until([&] { return cluster().epoch("bigvm") > before && view().value("state", "") == "up"; }, recovery)) << view().dump();
+  }
+  void host_dies() { die(home(), false); }
+  void other_host_dies() { die(others(home()).front(), false); }
+  void other_host_and_process_die() { die(others(home()).front(), true); }
+  void step() {
+    using Self = RandomLifeTest;
+    static constexpr void (Self::*all[])() = {&Self::checkpoint,  &Self::checkpoint_changes, &Self::restore,   &Self::restore,         &Self::move,
+                                              &Self::move_memory, &Self::process_dies,       &Self::host_dies, &Self::other_host_dies, &Self::other_host_and_process_die};
+    (this->*all[upto(std::size(all))])();
+  }
+
+  std::unique_ptr<drill::Load> load;
+  std::mt19937_64 random_;
+  std::string done_;
+};
+
+TEST_P(RandomLifeTest, IsRightAndNeverBegunAnew) {
+  if (const std::string why = missing_guest("memvm"); !why.empty()) GTEST_SKIP() << why;
+  if (const std::string only = text_from("YADO_STEP_REDUNDANCY", long_run() ? GetParam() : "none"); GetParam() != only) GTEST_SKIP() << "only with " << only << " (all of them: --long)";
+  const std::uint64_t steps = std::strtoull(text_from("YADO_STEPS", long_run() ? "50" : "8").c_str(), nullptr, 10);
+  const std::uint64_t seed = std::strtoull(text_from("YADO_STEP_SEED", long_run() ? std::to_string(std::random_device()()) : "1").c_str(), nullptr, 10);
+  const std::string how = fmt::format("YADO_STEPS={} YADO_STEP_SEED={} YADO_STEP_REDUNDANCY={}", steps, seed, GetParam());
+  std::fprintf(stderr, "%s\n", how.c_str());
+  SCOPED_TRACE(how);
+  random_.seed(seed);
+  LAB_MUST(json spec, cluster().spec("memvm", "bigvm"));
+  spec["policy"]["placement"] = {"h1", "h2", "h3", "h4", "h5"};
+  spec["vm"]["split"]["redundancy"] = GetParam();
+  if (with_parity()) spec["vm"]["split"]["over"].push_back({{"host", "h4"}});
+  LAB_OK(cluster().deploy(spec));
+  drill::LoadOptions options;
+  options.address = cluster().gate();
+  options.host = "big.test";
+  options.rate = 10;
+  options.contains = " 0 wrong";
+  LAB_MUST(load, drill::Load::start(std::move(options)));
+  ASSERT_TRUE(right_again());
+  const std::uint64_t begun = cluster().newest_event();
+  const auto begun_anew = [&] { return cluster().event(begun, [](const json& event) { return event.value("kind", "") == "ready" && event["fields"].value("way", "") == "cold"; }, 0ns); };
+  for (std::uint64_t i = 0; i < steps && !HasFailure(); ++i) {
+    SCOPED_TRACE(done_);
+    ASSERT_TRUE(right_again());
+    ASSERT_TRUE(cluster().wait_redundant("bigvm", recovery)) << cluster().why_not_redundant("bigvm");
+    step();
+    const auto cold = begun_anew();
+    EXPECT_FALSE(cold) << cold->dump();
+  }
+  EXPECT_TRUE(right_again()) << done_;
+  EXPECT_FALSE(begun_anew()) << done_;
+  for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct || sample.status != 200) << sample.number << ": " << sample.error << "\n" << done_;
+}
+
+INSTANTIATE_TEST_SUITE_P(Redundancy, RandomLifeTest, ::testing::Values("none", "replica", "parity"), [](const auto& test) { return test.param; });
+
+}  // namespace
+}  // namespace yado::labtest
