@@ -173,13 +173,16 @@ void AgentCore::continue_raise(const WorkloadId& id, Known& known, Instant now) 
   if (!raise.awaits.empty()) return;
   if (!std::exchange(raise.begun, true)) {
     const bool image = raise.call.image && images_.contains(*raise.call.image);
+    // What a memory holds is not given up for what may be another host's fault, or for the sake of time: control asks once more, without an image.
+    const bool keeps_memory = raise.call.spec && raise.call.image && known.spec->vm.split;
     raise.ways.clear();
-    if (!raise.call.only_image) raise.ways.push_back(Way::cold);
+    if (!raise.call.only_image && !keeps_memory) raise.ways.push_back(Way::cold);
     if (image) raise.ways.push_back(Way::image);
     if (!raise.call.only_image && !frozen_instance(id).empty()) raise.ways.push_back(Way::frozen);
     if (raise.ways.empty()) raise.detail = fmt::format("image {} is not here", raise.call.image.value_or(ImageId()));
     const Way best = raise.ways.empty() ? Way::image : raise.ways.back();
-    std::ranges::stable_sort(raise.ways,
+    if (!keeps_memory)
+      std::ranges::stable_sort(raise.ways,
                              [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
     if (const Way fastest = raise.ways.empty() ? best : raise.ways.back(); fastest != best)
       raise.detail = fmt::format("{} takes {:.0f} ms here, {} {:.0f} ms", name_of(best), to_ms(expected(known.took, best)),

@@ -499,6 +499,19 @@ TEST_F(AgentCoreTest, ARaiseUsesTheMemoryServersThatItNamesAndNotThoseOfAnEarlie
   }
 }
 
+TEST_F(AgentCoreTest, WhatAMemoryHoldsIsNotGivenUpForAStartThatControlDidNotAskFor) {
+  WorkloadSpec wanted = spec();
+  wanted.kind = Kind::vm;
+  wanted.vm.split = Split{.local_bytes = 1 << 20, .over = {{.host = HostId("h2"), .address = {}}}};
+  core.images({image});
+  EXPECT_EQ(only<Launch>(call(RaiseCall{wanted, site, one, epoch(1), image})).way, Way::image);
+  const auto actions = failed(one, "its memory host is dead");
+  EXPECT_THAT(all<Launch>(actions), IsEmpty());
+  EXPECT_THAT(only<Reply>(actions).result.error().message, HasSubstr("its memory host is dead"));
+  // Asked for, it is started.
+  EXPECT_EQ(only<Launch>(call(RaiseCall{wanted, site, two, epoch(2), std::nullopt})).way, Way::cold);
+}
+
 TEST_F(AgentCoreTest, InspectingWhatIsNotHereSaysExitedAtOnce) {
   EXPECT_EQ(only<Reply>(call(InspectCall{site, one, epoch(1)})).result->state, InstanceState::exited);
   up(two, epoch(1));

@@ -189,9 +189,9 @@ void Supervisor::instance_ended() {
   when_allowed_ = nullptr;
   for (const Asked& asked : std::exchange(waiting_, {}))
     answer(asked, fail(Errc::application, "the instance has ended: {}", exit_->text()));
-  std::string end = log_->tail(log_tail_bytes);
+  // Said first: what is left of it may take its time to go (a pager that waits for a dead host), and somebody waits for a new owner.
+  tell({{"event", "exited"}, {"code", exit_->code}, {"signal", exit_->signal}, {"log", log_->tail(log_tail_bytes)}});
   instance_.reset();
-  tell({{"event", "exited"}, {"code", exit_->code}, {"signal", exit_->signal}, {"log", std::move(end)}});
 }
 
 void Supervisor::set_state(InstanceState state) {

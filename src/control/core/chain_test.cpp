@@ -101,8 +101,7 @@ TEST_F(ControlChainTest, AnImageIsOnAHostOnlyWithItsWholeChain) {
   std::erase_if(images, [&](const ImageReport& image) { return image.id == full; });
   const auto pull = only_call<PullCall>(beats({h2}));
   EXPECT_EQ(pull.host, h2);
-  agent(h1).instances.clear();
-  EXPECT_FALSE(only_call<RaiseCall>(ask(Evidence::silent, {}, h1)).what.image) << "a delta without its base is nothing";
+  EXPECT_FALSE(only_call<RaiseCall>(silence({h2, h3})).what.image) << "a delta without its base is nothing";
 }
 
 TEST_F(ControlChainTest, NothingOfAChainIsDroppedAlsoByAControlThatWasRestarted) {
@@ -203,6 +202,36 @@ TEST_F(ControlChainTest, ARestoreThatCannotHaveAShareIsRefusedAndWhatRunsGoesOn)
   EXPECT_THAT(answer_to(dead, actions).route.error().message, HasSubstr("h3, which saved it, cannot be asked"));
   EXPECT_THAT(calls<RaiseCall>(actions), IsEmpty());
   EXPECT_EQ(record().phase, OwnerPhase::up);
+}
+
+TEST_F(ControlChainTest, ASuspectThatAnswersIsAskedBeforeItsMemoryIsGivenUp) {
+  const auto first = only_call<BuildCall>(up(split()));
+  saved(first);  // not copied yet
+  beats({h1, h2, h3});
+  const auto raise = only_call<RaiseCall>(ask(Evidence::silent, {}, h1));
+  EXPECT_EQ(raise.host, h1);
+  EXPECT_EQ(raise.what.image, first.what.image);
+  const auto anew = only_call<RaiseCall>(failed(raise.id));
+  EXPECT_FALSE(anew.what.image) << "it was tried there in vain";
+  EXPECT_NE(anew.host, h1);
+}
+
+TEST_F(ControlChainTest, AfterAFailedRaiseItIsTriedThereAgainWithOtherMemoryHostsAndThenBegunAnew) {
+  const ImageId full = acknowledged();
+  const auto first = only_call<RaiseCall>(ask(Evidence::silent, {}, h1));
+  ASSERT_EQ(first.host, h2);
+  ASSERT_EQ(first.what.spec->vm.split->over[0].host, h3);
+  // Its memory host was dead, which nobody knew yet; so is the host where it was.
+  agent(h1).instances.clear();
+  EXPECT_THAT(calls<RaiseCall>(silence({h2})), IsEmpty()) << "it is under way";
+  const auto again = only_call<RaiseCall>(failed(first.id));
+  EXPECT_EQ(again.host, h2);
+  EXPECT_EQ(again.what.image, full);
+  EXPECT_THAT(again.what.spec->vm.split->over, IsEmpty());
+  const auto anew = only_call<RaiseCall>(failed(again.id));
+  EXPECT_EQ(anew.host, h2);
+  EXPECT_FALSE(anew.what.image);
+  EXPECT_THAT(calls<RaiseCall>(failed(anew.id)), IsEmpty()) << "that was all";
 }
 
 TEST_F(ControlChainTest, AnImageWithAShareOnADeadHostIsRaisedWhereACopyOfTheShareIs) {

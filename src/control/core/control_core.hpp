@@ -181,13 +181,18 @@ class ControlCore {
   /// One transfer of the right to run, from the grant until an owner answers or nobody is left to try.
   struct OwnerOperation {
     Evidence evidence = Evidence::requested;
-    HostId suspect;               ///< not tried
+    HostId suspect;               ///< not tried, unless nobody else has the memory of a VM
     std::optional<HostId> only;   ///< a person named the host …
     AskId only_ask = 0;           ///< … by this
     Instant not_before{};         ///< the fence: nobody is raised earlier
     bool fenced = false;
     CallId call = 0;              ///< the raise under way
-    std::vector<HostId> tried;
+    struct Try {
+      HostId host;
+      std::vector<MemoryHost> with;  ///< its memory hosts
+      bool from_image;
+    };
+    std::vector<Try> tried;
     std::string last_error;
   };
 
@@ -326,6 +331,8 @@ class ControlCore {
   Status admit_relocation(Workload& workload, Instant now);
   void reconcile(Workload& workload, Instant now);
   void drop_unwanted(Workload& workload);
+  bool tried_in_vain(const Workload& workload, const HostId& host) const;
+  std::vector<HostId> ranking_of_owner(const Workload& workload) const;
   bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;

@@ -73,8 +73,8 @@ Result<WorkloadSpec> ControlCore::from_image(const Workload& workload, WorkloadS
   for (const Share& share : shares_of(workload)) {
     const auto& [id, image, saver] = share;
     if (has_sound(record, main, id)) continue;
+    if (saver == main && can_be_asked(workload, share)) continue;  // it has only not said so yet
     if (saver == suspect || !can_be_asked(workload, share) || hosts_.at(saver).voice != Voice::heard) return fail(Errc::unavailable, "{} is not on {}, and {}, which saved it, cannot be asked for it", id, main, saver);
-    if (saver == main) continue;  // it has only not said so yet
     auto known = std::ranges::find(over, saver, &MemoryHost::host);
     if (known != over.end() && !known->leaving) continue;
     // Groups of a parity are of those that keep it from the beginning.

@@ -57,15 +57,45 @@ void ControlCore::grant(Workload& workload, Instant now) {
   emit("grant", workload, record.host, {{"evidence", std::string(name_of(workload.owner->evidence))}});
 }
 
+namespace {
+bool begins_anew(const std::vector<plan::HostView>& views, const HostId& host) {
+  const plan::HostView& view = *std::ranges::find(views, host, &plan::HostView::host);
+  return !view.holds_image && !view.holds_frozen && !view.asleep_here;
+}
+}  // namespace
+
+/// Whether it failed there from its image, with the memory hosts that there would be again.
+bool ControlCore::tried_in_vain(const Workload& workload, const HostId& host) const {
+  return std::ranges::any_of(workload.owner->tried, [&](const OwnerOperation::Try& each) {
+    return each.host == host && std::ranges::equal(with_memory_hosts(workload.record.spec, host, workload.owner->suspect).vm.split->over, each.with, &MemoryHost::reached_alike);
+  });
+}
+
+/// Where it may be raised, the best first: neither where that was tried nor at whom somebody suspects. But a VM whose memory is in an image is not begun anew before everybody was asked who has that:
+/// the suspect, too, if it answers control, and those where it failed with other memory hosts than there are now.
+std::vector<HostId> ControlCore::ranking_of_owner(const Workload& workload) const {
+  const Record& record = workload.record;
+  const OwnerOperation& operation = *workload.owner;
+  const std::vector<plan::HostView> all = views(workload);
+  const auto rank_without = [&](std::vector<HostId> excluded, auto tried) {
+    for (const OwnerOperation::Try& each : operation.tried)
+      if (tried(each)) excluded.push_back(each.host);
+    return plan::rank(record.spec, all, excluded);
+  };
+  const auto goes_on = [&](const std::vector<HostId>& ranking) { return !ranking.empty() && !begins_anew(all, ranking.front()); };
+  std::vector<HostId> ranking = rank_without({operation.suspect}, [](const OwnerOperation::Try&) { return true; });
+  if (!checkpoints_owner(record.spec) || workload.migration || goes_on(ranking)) return ranking;
+  ranking = rank_without({}, [&](const OwnerOperation::Try& each) { return tried_in_vain(workload, each.host); });
+  if (goes_on(ranking)) return ranking;
+  return rank_without({operation.suspect}, [](const OwnerOperation::Try& each) { return !each.from_image; });
+}
+
 void ControlCore::continue_owner(Workload& workload, Instant now) {
   OwnerOperation& operation = *workload.owner;
   Record& record = workload.record;
   if (operation.call != 0 || now < operation.not_before) return;
 
-  std::vector<HostId> excluded = operation.tried;
-  if (!operation.suspect.empty()) excluded.push_back(operation.suspect);
-  const std::vector<plan::HostView> all = views(workload);
-  std::vector<HostId> ranking = plan::rank(record.spec, all, excluded);
+  std::vector<HostId> ranking = ranking_of_owner(workload);
   if (operation.only && std::ranges::find(ranking, *operation.only) != ranking.end()) ranking = {*operation.only};
   else if (operation.only) {
     // The person is told, and the service is raised wherever it can be: its old owner is over.
@@ -79,9 +109,8 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   const bool undecided = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
   if (ranking.empty() && undecided) return;
   // Nor is a VM whose memory is in an image begun anew before it is known whether who has that, or a share of it, speaks again.
-  const auto begins_anew = [](const plan::HostView& view) { return !view.holds_image && !view.holds_frozen && !view.asleep_here; };
   if (undecided && !ranking.empty() && !workload.migration && checkpoints_owner(record.spec) && record.image_revision == record.revision && !holders(workload).empty() &&
-      begins_anew(*std::ranges::find(all, ranking.front(), &plan::HostView::host)))
+      begins_anew(views(workload), ranking.front()))
     return;
   if (ranking.empty()) {
     const std::string tried = operation.last_error.empty() ? "" : ": " + operation.last_error;
@@ -96,12 +125,12 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   if (moves) {
     image = workload.migration->image;
     spec = with_memory_hosts(workload.migration->spec, record.host, operation.suspect);
-  } else if (auto from = from_image(workload, record.spec, record.host, operation.suspect)) {
+  } else if (auto from = from_image(workload, record.spec, record.host, operation.suspect); from && !(checkpoints_owner(record.spec) && tried_in_vain(workload, record.host))) {
     image = record.image;
     spec = std::move(*from);
   } else {
     spec = with_memory_hosts(record.spec, record.host, operation.suspect);
-    if (checkpoints_owner(record.spec) && record.image) fields["detail"] = fmt::format("from the beginning: {}", from.error().message);
+    if (checkpoints_owner(record.spec) && record.image) fields["detail"] = fmt::format("from the beginning: {}", from ? operation.last_error : from.error().message);
   }
   if (spec.vm.split) {
     record.memory_hosts = spec.vm.split->over;
@@ -134,7 +163,7 @@ void ControlCore::raise_done(Workload& workload, const Pending& pending, const R
   }
   operation.last_error = fmt::format("{}: {}", pending.host, result.error().text());
   // A host that has seen a higher epoch (a gate's, while control was down) is asked again under a still higher one.
-  if (result.error().code != Errc::stale_epoch) operation.tried.push_back(pending.host);
+  if (result.error().code != Errc::stale_epoch) operation.tried.push_back({pending.host, record.memory_hosts.value_or(std::vector<MemoryHost>()), !pending.image.empty()});
   emit("raise-failed", workload, pending.host, {{"error", result.error().text()}});
   // The call may have been carried out although its answer was lost: the next attempt is a new epoch.
   const bool said_no = result.error().code != Errc::timed_out && result.error().code != Errc::unavailable;
