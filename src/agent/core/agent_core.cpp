@@ -181,9 +181,7 @@ void AgentCore::continue_raise(const WorkloadId& id, Known& known, Instant now) 
     if (!raise.call.only_image && !frozen_instance(id).empty()) raise.ways.push_back(Way::frozen);
     if (raise.ways.empty()) raise.detail = fmt::format("image {} is not here", raise.call.image.value_or(ImageId()));
     const Way best = raise.ways.empty() ? Way::image : raise.ways.back();
-    if (!keeps_memory)
-      std::ranges::stable_sort(raise.ways,
-                             [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
+    if (!keeps_memory) std::ranges::stable_sort(raise.ways, [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
     if (const Way fastest = raise.ways.empty() ? best : raise.ways.back(); fastest != best)
       raise.detail = fmt::format("{} takes {:.0f} ms here, {} {:.0f} ms", name_of(best), to_ms(expected(known.took, best)),
                                  name_of(fastest), to_ms(expected(known.took, fastest)));

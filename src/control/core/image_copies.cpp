@@ -13,8 +13,11 @@ namespace yado::control {
 
 namespace {
 
-/// A share is named <image>.<host>, by the host that saved it.
-HostId saver_of(const ImageId& share, const ImageId& image) { return HostId(share.str().substr(image.str().size() + 1)); }
+/// A share is named <image>.<host>, by the host that saved it. Of any other name: nobody.
+HostId saver_of(const ImageId& share, const ImageId& image) {
+  const std::string prefix = image.str() + ".";
+  return share.str().starts_with(prefix) ? HostId(share.str().substr(prefix.size())) : HostId();
+}
 
 std::vector<ImageId> chain_of(const Record& record) {
   std::vector<ImageId> chain = record.bases;

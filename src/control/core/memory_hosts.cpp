@@ -94,7 +94,7 @@ Result<WorkloadSpec> ControlCore::from_image(const Workload& workload, WorkloadS
 
 void ControlCore::restore(AskId ask, const WorkloadId& id, std::optional<HostId> host, std::optional<Split> split, Instant now) {
   Workload* workload = find(id);
-  if (workload && checkpoints_owner(workload->record.spec)) {
+  if (workload && checkpoints_owner(workload->record.spec) && !workload->record.stopped && !workload->owner) {  // else move() says no
     WorkloadSpec wanted = workload->record.spec;
     if (split) wanted.vm.split = std::move(split);
     // Before what runs is ended: a cold start is not what was asked for.
