@@ -1,5 +1,5 @@
 // A VM with split memory lives through what people and hosts do to it, in an order that a seed chooses: checkpoints, incremental ones, restores over other hosts, moves of
-// the guest and of its memory, deaths of its processes, of its host, of a host with some of its memory, of the latter two at once. Its guest compares its memory all the time.
+// the guest and of its memory, deaths of its processes, of its host, of a host with some of its memory, of its processes and that or control at once. Its guest compares its memory all the time.
 // Whatever is done waits until its image outlives any one host; then it is never started anew.
 //
 //   YADO_STEPS=N   so many instead of a few            YADO_STEP_SEED=S   as a run that failed has printed it            YADO_STEP_REDUNDANCY=none|replica|parity
@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "os/cgroup.hpp"
 #include "split_testing.hpp"
 
 namespace yado::labtest {
@@ -80,9 +81,9 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     EXPECT_TRUE(right_again());
     LAB_OK(cluster().heal(host));
   }
-  bool right_again() {
+  bool right_again(nanoseconds limit = recovery) {
     const std::size_t samples = load->samples().size();
-    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.number >= samples; }, recovery).has_value();
+    return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.number >= samples; }, limit).has_value();
   }
 
   void checkpoint() { expect_done({"checkpoint", "bigvm"}); }
@@ -109,10 +110,21 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
   void host_dies() { die(home(), false); }
   void other_host_dies() { die(others(home()).front(), false); }
   void other_host_and_process_die() { die(others(home()).front(), true); }
+  /// A gate raises it, if it can without knowing who is alive, and control, when it is back, finds it, or raises it.
+  void control_and_process_die() {
+    const std::string group = cluster().cgroup(home(), cluster().owner_instance("bigvm"));
+    say("control and its process are killed");
+    LAB_OK(cluster().fault("control", ""));
+    LAB_MUST(const os::Cgroup instance, os::Cgroup::open(group));
+    LAB_OK(instance.kill_all());
+    say(right_again(generous / 6) ? "raised by a gate" : "not raised by a gate");
+    LAB_OK(cluster().heal("front"));
+    EXPECT_TRUE(cluster().until([&] { return view().value("state", "") == "up"; }, recovery)) << view().dump();
+  }
   void step() {
     using Self = RandomLifeTest;
     static constexpr void (Self::*all[])() = {&Self::checkpoint,  &Self::checkpoint_changes, &Self::restore,   &Self::restore,         &Self::move,
-                                              &Self::move_memory, &Self::process_dies,       &Self::host_dies, &Self::other_host_dies, &Self::other_host_and_process_die};
+                                              &Self::move_memory, &Self::process_dies,       &Self::host_dies, &Self::other_host_dies, &Self::other_host_and_process_die, &Self::control_and_process_die};
     (this->*all[upto(std::size(all))])();
   }
 
@@ -142,8 +154,16 @@ TEST_P(RandomLifeTest, IsRightAndNeverBegunAnew) {
   options.contains = " 0 wrong";
   LAB_MUST(load, drill::Load::start(std::move(options)));
   ASSERT_TRUE(right_again());
-  const std::uint64_t begun = cluster().newest_event();
-  const auto begun_anew = [&] { return cluster().event(begun, [](const json& event) { return event.value("kind", "") == "ready" && event["fields"].value("way", "") == "cold"; }, 0ns); };
+  const std::size_t begun = cluster().events().size();  // a control that was restarted may count anew
+  const auto begun_anew = [&]() -> std::optional<json> {
+    std::size_t number = 0;
+    for (const json& event : cluster().events()) {
+      if (number++ < begun) continue;
+      if (event.value("kind", "") == "ready" && event["fields"].value("way", "") == "cold") return event;
+      if (event.value("kind", "") == "adopted" && event["fields"].value("image", "").empty()) return event;  // a gate raised it
+    }
+    return std::nullopt;
+  };
   for (std::uint64_t i = 0; i < steps && !HasFailure(); ++i) {
     SCOPED_TRACE(done_);
     ASSERT_TRUE(right_again());

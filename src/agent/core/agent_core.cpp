@@ -173,13 +173,14 @@ void AgentCore::continue_raise(const WorkloadId& id, Known& known, Instant now) 
   if (!raise.awaits.empty()) return;
   if (!std::exchange(raise.begun, true)) {
     const bool image = raise.call.image && images_.contains(*raise.call.image);
-    // What a memory holds is not given up for what may be another host's fault, or for the sake of time: control asks once more, without an image.
-    const bool keeps_memory = raise.call.spec && raise.call.image && known.spec->vm.split;
+    // What a memory holds is not given up for what may be another host's fault, or for the sake of time: control asks once more, without an image. A gate cannot know whether it may.
+    const bool frozen = !raise.call.only_image && !frozen_instance(id).empty();
+    const bool keeps_memory = known.spec->vm.split && (frozen || (raise.call.spec ? raise.call.image.has_value() : known.spec->policy.standby != StandbyLevel::cold));
     raise.ways.clear();
     if (!raise.call.only_image && !keeps_memory) raise.ways.push_back(Way::cold);
     if (image) raise.ways.push_back(Way::image);
-    if (!raise.call.only_image && !frozen_instance(id).empty()) raise.ways.push_back(Way::frozen);
-    if (raise.ways.empty()) raise.detail = fmt::format("image {} is not here", raise.call.image.value_or(ImageId()));
+    if (frozen) raise.ways.push_back(Way::frozen);
+    if (raise.ways.empty()) raise.detail = raise.call.image ? fmt::format("image {} is not here", *raise.call.image) : "no image of it is here, and only control has it started anew";
     const Way best = raise.ways.empty() ? Way::image : raise.ways.back();
     if (!keeps_memory) std::ranges::stable_sort(raise.ways, [&](Way a, Way b) { return expected(known.took, a) > expected(known.took, b); });
     if (const Way fastest = raise.ways.empty() ? best : raise.ways.back(); fastest != best)

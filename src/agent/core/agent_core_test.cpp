@@ -503,13 +503,19 @@ TEST_F(AgentCoreTest, WhatAMemoryHoldsIsNotGivenUpForAStartThatControlDidNotAskF
   WorkloadSpec wanted = spec();
   wanted.kind = Kind::vm;
   wanted.vm.split = Split{.local_bytes = 1 << 20, .over = {{.host = HostId("h2"), .address = {}}}};
-  core.images({image});
+  core.images({image}, {{site, image}});
   EXPECT_EQ(only<Launch>(call(RaiseCall{wanted, site, one, epoch(1), image})).way, Way::image);
   const auto actions = failed(one, "its memory host is dead");
   EXPECT_THAT(all<Launch>(actions), IsEmpty());
   EXPECT_THAT(only<Reply>(actions).result.error().message, HasSubstr("its memory host is dead"));
   // Asked for, it is started.
   EXPECT_EQ(only<Launch>(call(RaiseCall{wanted, site, two, epoch(2), std::nullopt})).way, Way::cold);
+  failed(two);
+  // By a gate it is raised from what is here, or not at all.
+  EXPECT_EQ(only<Launch>(call(RaiseCall{{}, site, InstanceId("site.3"), epoch(3), std::nullopt})).image, image);
+  failed(InstanceId("site.3"));
+  core.images({});
+  EXPECT_THAT(only<Reply>(call(RaiseCall{{}, site, InstanceId("site.4"), epoch(4), std::nullopt})).result.error().message, HasSubstr("only control"));
 }
 
 TEST_F(AgentCoreTest, InspectingWhatIsNotHereSaysExitedAtOnce) {

@@ -234,6 +234,56 @@ TEST_F(ControlChainTest, AfterAFailedRaiseItIsTriedThereAgainWithOtherMemoryHost
   EXPECT_THAT(calls<RaiseCall>(failed(anew.id)), IsEmpty()) << "that was all";
 }
 
+TEST_F(ControlChainTest, WhereItFailedOnceIsNotTakenForItsImageWhileAnotherHolderIsOnlyLate) {
+  acknowledged();
+  const auto first = only_call<RaiseCall>(ask(Evidence::silent, {}, h1));
+  ASSERT_EQ(first.host, h2);
+  agent(h1).instances.clear();
+  for (bool late = false; !late && now < Instant(2h);) {
+    now += 50ms;
+    for (const HostId& host : {h2, h3}) beat(host);
+    core().tick(now);
+    late = std::ranges::any_of(all<ProbeHost>(core().take()), [](const ProbeHost& probe) { return probe.host == h1; });
+  }
+  core().call_done(first.id, fail(Errc::application, "it is damaged"), now);
+  EXPECT_THAT(calls<RaiseCall>(core().take()), IsEmpty()) << "h1 has it, too, and may speak again";
+  beat(h1);
+  core().tick(now);
+  const auto again = only_call<RaiseCall>(take());
+  EXPECT_EQ(again.host, h1);
+  EXPECT_TRUE(again.what.image);
+}
+
+TEST_F(ControlChainTest, ARestoreWhereItDoesNotFitChangesNothing) {
+  acknowledged();
+  agent(h2).memory_free_bytes = 1u << 20;
+  beat(h2);
+  take();
+  const AskId asked = ++last_ask;
+  core().restore(asked, site, h2, Split{.local_bytes = 64u << 20, .over = {}}, now);
+  const auto actions = take();
+  EXPECT_THAT(answer_to(asked, actions).route.error().message, HasSubstr("too little memory free"));
+  EXPECT_THAT(all<Call>(actions), IsEmpty());
+  EXPECT_THAT(all<Persist>(actions), IsEmpty());
+  EXPECT_EQ(record().spec, split());
+}
+
+TEST_F(ControlChainTest, TheHostThatAPersonNamedIsNotWorthAMemoryThatGoesOnElsewhere) {
+  const ImageId full = acknowledged();
+  const AskId asked = ++last_ask;
+  core().restore(asked, site, h1, std::nullopt, now);
+  auto actions = take();
+  const auto first = only_call<RaiseCall>(actions);
+  ASSERT_EQ(first.host, h1);
+  silence({h1, h2});  // h3, whose share h1 has to ask for
+  core().call_done(first.id, fail(Errc::stale_epoch, "a gate was here"), now);
+  actions = take();
+  EXPECT_THAT(answer_to(asked, actions).route.error().message, HasSubstr("cannot be moved to h1"));
+  const auto raise = only_call<RaiseCall>(actions);
+  EXPECT_EQ(raise.host, h2);
+  EXPECT_EQ(raise.what.image, full);
+}
+
 TEST_F(ControlChainTest, AnImageWithAShareOnADeadHostIsRaisedWhereACopyOfTheShareIs) {
   const ImageId full = acknowledged();
   std::vector<Action> actions = silence({h1, h2});

@@ -189,7 +189,7 @@ class ControlCore {
     CallId call = 0;              ///< the raise under way
     struct Try {
       HostId host;
-      std::vector<MemoryHost> with;  ///< its memory hosts
+      std::vector<MemoryHost> with;  ///< its memory hosts, those with shares among them
       bool from_image;
     };
     std::vector<Try> tried;
@@ -321,6 +321,15 @@ class ControlCore {
 
   void begin_owner(Workload& workload, Evidence evidence, const HostId& suspect, std::optional<HostId> only, Instant now);
   void grant(Workload& workload, Instant now);
+  struct RaisePlan {
+    WorkloadSpec spec;
+    std::optional<ImageId> image;
+    bool moves;            ///< it goes on with what was handed over, or not at all
+    std::string why_anew;  ///< without an image
+  };
+  RaisePlan plan_raise(const Workload& workload, const HostId& host) const;
+  bool goes_on(const Workload& workload, const std::vector<plan::HostView>& views, const HostId& host) const;
+  std::optional<std::vector<HostId>> ranking_of_owner(const Workload& workload) const;
   void continue_owner(Workload& workload, Instant now);
   void raise_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void owner_is_up(Workload& workload, const HostId& host, const InstanceReport& instance, std::uint64_t sequence,
@@ -331,8 +340,6 @@ class ControlCore {
   Status admit_relocation(Workload& workload, Instant now);
   void reconcile(Workload& workload, Instant now);
   void drop_unwanted(Workload& workload);
-  bool tried_in_vain(const Workload& workload, const HostId& host) const;
-  std::vector<HostId> ranking_of_owner(const Workload& workload) const;
   bool takes_images(const HostId& host, const WorkloadSpec& spec) const;
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;

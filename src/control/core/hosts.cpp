@@ -84,7 +84,7 @@ void ControlCore::judge_instance(const HostReport& report, const InstanceReport&
     // A gate raised it while control was down.
     if (instance.state != InstanceState::running || record.spec.policy.consistency == Consistency::exclusive)
       return;
-    emit("adopted", *workload, report.host, {{"epoch", fmt::format("{}", instance.epoch)}});
+    emit("adopted", *workload, report.host, {{"epoch", fmt::format("{}", instance.epoch)}, {"image", instance.image ? instance.image->str() : ""}});
     return owner_is_up(*workload, report.host, instance, report.sequence, now);
   }
   if (record.phase == OwnerPhase::up && (record.host != report.host || record.instance != instance.id)) return retire();

@@ -69,10 +69,14 @@ bool ControlCore::can_be_asked(const Workload& workload, const Share& share) con
   return has_sound(workload.record, share.saver, share.id) || host->second.detector.last_heard() <= workload.image_since;
 }
 
-/// Those of `shares` that `holder` could not have without `lost`.
+/// Those of `shares` that `holder` could not have without `lost`. (With parity only those are asked who keep some of the memory: `from_image`.)
 std::vector<ControlCore::Share> ControlCore::missing(const Workload& workload, std::vector<Share> shares, const HostId& holder, const HostId& lost) const {
+  const Record& record = workload.record;
   std::erase_if(shares, [&](const Share& share) {
-    return has_sound(workload.record, holder, share.id) || (share.saver != lost && can_be_asked(workload, share));
+    if (has_sound(record, holder, share.id)) return true;
+    const auto& over = record.spec.vm.split->over;
+    const bool may_be_asked = record.spec.vm.split->redundancy != Redundancy::parity || std::ranges::find(over, share.saver, &MemoryHost::host) != over.end();
+    return may_be_asked && share.saver != lost && can_be_asked(workload, share);
   });
   return shares;
 }

@@ -100,6 +100,26 @@ TEST_F(ControlImageCopiesTest, ADeltaWaitsUntilItsBaseOutlivesAnyHost) {
   EXPECT_THAT(named(share.what.members), ElementsAre(share_of(first.what.image), share_of(build.what.image)));
 }
 
+TEST_F(ControlImageCopiesTest, WithParityWhoKeepsNoneOfTheMemoryAnyMoreIsNotCountedOn) {
+  const HostId h4("h4"), h5("h5"), h6("h6");
+  for (const HostId& host : {h4, h5, h6}) agent(host).memory = {agent(host).agent.address, 7100};
+  WorkloadSpec wanted = split();
+  wanted.vm.split->redundancy = Redundancy::parity;
+  wanted.vm.split->over = {{.host = h3, .address = {}}, {.host = h4, .address = {}}, {.host = h5, .address = {}}};
+  copied(only_call<PullCall>(saved(only_call<BuildCall>(up(wanted, {h1, h2, h3, h4, h5, h6})))));
+  EXPECT_TRUE(redundant());
+  // Its memory moves away from h3, which saved the share that h1 has not.
+  wanted.vm.split->over[0].host = h6;
+  core().resplit(++last_ask, site, *wanted.vm.split, now);
+  const auto actions = take();
+  done(only_call<ResplitCall>(actions).id, CallReply{.sequence = agent(h1).sequence});
+  EXPECT_FALSE(redundant());
+  const auto pull = only_call<PullCall>(actions);
+  EXPECT_EQ(pull.host, h1);
+  copied(pull);
+  EXPECT_TRUE(redundant());
+}
+
 TEST_F(ControlImageCopiesTest, WhatASilentHostSavedIsCopiedAgain) {
   const ImageId image = of_three();
   const auto pull = only_call<PullCall>(silence({h1, h2}));

@@ -95,11 +95,16 @@ Result<WorkloadSpec> ControlCore::from_image(const Workload& workload, WorkloadS
 void ControlCore::restore(AskId ask, const WorkloadId& id, std::optional<HostId> host, std::optional<Split> split, Instant now) {
   Workload* workload = find(id);
   if (workload && checkpoints_owner(workload->record.spec) && !workload->record.stopped && !workload->owner) {  // else move() says no
+    if (workload->resplit) return answer(ask, fail(Errc::conflict, "the memory of {} is being moved", id), false);
     WorkloadSpec wanted = workload->record.spec;
     if (split) wanted.vm.split = std::move(split);
-    // Before what runs is ended: a cold start is not what was asked for.
-    if (host)
-      if (auto can = from_image(*workload, wanted, *host, {}); !can) return answer(ask, fail(can.error().code, "{} cannot be restored on {}: {}", id, *host, can.error().message), false);
+    // Before what runs is ended: a cold start, or another host, is not what was asked for.
+    if (host) {
+      Result<WorkloadSpec> can = from_image(*workload, wanted, *host, {});
+      const std::vector<HostId> ranking = plan::rank(wanted, views(*workload), {});
+      if (can && std::ranges::find(ranking, *host) == ranking.end()) can = fail(Errc::unavailable, "it may not run there, or there is too little memory free");
+      if (!can) return answer(ask, fail(can.error().code, "{} cannot be restored on {}: {}", id, *host, can.error().message), false);
+    }
     // What it is made of stays the same: images go on being of it.
     workload->record.spec = std::move(wanted);
     persist(*workload);

@@ -57,37 +57,54 @@ void ControlCore::grant(Workload& workload, Instant now) {
   emit("grant", workload, record.host, {{"evidence", std::string(name_of(workload.owner->evidence))}});
 }
 
-namespace {
-bool begins_anew(const std::vector<plan::HostView>& views, const HostId& host) {
+/// What a raise on `host` would be now.
+ControlCore::RaisePlan ControlCore::plan_raise(const Workload& workload, const HostId& host) const {
+  const Record& record = workload.record;
+  const OwnerOperation& operation = *workload.owner;
+  if (const auto& move = workload.migration; move && move->to == host && operation.tried.empty())
+    return {.spec = with_memory_hosts(move->spec, host, operation.suspect), .image = move->image, .moves = true, .why_anew = {}};
+  auto from = from_image(workload, record.spec, host, operation.suspect);
+  if (!from) return {.spec = with_memory_hosts(record.spec, host, operation.suspect), .image = {}, .moves = false, .why_anew = from.error().message};
+  const auto in_vain = [&](const OwnerOperation::Try& each) {
+    return each.host == host && each.from_image && std::ranges::equal(from->vm.split->over, each.with, &MemoryHost::reached_alike);
+  };
+  // Tried with the same memory hosts, which answer as before: nothing would be another.
+  if (checkpoints_owner(record.spec) && std::ranges::any_of(operation.tried, in_vain))
+    return {.spec = with_memory_hosts(record.spec, host, operation.suspect), .image = {}, .moves = false, .why_anew = operation.last_error};
+  return {.spec = std::move(*from), .image = record.image, .moves = false, .why_anew = {}};
+}
+
+/// Whether what its memory held would be there again.
+bool ControlCore::goes_on(const Workload& workload, const std::vector<plan::HostView>& views, const HostId& host) const {
   const plan::HostView& view = *std::ranges::find(views, host, &plan::HostView::host);
-  return !view.holds_image && !view.holds_frozen && !view.asleep_here;
-}
-}  // namespace
-
-/// Whether it failed there from its image, with the memory hosts that there would be again.
-bool ControlCore::tried_in_vain(const Workload& workload, const HostId& host) const {
-  return std::ranges::any_of(workload.owner->tried, [&](const OwnerOperation::Try& each) {
-    return each.host == host && std::ranges::equal(with_memory_hosts(workload.record.spec, host, workload.owner->suspect).vm.split->over, each.with, &MemoryHost::reached_alike);
-  });
+  return view.asleep_here || view.holds_frozen || plan_raise(workload, host).image;
 }
 
-/// Where it may be raised, the best first: neither where that was tried nor at whom somebody suspects. But a VM whose memory is in an image is not begun anew before everybody was asked who has that:
-/// the suspect, too, if it answers control, and those where it failed with other memory hosts than there are now.
-std::vector<HostId> ControlCore::ranking_of_owner(const Workload& workload) const {
+/// Where it may be raised, the best first: neither where that was tried nor at whom somebody suspects. But a VM with split memory is not begun anew before everybody was asked who has its image: the
+/// suspect, too, if it answers control, and those where it failed with other memory hosts than there are now. Nothing: that is not known yet.
+std::optional<std::vector<HostId>> ControlCore::ranking_of_owner(const Workload& workload) const {
   const Record& record = workload.record;
   const OwnerOperation& operation = *workload.owner;
   const std::vector<plan::HostView> all = views(workload);
-  const auto rank_without = [&](std::vector<HostId> excluded, auto tried) {
+  // Whom nothing was heard of for a moment may be about to fall silent, or about to speak: that is known soon.
+  const bool undecided = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
+  const auto rank_without_tried = [&](auto which) {
+    std::vector<HostId> excluded{operation.suspect};
     for (const OwnerOperation::Try& each : operation.tried)
-      if (tried(each)) excluded.push_back(each.host);
+      if (which(each)) excluded.push_back(each.host);
     return plan::rank(record.spec, all, excluded);
   };
-  const auto goes_on = [&](const std::vector<HostId>& ranking) { return !ranking.empty() && !begins_anew(all, ranking.front()); };
-  std::vector<HostId> ranking = rank_without({operation.suspect}, [](const OwnerOperation::Try&) { return true; });
-  if (!checkpoints_owner(record.spec) || workload.migration || goes_on(ranking)) return ranking;
-  ranking = rank_without({}, [&](const OwnerOperation::Try& each) { return tried_in_vain(workload, each.host); });
-  if (goes_on(ranking)) return ranking;
-  return rank_without({operation.suspect}, [](const OwnerOperation::Try& each) { return !each.from_image; });
+  std::vector<HostId> ranking = rank_without_tried([](const OwnerOperation::Try&) { return true; });
+  const bool moves = workload.migration && operation.tried.empty();
+  if (checkpoints_owner(record.spec) && !moves && (ranking.empty() || !goes_on(workload, all, ranking.front()))) {
+    std::vector<HostId> with_image = plan::rank(record.spec, all, {});
+    std::erase_if(with_image, [&](const HostId& host) { return !plan_raise(workload, host).image; });
+    if (!with_image.empty()) return with_image;
+    if (undecided && record.image && record.image_revision == record.revision && !holders(workload).empty()) return std::nullopt;
+    ranking = rank_without_tried([](const OwnerOperation::Try& each) { return !each.from_image; });
+  }
+  if (ranking.empty() && undecided) return std::nullopt;
+  return ranking;
 }
 
 void ControlCore::continue_owner(Workload& workload, Instant now) {
@@ -95,8 +112,17 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   Record& record = workload.record;
   if (operation.call != 0 || now < operation.not_before) return;
 
-  std::vector<HostId> ranking = ranking_of_owner(workload);
-  if (operation.only && std::ranges::find(ranking, *operation.only) != ranking.end()) ranking = {*operation.only};
+  auto known = ranking_of_owner(workload);
+  if (!known) return;
+  std::vector<HostId> ranking = std::move(*known);
+  // The host that a person named is not worth a memory that goes on elsewhere.
+  const auto obeys = [&] {
+    if (std::ranges::find(ranking, *operation.only) == ranking.end()) return false;
+    if (!checkpoints_owner(record.spec)) return true;
+    const auto all = views(workload);
+    return goes_on(workload, all, *operation.only) || !goes_on(workload, all, ranking.front());
+  };
+  if (operation.only && obeys()) ranking = {*operation.only};
   else if (operation.only) {
     // The person is told, and the service is raised wherever it can be: its old owner is over.
     std::erase(workload.waiting, operation.only_ask);
@@ -105,42 +131,24 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
            false);
     operation.only.reset();
   }
-  // Whom nothing was heard of for a moment may be about to fall silent, or about to speak: that is known soon.
-  const bool undecided = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
-  if (ranking.empty() && undecided) return;
-  // Nor is a VM whose memory is in an image begun anew before it is known whether who has that, or a share of it, speaks again.
-  if (undecided && !ranking.empty() && !workload.migration && checkpoints_owner(record.spec) && record.image_revision == record.revision && !holders(workload).empty() &&
-      begins_anew(views(workload), ranking.front()))
-    return;
   if (ranking.empty()) {
     const std::string tried = operation.last_error.empty() ? "" : ": " + operation.last_error;
     return give_up(workload, Error{Errc::unavailable, fmt::format("no host is left that could run {}{}",
                                                                   record.spec.name, tried)}, now);
   }
   record.host = ranking.front();
-  const bool moves = workload.migration && workload.migration->to == record.host && operation.tried.empty();
-  std::optional<ImageId> image;
-  WorkloadSpec spec;
-  std::map<std::string, std::string> fields;
-  if (moves) {
-    image = workload.migration->image;
-    spec = with_memory_hosts(workload.migration->spec, record.host, operation.suspect);
-  } else if (auto from = from_image(workload, record.spec, record.host, operation.suspect); from && !(checkpoints_owner(record.spec) && tried_in_vain(workload, record.host))) {
-    image = record.image;
-    spec = std::move(*from);
-  } else {
-    spec = with_memory_hosts(record.spec, record.host, operation.suspect);
-    if (checkpoints_owner(record.spec) && record.image) fields["detail"] = fmt::format("from the beginning: {}", from ? operation.last_error : from.error().message);
-  }
-  if (spec.vm.split) {
-    record.memory_hosts = spec.vm.split->over;
+  RaisePlan plan = plan_raise(workload, record.host);
+  if (plan.spec.vm.split) {
+    record.memory_hosts = plan.spec.vm.split->over;
     std::erase_if(*record.memory_hosts, &MemoryHost::leaving);
   }
+  std::map<std::string, std::string> fields;
+  if (checkpoints_owner(record.spec) && record.image && !plan.image) fields["detail"] = fmt::format("not from its image: {}", plan.why_anew);
   persist(workload);
   emit("raise", workload, record.host, std::move(fields));
-  operation.call = call(RaiseCall{std::move(spec), record.spec.name, record.instance, record.epoch, image, moves},
-                        raise_limit(record.spec),
-                        Pending{Pending::What::raise, record.spec.name, record.host, record.instance, moves ? ImageId() : image.value_or(ImageId()), record.epoch});
+  Pending pending{Pending::What::raise, record.spec.name, record.host, record.instance, plan.moves ? ImageId() : plan.image.value_or(ImageId()), record.epoch};
+  if (plan.spec.vm.split) pending.memory_hosts = plan.spec.vm.split->over;
+  operation.call = call(RaiseCall{std::move(plan.spec), record.spec.name, record.instance, record.epoch, plan.image, plan.moves}, raise_limit(record.spec), std::move(pending));
 }
 
 void ControlCore::raise_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
@@ -163,7 +171,7 @@ void ControlCore::raise_done(Workload& workload, const Pending& pending, const R
   }
   operation.last_error = fmt::format("{}: {}", pending.host, result.error().text());
   // A host that has seen a higher epoch (a gate's, while control was down) is asked again under a still higher one.
-  if (result.error().code != Errc::stale_epoch) operation.tried.push_back({pending.host, record.memory_hosts.value_or(std::vector<MemoryHost>()), !pending.image.empty()});
+  if (result.error().code != Errc::stale_epoch) operation.tried.push_back({pending.host, pending.memory_hosts, !pending.image.empty()});
   emit("raise-failed", workload, pending.host, {{"error", result.error().text()}});
   // The call may have been carried out although its answer was lost: the next attempt is a new epoch.
   const bool said_no = result.error().code != Errc::timed_out && result.error().code != Errc::unavailable;
