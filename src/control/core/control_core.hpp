@@ -184,6 +184,7 @@ class ControlCore {
     HostId suspect;               ///< not tried, unless nobody else has the memory of a VM
     std::optional<HostId> only;   ///< a person named the host …
     AskId only_ask = 0;           ///< … by this
+    std::optional<Epoch> replaces = {};  ///< the owner that was up: only what it left frozen goes on with its memory
     Instant not_before{};         ///< the fence: nobody is raised earlier
     bool fenced = false;
     CallId call = 0;              ///< the raise under way

@@ -225,7 +225,9 @@ void ControlCore::end_migration(Workload& workload, const Error& why) {
 
 /// Until somebody else is up it is the only one who has everything. What an earlier move left behind is not.
 bool ControlCore::stands_for_a_move(const Workload& workload, const InstanceReport& instance) const {
-  return checkpoints_owner(workload.record.spec) && instance.state == InstanceState::frozen && (workload.owner || workload.restarted_in_raise);
+  if (!checkpoints_owner(workload.record.spec) || instance.state != InstanceState::frozen) return false;
+  if (!workload.owner) return workload.restarted_in_raise;
+  return !workload.owner->replaces || instance.epoch == *workload.owner->replaces;
 }
 
 /// What stands there has nothing any more: a raise on that host must not find it. Should the call be lost, the next report says the same.

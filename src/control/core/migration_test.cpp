@@ -184,6 +184,19 @@ TEST_F(ControlMigrationTest, WhenTheOtherHostCannotItIsThawedWhereItStands) {
   }
 }
 
+TEST_F(ControlMigrationTest, WhatAMoveLeftIsNoMemoryToGoOnWithOnceItsGuestRanElsewhere) {
+  start();
+  const auto handover = only_call<HandoverCall>(move(h4));
+  raised(only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(handover)))));
+  ASSERT_EQ(record().host, h4);
+  agent(h1).load = 5;  // only for what stands there, which it has not ended yet, it would be chosen
+  beat(h1);
+  take();
+  agent(h4).instances.clear();
+  core().instance_exited(h4, record().instance, site, now);
+  EXPECT_NE(only_call<RaiseCall>(take()).host, h1);
+}
+
 TEST_F(ControlMigrationTest, AGateThatMissesItWaitsForTheEndOfTheMove) {
   start();
   const auto handover = only_call<HandoverCall>(move(h4));

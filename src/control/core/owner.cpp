@@ -18,6 +18,7 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
   const Epoch old_epoch = record.epoch;
 
   workload.owner = OwnerOperation{.evidence = evidence, .suspect = suspect};
+  if (record.phase == OwnerPhase::up) workload.owner->replaces = old_epoch;
   if (only) {
     workload.owner->only = std::move(only);
     workload.owner->only_ask = workload.waiting.back();
@@ -146,7 +147,10 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   if (checkpoints_owner(record.spec) && record.image && !plan.image) fields["detail"] = fmt::format("not from its image: {}", plan.why_anew);
   persist(workload);
   emit("raise", workload, record.host, std::move(fields));
-  Pending pending{Pending::What::raise, record.spec.name, record.host, record.instance, plan.moves ? ImageId() : plan.image.value_or(ImageId()), record.epoch};
+  // Thawed, or nothing: named an image that is not there, its host does not begin it anew.
+  const auto all = views(workload);
+  if (checkpoints_owner(record.spec) && !plan.image && std::ranges::find(all, record.host, &plan::HostView::host)->asleep_here) plan.image = record.image;
+  Pending pending{Pending::What::raise, record.spec.name, record.host, record.instance, plan.moves || !plan.why_anew.empty() ? ImageId() : plan.image.value_or(ImageId()), record.epoch};
   if (plan.spec.vm.split) pending.memory_hosts = plan.spec.vm.split->over;
   operation.call = call(RaiseCall{std::move(plan.spec), record.spec.name, record.instance, record.epoch, plan.image, plan.moves}, raise_limit(record.spec), std::move(pending));
 }
