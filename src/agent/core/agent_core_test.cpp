@@ -518,6 +518,20 @@ TEST_F(AgentCoreTest, WhatAMemoryHoldsIsNotGivenUpForAStartThatControlDidNotAskF
   EXPECT_THAT(only<Reply>(call(RaiseCall{{}, site, InstanceId("site.4"), epoch(4), std::nullopt})).result.error().message, HasSubstr("only control"));
 }
 
+TEST_F(AgentCoreTest, AThawThatFailsIsNotFollowedByAStartThatControlDidNotAskFor) {
+  WorkloadSpec wanted = spec();
+  wanted.kind = Kind::vm;
+  wanted.vm.split = Split{.local_bytes = 1 << 20, .over = {{.host = HostId("h2"), .address = {}}}};
+  up(one, epoch(1), wanted);
+  call(SleepCall{site, one, epoch(1)});
+  core.frozen(one, {}, now);
+  core.take();
+  const auto promote = only<Promote>(call(RaiseCall{wanted, site, InstanceId("site.3"), epoch(2), std::nullopt}));
+  const auto actions = failed(promote.instance, "another main host has this memory");
+  EXPECT_THAT(all<Launch>(actions), IsEmpty());
+  EXPECT_FALSE(only<Reply>(actions).result);
+}
+
 TEST_F(AgentCoreTest, InspectingWhatIsNotHereSaysExitedAtOnce) {
   EXPECT_EQ(only<Reply>(call(InspectCall{site, one, epoch(1)})).result->state, InstanceState::exited);
   up(two, epoch(1));

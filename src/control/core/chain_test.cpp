@@ -268,6 +268,18 @@ TEST_F(ControlChainTest, ARestoreWhereItDoesNotFitChangesNothing) {
   EXPECT_EQ(record().spec, split());
 }
 
+TEST_F(ControlChainTest, ARestoreWhileItsMemoryIsBeingMovedIsRefused) {
+  acknowledged();
+  Split over_h2 = *split().vm.split;
+  over_h2.over[0].host = h2;
+  core().resplit(++last_ask, site, over_h2, now);
+  take();
+  const AskId asked = ++last_ask;
+  core().restore(asked, site, h2, std::nullopt, now);
+  EXPECT_THAT(answer_to(asked, take()).route.error().message, HasSubstr("is being moved"));
+  EXPECT_EQ(record().phase, OwnerPhase::up);
+}
+
 TEST_F(ControlChainTest, TheHostThatAPersonNamedIsNotWorthAMemoryThatGoesOnElsewhere) {
   const ImageId full = acknowledged();
   const AskId asked = ++last_ask;

@@ -82,7 +82,7 @@ Result<WorkloadSpec> ControlCore::from_image(const Workload& workload, WorkloadS
       return fail(Errc::unsupported, "{} is not on {}, but on {}, which is to keep nothing of the memory from then on: with parity it cannot be asked for it", id, main, saver);
     const HostReport& report = hosts_.at(saver).report;
     if (known == over.end()) known = over.insert(over.end(), {.host = saver, .address = report.memory.address, .port = report.memory.port, .bytes = 0, .leaving = true});
-    // More than its pages take. Of what was saved just now its next report will say so: until then an even share.
+    // A first guess, without duplicates: LOAD makes the room that its pages take. What was saved just now its next report will say: until then an even share.
     const auto saved = std::ranges::find(report.images, id, &ImageReport::id);
     if (saved != report.images.end()) known->bytes += saved->bytes;
     else unsized.insert(saver);

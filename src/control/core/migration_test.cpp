@@ -197,6 +197,28 @@ TEST_F(ControlMigrationTest, WhatAMoveLeftIsNoMemoryToGoOnWithOnceItsGuestRanEls
   EXPECT_NE(only_call<RaiseCall>(take()).host, h1);
 }
 
+/// It was to go on at h4, which has a copy of its image, too; neither that nor the thaw at h1 comes to anything.
+TEST_F(ControlMigrationTest, AfterAMoveThatFailedEverywhereItsImageIsAskedForBeforeItIsBegunAnew) {
+  WorkloadSpec wanted = vm();
+  wanted.policy.standby = StandbyLevel::image;
+  for (const HostId& host : everybody) agent(host).memory = {"10.1.0." + host.str().substr(1), 7001};
+  const auto build = only_call<BuildCall>(up(wanted, everybody));
+  const auto pull = only_call<PullCall>(built(build));
+  pulled(pull);
+  const HostId holder = pull.host;
+  const auto handover = only_call<HandoverCall>(move(holder));
+  const auto there = only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(handover))));
+  ASSERT_EQ(there.host, holder);
+  const auto thaw = only_call<RaiseCall>(failed(there.id));
+  ASSERT_EQ(thaw.host, h1);
+  EXPECT_EQ(thaw.what.image, build.what.image) << "or h1 would begin it anew when it cannot thaw it";
+  agent(h1).instances.clear();
+  beat(h1);
+  const auto again = only_call<RaiseCall>(failed(thaw.id));
+  EXPECT_EQ(again.what.image, build.what.image);
+  EXPECT_FALSE(again.what.only_image);
+}
+
 TEST_F(ControlMigrationTest, AGateThatMissesItWaitsForTheEndOfTheMove) {
   start();
   const auto handover = only_call<HandoverCall>(move(h4));
