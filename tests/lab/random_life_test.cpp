@@ -1,5 +1,6 @@
 // A VM with split memory lives through what people and hosts do to it, in an order that a seed chooses: checkpoints, incremental ones, restores over other hosts, moves of
-// the guest and of its memory, deaths of its processes, of its host, of a host with some of its memory, of its processes and that or control at once. Its guest compares its memory all the time.
+// the guest and of its memory, deaths of its processes, of its host, of a host with some of its memory, of its processes and that or control at once; any of them while a
+// host dies, is cut off, hears or is heard no more, stands still, or loses its agent; a copy of the image that is damaged. Its guest compares its memory all the time.
 // Whatever is done waits until its image outlives any one host; then it is never started anew.
 //
 //   YADO_STEPS=N   so many instead of a few            YADO_STEP_SEED=S   as a run that failed has printed it            YADO_STEP_REDUNDANCY=none|replica|parity
@@ -7,6 +8,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdlib>
+#include <future>
 #include <random>
 
 #include "os/cgroup.hpp"
@@ -86,6 +88,26 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.number >= samples; }, limit).has_value();
   }
 
+  /// What a fault meets may fail, and says so; the guest is right, or recovered from its image.
+  void disturb(const std::vector<std::string>& arguments) {
+    const std::string kind = one_of({"process", "host-silent", "cut", "one-way-in", "one-way-out", "freeze", "agent"});
+    const std::string host = kind == "process" || one_in(2) ? home() : others(home()).front();
+    const std::size_t events = upto(6), answers = upto(20);
+    const bool by_answers = one_in(2);
+    say(fmt::format("yado {}, and after {} {} {}", fmt::join(arguments, " "), by_answers ? fmt::format("{} answers", answers) : fmt::format("{} events", events), kind, host));
+    const std::uint64_t since = cluster().newest_event();
+    const std::size_t samples = load->samples().size();
+    std::future<Ended> done = std::async(std::launch::async, [&] { return cluster().yado(arguments); });
+    const auto is_over = [&] { return done.wait_for(std::chrono::seconds(0)) == std::future_status::ready; };
+    EXPECT_TRUE(cluster().until([&] { return (by_answers ? load->samples().size() >= samples + answers : cluster().events(since).size() >= events) || is_over(); }, recovery));
+    if (kind == "process") (void)cluster().fault(kind, host, "bigvm");  // it may have ended, or gone
+    else LAB_OK(cluster().fault(kind, host));
+    EXPECT_TRUE(right_again());
+    const Ended ended = done.get();
+    say(fmt::format("  -> {} {}", ended.status, ended.status == 0 ? "" : ended.output));
+    if (kind != "process") LAB_OK(cluster().heal(host));
+  }
+
   void checkpoint() { expect_done({"checkpoint", "bigvm"}); }
   void checkpoint_changes() { expect_done({"checkpoint", "bigvm", "--incremental"}); }
   void restore() {
@@ -121,10 +143,19 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     LAB_OK(cluster().heal("front"));
     EXPECT_TRUE(cluster().until([&] { return view().value("state", "") == "up"; }, recovery)) << view().dump();
   }
+  void disturbed_checkpoint() { disturb({"checkpoint", "bigvm"}); }
+  void disturbed_checkpoint_of_changes() { disturb({"checkpoint", "bigvm", "--incremental"}); }
+  void disturbed_restore() { disturb({"restore", "bigvm", "--over", over(one_of(view()["image"]["holders"].get<std::vector<std::string>>()))}); }
+  void disturbed_move() {
+    const std::string to = others(home()).front();
+    disturb({"move", "bigvm", to, "--over", over(to)});
+  }
+  void disturbed_move_of_memory() { disturb({"move", "bigvm", "--over", over(home())}); }
   void step() {
     using Self = RandomLifeTest;
     static constexpr void (Self::*all[])() = {&Self::checkpoint,  &Self::checkpoint_changes, &Self::restore,   &Self::restore,         &Self::move,
-                                              &Self::move_memory, &Self::process_dies,       &Self::host_dies, &Self::other_host_dies, &Self::other_host_and_process_die, &Self::control_and_process_die};
+                                              &Self::move_memory, &Self::process_dies,       &Self::host_dies, &Self::other_host_dies, &Self::other_host_and_process_die, &Self::control_and_process_die,
+                                              &Self::disturbed_checkpoint, &Self::disturbed_checkpoint_of_changes, &Self::disturbed_restore, &Self::disturbed_move, &Self::disturbed_move_of_memory};
     (this->*all[upto(std::size(all))])();
   }
 

@@ -127,8 +127,10 @@ Status make_overlay(const Qemu& qemu, const fs::path& base, const fs::path& over
   std::error_code ignored;
   if (fs::exists(overlay, ignored)) return fail(Errc::already_exists, "overlay {} exists", overlay.native());
   Status made = run_tool({qemu.image_tool, "create", "-q", "-f", "qcow2", "-b", fs::absolute(base), "-F", std::string(name_of(format)), overlay}, qemu.limit);
-  if (!made) fs::remove(overlay, ignored);
-  return made;
+  if (made) return {};
+  fs::remove(overlay, ignored);
+  const bool full = made.error().message.find("No space left") != std::string::npos;
+  return full ? fail(Errc::no_space, "{}", made.error().message) : made;
 }
 
 Status copy_sparse(const os::Fd& from, const os::Fd& to) {

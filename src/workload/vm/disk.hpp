@@ -32,7 +32,7 @@ std::filesystem::path next_layer(const std::filesystem::path& directory, std::si
 /// QEMU's name of a layer.
 std::string node_of(const std::filesystem::path& layer);
 
-/// A new, empty overlay, as large as its base. Replaces nothing: `already_exists`.
+/// A new, empty overlay, as large as its base. Replaces nothing: `already_exists`. Error `no_space`.
 Status make_overlay(const Qemu& qemu, const std::filesystem::path& base, const std::filesystem::path& overlay);
 
 /// A copy in a new file: shared extents where the file system can (reflink), else as copy_sparse. Error `no_space`; on any

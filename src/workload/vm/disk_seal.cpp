@@ -86,24 +86,35 @@ Result<std::size_t> layers_ahead(const std::vector<fs::path>& layers, std::size_
 Status merge_into_lowest(Qmp& qmp, std::size_t disk, const std::vector<fs::path>& layers, std::size_t from, std::size_t to, nanoseconds limit) {
   if (to < from + 2) return {};
   const json arguments = {{"job-id", fmt::format("merge-{}", disk)}, {"device", node_of(layers.back())},
-                          {"top-node", node_of(layers[to - 1])}, {"base-node", node_of(layers[from])}};
+                          {"top-node", node_of(layers[to - 1])}, {"base-node", node_of(layers[from])},
+                          {"backing-file", layers[from].native()}};  // else what QEMU calls it, which may be too long for a header (seal_disks)
   YADO_TRY(qmp.execute("block-commit", arguments.dump(), limit), "disk merge");
   return finish_merges(qmp, limit);
 }
 
 }  // namespace
 
-Status seal_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
-  if (disks == 0) return {};
-  json actions = json::array();
-  for (std::size_t i = 0; i < disks; ++i) {
+Result<NewLayers> make_new_layers(const Qemu& qemu, const std::vector<fs::path>& bases, const fs::path& directory) {
+  NewLayers made;
+  for (std::size_t i = 0; i < bases.size(); ++i) {
     const auto layers = layers_of(directory, i);
     if (layers.empty()) return fail(Errc::not_found, "disk {} has no layer in {}", i, directory.native());
-    const fs::path next = next_layer(directory, i);
-    actions.push_back({{"type", "blockdev-snapshot-sync"},
-                       {"data", {{"node-name", node_of(layers.back())}, {"snapshot-file", next.native()},
-                                 {"snapshot-node-name", node_of(next)}, {"format", "qcow2"}}}});
+    made.below.push_back(layers.back());
+    made.layers.push_back(next_layer(directory, i));
+    YADO_TRY(make_overlay(qemu, bases[i], made.layers.back()), "new layer");
   }
+  return made;
+}
+
+Status seal_disks(Qmp& qmp, const NewLayers& next, nanoseconds limit) {
+  if (next.layers.empty()) return {};
+  json actions = json::array();
+  // A layer that QEMU makes itself gets the name of the one below into its header, which is no path but all of its layers, as JSON, where they came from another
+  // host; and a header has room for 1023 bytes.
+  for (std::size_t i = 0; i < next.layers.size(); ++i)
+    actions.push_back({{"type", "blockdev-snapshot-sync"},
+                       {"data", {{"node-name", node_of(next.below[i])}, {"snapshot-file", next.layers[i].native()}, {"mode", "existing"},
+                                 {"snapshot-node-name", node_of(next.layers[i])}, {"format", "qcow2"}}}});
   const auto sealed = qmp.execute("transaction", json{{"actions", actions}}.dump(), limit);
   if (sealed) return {};
   const bool full = sealed.error().message.find("No space left") != std::string::npos;
@@ -133,12 +144,10 @@ Result<std::uint64_t> copy_sealed(const fs::path& directory, std::size_t disks, 
   return bytes;
 }
 
-Result<std::uint64_t> unsealed_bytes(const fs::path& directory, std::size_t disks) {
+Result<std::uint64_t> unsealed_bytes(const NewLayers& next) {
   std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < disks; ++i) {
-    const auto layers = layers_of(directory, i);
-    if (layers.empty()) continue;
-    YADO_ASSIGN(const std::uint64_t size, allocated(layers.back()), "disks");
+  for (const fs::path& layer : next.below) {
+    YADO_ASSIGN(const std::uint64_t size, allocated(layer), "disks");
     bytes += size;
   }
   return bytes;
@@ -155,6 +164,7 @@ Status tidy_disks(Qmp& qmp, const fs::path& directory, std::size_t disks, nanose
 }
 
 Status merge_sealed(Qmp& qmp, const fs::path& directory, std::size_t disks, nanoseconds limit) {
+  YADO_TRY(tidy_disks(qmp, directory, disks, limit), "disk merge");
   const auto mark = read_mark(directory);
   const std::vector<std::size_t> in_image = mark ? below(*mark, directory, disks).value_or(std::vector<std::size_t>(disks)) : std::vector<std::size_t>(disks);
   for (std::size_t i = 0; i < disks; ++i) {

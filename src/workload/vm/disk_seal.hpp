@@ -12,12 +12,21 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "workload/vm/disk.hpp"
 #include "workload/vm/qmp.hpp"
 
 namespace yado::vm {
 
-/// A new layer on every disk, or on none. Of one instant, if the guest stands still. Errors: QEMU's words; `no_space` is one of them.
-Status seal_disks(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
+/// Made while the guest runs, so that nothing is when it stands still. Until they are in use QEMU does not have them open: if they never are, tidy_disks removes them.
+struct NewLayers {
+  std::vector<std::filesystem::path> below;  ///< of each disk the one that is written
+  std::vector<std::filesystem::path> layers;
+};
+/// One for the disk over each of `bases`. Errors: those of make_overlay.
+Result<NewLayers> make_new_layers(const Qemu& qemu, const std::vector<std::filesystem::path>& bases, const std::filesystem::path& directory);
+
+/// The new layer on every disk, or on none. Of one instant, if the guest stands still. Errors: QEMU's words; `no_space` is one of them.
+Status seal_disks(Qmp& qmp, const NewLayers& next, nanoseconds limit);
 
 /// How many of the oldest layers of each disk lie in the directories `ahead`, the oldest first: what was copied before. `conflict`: what is
 /// ahead was merged with something newer since.
@@ -28,9 +37,9 @@ Result<std::uint64_t> copy_sealed(const std::filesystem::path& directory, std::s
                                   const std::vector<std::size_t>& without = {});
 
 /// What the layers that are written take on the disk.
-Result<std::uint64_t> unsealed_bytes(const std::filesystem::path& directory, std::size_t disks);
+Result<std::uint64_t> unsealed_bytes(const NewLayers& next);
 
-/// Merges what is sealed, so that each disk has at most two layers, or three: what an image has that was kept (disk_mark.hpp) is not mixed
+/// Tidies, and merges what is sealed, so that each disk has at most two layers, or three: what an image has that was kept (disk_mark.hpp) is not mixed
 /// with what was written since. `timed_out` when a merge makes no progress for `limit`. After an error the disk is as good as before, in
 /// more layers.
 Status merge_sealed(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);

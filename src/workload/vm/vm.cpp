@@ -426,7 +426,8 @@ Result<std::uint64_t> Vm::seal(const fs::path& disk, const std::vector<fs::path>
     YADO_TRY(forget_mark(directory), "seal");
     if (Status merged = merge_sealed(qmp, directory, disks, limit); !merged) log::warn("{}: {}", state_->spec.name, merged.error().text());
   }
-  YADO_TRY(seal_disks(qmp, directory, disks, limit), "seal");
+  YADO_ASSIGN(const NewLayers next, make_new_layers(state_->qemu, state_->spec.disks, directory), "seal");
+  YADO_TRY(seal_disks(qmp, next, limit), "seal");
   YADO_ASSIGN(const auto without, layers_ahead(directory, disks, ahead), "seal");
   return copy_sealed(directory, disks, disk, without);
 }
@@ -448,6 +449,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
 
   YADO_ASSIGN(DeviceStateSaving devices, DeviceStateSaving::prepare(qmp, device_state / state_file, limit), "save");
   const bool rest = runs && after == After::as_before && disks > 0;
+  YADO_ASSIGN(const NewLayers next_layers, make_new_layers(state_->qemu, state_->spec.disks, directory), "save");
   FrozenDisks disks_at_rest = rest ? FrozenDisks::prepare(qmp, [this] { return connect_agent(); }, limit) : FrozenDisks();
   {
     Brake brake(state_->cgroup, state_->spec.cpus);
@@ -455,7 +457,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
   }
   Saved saved{.properties = state_->properties()};
   if (after == After::paused) {
-    YADO_ASSIGN(const std::uint64_t written, unsealed_bytes(directory, disks), "save");
+    YADO_ASSIGN(const std::uint64_t written, unsealed_bytes(next_layers), "save");
     if (saved.not_yet = written > ahead.most_bytes; saved.not_yet) return saved;
   }
   std::chrono::microseconds stopped_at{0};
@@ -465,7 +467,7 @@ Result<Saved> Vm::save(const fs::path& device_state, const fs::path& disk, Memor
     if (runs) {
       YADO_ASSIGN(stopped_at, time_of(qmp, "STOP", limit), "stop");
     }
-    if (Status sealed = seal_disks(qmp, directory, disks, limit); !sealed) return sealed;
+    if (Status sealed = seal_disks(qmp, next_layers, limit); !sealed) return sealed;
     // Beside each other: nothing changes the memory of a machine that stands still, also not the saving of its devices.
     auto memory_saved = std::async(std::launch::async, [&] { return memory.save(state_->memory, state_->spec.memory_bytes); });
     const auto bytes = devices.save(limit);
@@ -522,7 +524,6 @@ Status Vm::kept(const Saved& saved, const std::string& cut) const {
   if (disks == 0) return {};
   YADO_ASSIGN(os::Fd socket, connect_in(state_->directory, control_socket), "disks");
   YADO_ASSIGN(Qmp qmp, Qmp::open(std::move(socket), limit), "disks");
-  YADO_TRY(tidy_disks(qmp, directory, disks, limit), "disks");
   YADO_TRY(write_mark(directory, {cut, saved.disks_since}), "disks");
   return merge_sealed(qmp, directory, disks, limit);
 }

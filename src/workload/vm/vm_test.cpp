@@ -354,6 +354,27 @@ TEST_F(VmProcessTest, LayersThatARestoreBroughtAreMergedToo) {
   EXPECT_EQ(values->at("disk"), "same");
 }
 
+/// As many as a chain of deltas leaves, with paths as long as people's: their names together are too long for the header of one more.
+TEST_F(VmProcessTest, ADiskOfManyLayersFromElsewhereIsSealedAndMerged) {
+  const Place where = place(std::string(80, 'd'));
+  for (int i = 0; i < 9; ++i) ASSERT_OK(make_overlay(qemu(), booted_->spec.disks[0], i == 0 ? first_layer(where.directory, 0) : next_layer(where.directory, 0)));
+  ASSERT_NO_FATAL_FAILURE(boot(booted_->spec, where));
+  Image image;
+  Result<Saved> saved = Saved();
+  for (const char* name : {"one", "two"}) {
+    ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
+    image = make_image(directory_.path() / name);
+    saved = save(*vm_, image);
+    ASSERT_OK(saved);
+    EXPECT_EQ(layers_of(where.directory, 0).size(), 2U);
+  }
+  auto restored = restore(booted_->spec, place("b"), image, *saved);
+  ASSERT_OK(restored);
+  const auto values = verify(*restored);
+  ASSERT_OK(values);
+  EXPECT_EQ(values->at("disk"), "same");
+}
+
 TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
   ASSERT_NO_FATAL_FAILURE(raise());
   ASSERT_NO_FATAL_FAILURE(order(*vm_, "w"));
