@@ -38,6 +38,7 @@ json view_json(const WorkloadView& view, const std::vector<ControlCore::HostSumm
     for (const HostId& host : view.image_holders) holders.push_back(host.str());
     image = json{{"id", record.image->str()}, {"holders", holders}, {"current", record.image_revision == record.revision}, {"redundant", view.image_redundant}, {"bases", json::array()}};
     for (const ImageId& base : record.bases) image["bases"].push_back(base.str());
+    if (record.acknowledged) image["acknowledged"] = record.acknowledged->id.str();
     for (const auto& host : hosts)
       for (const ImageReport& held : host.report.images)
         if (held.id == *record.image) image["bytes"] = held.bytes, image["age_ms"] = held.age.count();

@@ -24,6 +24,10 @@ std::string_view word(OwnerPhase phase) {
 
 }  // namespace
 
+static void read_json(const json& tree, const std::string& path, Status& status, EarlierImage& v) {
+  Fields(tree, path, status).required("id", v.id).required("revision", v.revision).required("bases", v.bases).required("of", v.of);
+}
+
 std::string dump_record(const Record& v) {
   json j{{"spec", v.spec},
          {"revision", v.revision},
@@ -41,6 +45,10 @@ std::string dump_record(const Record& v) {
   if (v.image) j["image"] = v.image->str();
   for (const ImageId& base : v.bases) j["bases"].push_back(base.str());
   if (!v.image_of.empty()) j["image_of"] = v.image_of.str();
+  if (v.acknowledged) {
+    json& earlier = j["acknowledged"] = {{"id", v.acknowledged->id.str()}, {"revision", v.acknowledged->revision}, {"bases", json::array()}, {"of", v.acknowledged->of.str()}};
+    for (const ImageId& base : v.acknowledged->bases) earlier["bases"].push_back(base.str());
+  }
   if (v.raised_from) j["raised_from"] = v.raised_from->str();
   if (v.standby) j["standby"] = v.standby->str();
   if (v.memory_hosts) j["memory_hosts"] = *v.memory_hosts;
@@ -68,6 +76,7 @@ Result<Record> parse_record(std::string_view text) {
       .optional("image_revision", v.image_revision)
       .optional("bases", v.bases)
       .optional("image_of", v.image_of)
+      .optional("acknowledged", v.acknowledged)
       .optional("raised_from", v.raised_from)
       .optional("standby", v.standby)
       .optional("standby_host", v.standby_host)

@@ -24,6 +24,7 @@ Record full() {
   record.image_revision = 3;
   record.bases = {ImageId("site-img.10"), ImageId("site-img.11")};
   record.image_of = InstanceId("site.39");
+  record.acknowledged = EarlierImage{ImageId("site-img.11"), 3, {ImageId("site-img.10")}, InstanceId("site.38")};
   record.raised_from = ImageId("site-img.9");
   record.standby = InstanceId("site.40");
   record.standby_host = HostId("h2");

@@ -98,6 +98,7 @@ Status ControlCore::remove(const WorkloadId& id, Instant now) {
   record.removed = true;
   record.image.reset();
   record.bases.clear();
+  record.acknowledged.reset();
   record.standby.reset();
   persist(workloads_.at(id));
   actions_.push_back(PushRoutes{});

@@ -356,6 +356,7 @@ class ControlCore {
   // merging.cpp
   bool shares_known(const Workload& workload, const ImageId& image) const;
   std::optional<HostId> host_with_share(const ImageId& image, bool (*done)(const ImageReport&)) const;
+  bool go_back(Workload& workload);
   std::optional<std::vector<PullCall::Member>> elsewhere(const Workload& workload, const ImageId& image, const HostId& host, bool bases) const;
   void shorten_chain(Workload& workload);
   void reconcile_chain(Workload& workload, Instant now);

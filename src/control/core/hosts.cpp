@@ -113,8 +113,10 @@ void ControlCore::judge_image(const HostId& host, const ImageReport& image, Hear
   Workload* workload = find(image.workload);
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
   if (!workload || !stale(workload->record, image)) {
-    if (workload && (workload->record.image == whole || workload->image.image == whole)) return;
+    if (workload && (workload->record.image == whole || (workload->image.call != 0 && workload->image.image == whole))) return;
     if (workload && std::ranges::find(workload->record.bases, whole) != workload->record.bases.end()) return;
+    if (workload && workload->record.acknowledged)
+      if (const EarlierImage& earlier = *workload->record.acknowledged; earlier.id == whole || std::ranges::find(earlier.bases, whole) != earlier.bases.end()) return;
   }
   if (workload && workload->migration)
     if (const Migration& move = *workload->migration; move.image == whole || std::ranges::find(move.ahead, whole) != move.ahead.end()) return;

@@ -130,6 +130,95 @@ TEST_F(ControlImageCopiesTest, WhatASilentHostSavedIsCopiedAgain) {
   EXPECT_TRUE(redundant());
 }
 
+struct ControlEarlierImageTest : ControlImageCopiesTest {
+  /// There is `first`, of which h2 has a copy, and on h1, with a share on h3, the next one: nowhere else.
+  Made<BuildCall> next(ControlCore::Extent extent) {
+    const auto build = only_call<BuildCall>(checkpoint(extent));
+    pull_ = only_call<PullCall>(saved(build));
+    for (const HostId& host : {h1, h2, h3}) EXPECT_THAT(beat(host).drop, IsEmpty()) << host.str();
+    return build;
+  }
+  Made<RaiseCall> after_the_death_of_h1() { return only_call<RaiseCall>(silence({h2, h3})); }
+  std::set<ImageId> dropped() {
+    std::set<ImageId> all;
+    for (const HostId& host : {h1, h2, h3})
+      for (bool more = true; more;) {
+        more = false;
+        for (const DropImageCall& drop : beat(host).drop) more |= std::erase_if(agent(host).images, [&](const ImageReport& held) { return held.id == drop.image; }) > 0, all.insert(drop.image);
+      }
+    return all;
+  }
+  const ImageId first = of_three();
+  Made<PullCall> pull_;
+};
+
+TEST_F(ControlEarlierImageTest, TheLastOneThatOutlivesAnyHostIsKeptUntilTheNextDoes) {
+  const ImageId second = next(ControlCore::Extent::all).what.image;
+  EXPECT_THAT(dropped(), IsEmpty());
+  EXPECT_THAT(events(copied(pull_)), Contains("image-acknowledged"));
+  EXPECT_EQ(dropped(), (std::set<ImageId>{first, share_of(first)}));
+  EXPECT_EQ(after_the_death_of_h1().what.image, second);
+}
+
+TEST_F(ControlEarlierImageTest, AndIsRaisedFromWhenTheNextIsLostWithItsHost) {
+  const ImageId second = next(ControlCore::Extent::all).what.image;
+  const auto raise = after_the_death_of_h1();
+  EXPECT_EQ(raise.host, h2);
+  EXPECT_EQ(raise.what.image, first);
+  EXPECT_EQ(record().image, first);
+  EXPECT_FALSE(record().acknowledged);
+  const auto& instance = stands(raise.host, raise.what.instance, Purpose::owner, raise.what.epoch);
+  done(raise.id, reply_of(raise.host, instance, Way::image));
+  EXPECT_EQ(record().raised_from, first);
+  failed(pull_.id, Errc::unavailable);
+  // What comes back of the lost one is of a life that is over.
+  agent(h1).instances.clear();
+  beats({h1, h2, h3});
+  EXPECT_EQ(dropped(), (std::set<ImageId>{second, share_of(second)}));
+}
+
+TEST_F(ControlEarlierImageTest, AlsoWhenThatIsADeltaOfIt) {
+  next(ControlCore::Extent::changes);
+  EXPECT_THAT(record().bases, ElementsAre(first));
+  EXPECT_EQ(after_the_death_of_h1().what.image, first);
+  EXPECT_THAT(record().bases, IsEmpty());
+}
+
+TEST_F(ControlEarlierImageTest, AlsoByAControlThatWasStartedAnew) {
+  next(ControlCore::Extent::all);
+  restart();
+  beats({h1, h2, h3});
+  EXPECT_EQ(after_the_death_of_h1().what.image, first);
+}
+
+TEST_F(ControlEarlierImageTest, NotWhileTheNextCanBeHad) {
+  const ImageId second = next(ControlCore::Extent::changes).what.image;
+  agent(h1).instances.clear();
+  core().instance_exited(h1, record().instance, site, now);
+  const auto raise = only_call<RaiseCall>(take());
+  EXPECT_EQ(raise.host, h1);
+  EXPECT_EQ(raise.what.image, second);
+  // It does not load, and there is no other copy.
+  const auto again = only_call<RaiseCall>(failed(raise.id, Errc::corrupt));
+  EXPECT_EQ(again.what.image, first);
+  EXPECT_EQ(record().image, first);
+}
+
+TEST_F(ControlEarlierImageTest, NotOfAnEarlierSpec) {
+  next(ControlCore::Extent::all);
+  WorkloadSpec changed = split();
+  changed.vm.memory_bytes *= 2;
+  deploy(changed);
+  EXPECT_FALSE(after_the_death_of_h1().what.image);
+}
+
+TEST_F(ControlEarlierImageTest, NothingIsKeptOfARemovedOne) {
+  const ImageId second = next(ControlCore::Extent::all).what.image;
+  ASSERT_TRUE(core().remove(site, now));
+  take();
+  EXPECT_EQ(dropped(), (std::set<ImageId>{first, share_of(first), second, share_of(second)}));
+}
+
 TEST_F(ControlImageCopiesTest, AHostThatIsOnlyLateIsWaitedFor) {
   of_three();
   knock[h3] = ProbeAnswer::listening;

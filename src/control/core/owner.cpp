@@ -116,6 +116,10 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   auto known = ranking_of_owner(workload);
   if (!known) return;
   std::vector<HostId> ranking = std::move(*known);
+  if (checkpoints_owner(record.spec) && !ranking.empty() && !goes_on(workload, views(workload), ranking.front()) && go_back(workload)) {
+    operation.tried.clear();  // that was another image
+    return continue_owner(workload, now);
+  }
   // The host that a person named is not worth a memory that goes on elsewhere.
   const auto obeys = [&] {
     if (std::ranges::find(ranking, *operation.only) == ranking.end()) return false;

@@ -13,6 +13,15 @@ enum class OwnerPhase {
   up,
 };
 
+/// An image that may have to be gone back to.
+struct EarlierImage {
+  ImageId id;
+  std::uint64_t revision = 0;
+  std::vector<ImageId> bases;
+  InstanceId of;
+  bool operator==(const EarlierImage&) const = default;
+};
+
 struct Record {
   WorkloadSpec spec;
   std::uint64_t revision = 0;  ///< of the spec: an image or standby of another revision is useless
@@ -28,6 +37,8 @@ struct Record {
   std::uint64_t image_revision = 0;
   std::vector<ImageId> bases;  ///< what it is a delta of, the oldest first: kept as long as it is
   InstanceId image_of;         ///< the owner that it was taken of
+  /// Of a VM with split memory, while `image` may be lost with one host: the last one that could not. Kept, with all that it needs, until `image` is acknowledged.
+  std::optional<EarlierImage> acknowledged;
   std::optional<ImageId> raised_from;  ///< what `instance` was restored from. Only who was, or whom the image is of, can go on from it with a delta
   std::optional<InstanceId> standby;  ///< the frozen standby, once prepared
   HostId standby_host;

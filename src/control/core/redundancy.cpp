@@ -46,8 +46,8 @@ void ControlCore::drop_unwanted(Workload& workload) {
   if (image) {
     record.image.reset();
     record.bases.clear();
+    record.acknowledged.reset();
     workload.image_acknowledged = false;
-    if (workload.image.call == 0) workload.image.image = ImageId();
   }
   persist(workload);
   actions_.push_back(PushRoutes{});
@@ -99,6 +99,10 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   const bool current = record.image && record.image_revision == record.revision && !holding.empty();
   if (current && !workload.image_acknowledged && redundant(workload)) {
     workload.image_acknowledged = true;
+    if (record.acknowledged) {
+      record.acknowledged.reset();
+      persist(workload);
+    }
     emit("image-acknowledged", workload, {}, {{"image", record.image->str()}, {"copies", std::to_string(holding.size())}});
   }
   // Copies: where they help when the owner's host dies, so first on the others.
@@ -162,6 +166,7 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
       emit("image-failed", workload, pending.host, {{"error", fmt::format("{} is a delta of {}, which is not kept any more", pending.image, *base)}});
       return;
     }
+    if (checkpoints_owner(record.spec) && workload.image_acknowledged && record.image) record.acknowledged = EarlierImage{*record.image, record.image_revision, record.bases, record.image_of};
     if (base) record.bases.push_back(*base);
     else record.bases.clear();
     record.image = pending.image;
@@ -181,6 +186,23 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   emit(build ? "image" : "image-copied", workload, pending.host, std::move(fields));
   actions_.push_back(PushRoutes{});
   reconcile(workload, now);
+}
+
+/// The newest image is on nobody who can be asked for it. False: there is none to go back to.
+bool ControlCore::go_back(Workload& workload) {
+  Record& record = workload.record;
+  if (!record.acknowledged || record.acknowledged->revision != record.revision) return false;
+  const EarlierImage earlier = *record.acknowledged;
+  emit("image-given-up", workload, {}, {{"image", record.image ? record.image->str() : ""}, {"for", earlier.id.str()}});
+  record.acknowledged.reset();
+  record.image = earlier.id;
+  record.image_revision = earlier.revision;
+  record.bases = earlier.bases;
+  record.image_of = earlier.of;
+  workload.image_acknowledged = false;  // as far as it is known now
+  persist(workload);
+  actions_.push_back(PushRoutes{});
+  return true;
 }
 
 void ControlCore::reconcile_standby(Workload& workload, Instant now) {
