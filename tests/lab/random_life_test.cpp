@@ -26,7 +26,7 @@ std::string text_from(const char* variable, const std::string& otherwise) {
 
 class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithParamInterface<std::string> {
  public:
-  static ClusterOptions cluster_options() { return {.hosts = 5, .criu = true, .database = false, .disk = {}, .name = {}}; }
+  static ClusterOptions cluster_options() { return {.hosts = 5, .criu = true, .database = false, .disk = "1GB", .name = {}}; }
 
  protected:
   void TearDown() override {
@@ -90,7 +90,7 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
 
   /// What a fault meets may fail, and says so; the guest is right, or recovered from its image.
   void disturb(const std::vector<std::string>& arguments) {
-    const std::string kind = one_of({"process", "host-silent", "cut", "one-way-in", "one-way-out", "freeze", "agent"});
+    const std::string kind = one_of({"process", "host-silent", "cut", "one-way-in", "one-way-out", "freeze", "agent", "disk-full"});
     const std::string host = kind == "process" || one_in(2) ? home() : others(home()).front();
     const std::size_t events = upto(6), answers = upto(20);
     const bool by_answers = one_in(2);
@@ -106,6 +106,18 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     const Ended ended = done.get();
     say(fmt::format("  -> {} {}", ended.status, ended.status == 0 ? "" : ended.output));
     if (kind != "process") LAB_OK(cluster().heal(host));
+  }
+
+  /// One host's files of its image are changed where they lie; then it is needed.
+  void copy_is_damaged_and_process_dies() {
+    const std::vector<std::string> holders = view()["image"]["holders"].get<std::vector<std::string>>();
+    const std::string host = one_of(holders), image = view()["image"].value("id", "");
+    say(fmt::format("{} is damaged on {}, and its process is killed", image, host));
+    LAB_MUST(const Ended damaged, cluster().exec(host, {"/bin/sh", "-c", fmt::format("find {} -path '*{}*' -name '*.log' -size +64k | head -1 | while read f; do "
+        "for at in 0 1 2 3 4 5 6 7; do printf 'hermit' | dd of=\"$f\" bs=1 seek=$((at * 8192 + 4096)) conv=notrunc status=none; done; echo \"$f\"; done", cluster().host_directory(host).native(), image)}));
+    say("  " + damaged.output);
+    EXPECT_EQ(damaged.status, 0) << damaged.output;
+    process_dies();
   }
 
   void checkpoint() { expect_done({"checkpoint", "bigvm"}); }
@@ -155,6 +167,7 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     using Self = RandomLifeTest;
     static constexpr void (Self::*all[])() = {&Self::checkpoint,  &Self::checkpoint_changes, &Self::restore,   &Self::restore,         &Self::move,
                                               &Self::move_memory, &Self::process_dies,       &Self::host_dies, &Self::other_host_dies, &Self::other_host_and_process_die, &Self::control_and_process_die,
+                                              &Self::copy_is_damaged_and_process_dies,
                                               &Self::disturbed_checkpoint, &Self::disturbed_checkpoint_of_changes, &Self::disturbed_restore, &Self::disturbed_move, &Self::disturbed_move_of_memory};
     (this->*all[upto(std::size(all))])();
   }

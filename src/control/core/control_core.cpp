@@ -14,6 +14,7 @@ namespace yado::control {
 // ---- start ---------------------------------------------------------------------------------------------------------
 
 void ControlCore::recover(std::vector<Record> records, Instant now) {
+  all_known_at_ = now + settings_.reconnect;
   for (Record& record : records) {
     const WorkloadId id = record.spec.name;
     // A host that died while control was down never reports: it is watched from now on like any other.
@@ -27,12 +28,12 @@ void ControlCore::recover(std::vector<Record> records, Instant now) {
     if (kept.spec.policy.consistency == Consistency::exclusive && kept.epoch != Epoch())
       leases_.recover(id, kept.epoch, kept.spec.policy.lease, kept.phase == OwnerPhase::up, now);
     // Who holds what is known when every agent has spoken: until then nothing is missing.
-    workload.image.not_before = workload.standby.not_before = workload.memory.not_before = workload.merge.not_before = now + settings_.reconnect;
+    workload.image.not_before = workload.standby.not_before = workload.memory.not_before = workload.merge.not_before = all_known_at_;
     // What was being raised may stand by now: its agent's first report says so. Otherwise it is tried again.
     if (kept.phase == OwnerPhase::raising) {
       workload.record.phase = OwnerPhase::absent;
       workload.restarted_in_raise = true;
-      workload.raise_not_before = now + settings_.reconnect;
+      workload.raise_not_before = all_known_at_;
     }
   }
 }

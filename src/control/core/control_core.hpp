@@ -188,6 +188,7 @@ class ControlCore {
     Instant not_before{};         ///< the fence: nobody is raised earlier
     bool fenced = false;
     CallId call = 0;              ///< the raise under way
+    Instant look_again{};         ///< while it is not known who could; max: when a host was heard or found silent
     struct Try {
       HostId host;
       std::vector<MemoryHost> with;  ///< its memory hosts, those with shares among them
@@ -330,7 +331,7 @@ class ControlCore {
   };
   RaisePlan plan_raise(const Workload& workload, const HostId& host) const;
   bool goes_on(const Workload& workload, const std::vector<plan::HostView>& views, const HostId& host) const;
-  std::optional<std::vector<HostId>> ranking_of_owner(const Workload& workload) const;
+  std::optional<std::vector<HostId>> ranking_of_owner(const Workload& workload, Instant now) const;
   void continue_owner(Workload& workload, Instant now);
   void raise_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void owner_is_up(Workload& workload, const HostId& host, const InstanceReport& instance, std::uint64_t sequence,
@@ -379,6 +380,7 @@ class ControlCore {
   Settings settings_;
   std::map<WorkloadId, Workload> workloads_;
   std::map<HostId, Host> hosts_;
+  Instant all_known_at_{};  ///< every agent that lives has spoken since control was started
   std::set<std::string> gates_;
   std::map<CallId, Pending> pending_;
   lease::Table leases_;

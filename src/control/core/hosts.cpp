@@ -299,7 +299,7 @@ Instant ControlCore::next_deadline() const {
   for (const auto& [id, workload] : workloads_) {
     if (!wants_owner(workload.record)) continue;
     if (workload.owner) {
-      if (workload.owner->call == 0) consider(workload.owner->not_before);
+      if (const OwnerOperation& operation = *workload.owner; operation.call == 0) consider(operation.look_again == Instant{} ? operation.not_before : operation.look_again);
       continue;
     }
     if (auto host = hosts_.find(workload.record.host); host != hosts_.end() && host->second.voice == Voice::agent_down &&

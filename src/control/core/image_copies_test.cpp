@@ -187,7 +187,7 @@ TEST_F(ControlEarlierImageTest, AlsoWhenThatIsADeltaOfIt) {
 TEST_F(ControlEarlierImageTest, AlsoByAControlThatWasStartedAnew) {
   next(ControlCore::Extent::all);
   restart();
-  beats({h1, h2, h3});
+  pass(core().settings().reconnect, {h1, h2, h3});
   EXPECT_EQ(after_the_death_of_h1().what.image, first);
 }
 
@@ -259,6 +259,31 @@ TEST_F(ControlImageCopiesTest, WhatASaverHasNotReportedYetIsThere) {
   EXPECT_THAT(events(actions), Contains("image-acknowledged"));
   now += 1ms;
   EXPECT_THAT(calls<PullCall>(beats({h3})), SizeIs(1)) << "it has reported, and has nothing";
+}
+
+TEST_F(ControlImageCopiesTest, AControlThatWasJustStartedAsksEverybodyBeforeItBeginsAnew) {
+  const ImageId image = of_three();
+  restart();
+  agent(h1).instances.clear();
+  agent(h1).images.clear();
+  EXPECT_THAT(calls<RaiseCall>(beats({h1})), IsEmpty()) << "nobody else has spoken yet";
+  EXPECT_GT(core().next_deadline(), now) << "it waits, and does not look again and again";
+  now += 100ms;
+  EXPECT_THAT(calls<RaiseCall>(beats({h1, h3})), IsEmpty());
+  now += 100ms;
+  const auto raise = only_call<RaiseCall>(beats({h2}));
+  EXPECT_EQ(raise.host, h2);
+  EXPECT_EQ(raise.what.image, image);
+}
+
+TEST_F(ControlImageCopiesTest, AndBeginsAnewWhatNobodyHasInTheEnd) {
+  of_three();
+  restart();
+  agent(h1).instances.clear();
+  agent(h1).images.clear();
+  EXPECT_THAT(calls<RaiseCall>(beats({h1, h3})), IsEmpty());
+  EXPECT_THAT(calls<RaiseCall>(pass(core().settings().reconnect - 100ms, {h1, h3})), IsEmpty());
+  EXPECT_FALSE(only_call<RaiseCall>(pass(200ms, {h1, h3})).what.image);
 }
 
 TEST_F(ControlImageCopiesTest, IsNotBegunAnewWhileWhoSavedAShareIsOnlyLate) {

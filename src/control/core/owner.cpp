@@ -82,13 +82,13 @@ bool ControlCore::goes_on(const Workload& workload, const std::vector<plan::Host
 }
 
 /// Where it may be raised, the best first: neither where that was tried nor at whom somebody suspects. But a VM with split memory is not begun anew before everybody was asked who has its image: the
-/// suspect, too, if it answers control, and those where it failed with other memory hosts than there are now. Nothing: that is not known yet.
-std::optional<std::vector<HostId>> ControlCore::ranking_of_owner(const Workload& workload) const {
+/// suspect, too, if it answers control, and those where it failed with other memory hosts than there are now. Nothing: that is not known yet, because a host is late, or control has only just been started.
+std::optional<std::vector<HostId>> ControlCore::ranking_of_owner(const Workload& workload, Instant now) const {
   const Record& record = workload.record;
   const OwnerOperation& operation = *workload.owner;
   const std::vector<plan::HostView> all = views(workload);
   // Whom nothing was heard of for a moment may be about to fall silent, or about to speak: that is known soon.
-  const bool undecided = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
+  const bool late = std::ranges::any_of(hosts_, [](const auto& entry) { return entry.second.voice == Voice::asked; });
   const auto rank_without_tried = [&](auto which) {
     std::vector<HostId> excluded{operation.suspect};
     for (const OwnerOperation::Try& each : operation.tried)
@@ -101,10 +101,11 @@ std::optional<std::vector<HostId>> ControlCore::ranking_of_owner(const Workload&
     std::vector<HostId> with_image = plan::rank(record.spec, all, {});
     std::erase_if(with_image, [&](const HostId& host) { return !plan_raise(workload, host).image; });
     if (!with_image.empty()) return with_image;
-    if (undecided && record.image && record.image_revision == record.revision && !holders(workload).empty()) return std::nullopt;
+    const bool has_image = record.image && record.image_revision == record.revision;
+    if (has_image && (now < all_known_at_ || (late && !holders(workload).empty()))) return std::nullopt;
     ranking = rank_without_tried([](const OwnerOperation::Try& each) { return !each.from_image; });
   }
-  if (ranking.empty() && undecided) return std::nullopt;
+  if (ranking.empty() && late) return std::nullopt;
   return ranking;
 }
 
@@ -113,7 +114,8 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   Record& record = workload.record;
   if (operation.call != 0 || now < operation.not_before) return;
 
-  auto known = ranking_of_owner(workload);
+  auto known = ranking_of_owner(workload, now);
+  operation.look_again = known ? Instant{} : now < all_known_at_ ? all_known_at_ : Instant::max();
   if (!known) return;
   std::vector<HostId> ranking = std::move(*known);
   if (checkpoints_owner(record.spec) && !ranking.empty() && !goes_on(workload, views(workload), ranking.front()) && go_back(workload)) {
