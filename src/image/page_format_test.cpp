@@ -231,6 +231,21 @@ TEST_F(ImagePagePartTest, EveryFlippedBitOfAPageIsSeenAndThePageNamed) {
     }
 }
 
+/// As rot is: the file's times say nothing of it, until somebody reads that page.
+TEST_F(ImagePagePartTest, WhoReadsADamagedPageChangesTheTimeOfItsLog) {
+  const fs::path log = part_ / "pages.log";
+  flip_bit(log, 4096, 3);
+  const auto written = fs::last_write_time(log) - std::chrono::hours(1);
+  fs::last_write_time(log, written);
+  auto opened = PagePart::open(part_);
+  ASSERT_TRUE(opened);
+  Page contents;
+  EXPECT_TRUE(opened->read(1_page, contents));
+  EXPECT_EQ(fs::last_write_time(log), written);
+  EXPECT_FALSE(opened->read(2_page, contents));
+  EXPECT_GT(fs::last_write_time(log), written);
+}
+
 TEST_F(ImagePagePartTest, ALogWithoutAnIndexIsNoPart) {
   fs::remove(part_ / "pages.index");
   EXPECT_EQ(refusal(), "part pages-h1: pages.index is missing: the part was not finished");

@@ -1,6 +1,7 @@
 #pragma once
 // Reading one finished part of pages (docs/formats/pages.md). What is read is compared with its checksum, always.
 //
+// Where it is not as it was written, its log's time is set to now: whoever verifies what has changed finds it.
 // Errors name the part, the page and the offset in the log. Everything const is thread-safe.
 
 #include <filesystem>

@@ -81,7 +81,17 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     }
     EXPECT_TRUE(cluster().event(since, [&](const json& event) { return event.value("kind", "") == "host-silent" && event.value("host", "") == host; }));
     EXPECT_TRUE(right_again());
+    const std::size_t before_it_is_back = cluster().events().size();
     LAB_OK(cluster().heal(host));
+    comes_back(host, before_it_is_back);
+  }
+  /// Its memory server is another one then, and what is asked of it fails as long as control knows the one before.
+  void comes_back(const std::string& host, std::size_t events_before) {
+    const auto joined = [&](const json& event) { return event.value("kind", "") == "host-joined" && event.value("host", "") == host; };
+    EXPECT_TRUE(cluster().until([&] {
+      const std::vector<json> all = cluster().events();
+      return std::any_of(all.begin() + static_cast<std::ptrdiff_t>(std::min(events_before, all.size())), all.end(), joined);
+    })) << host;
   }
   bool right_again(nanoseconds limit = recovery) {
     const std::size_t samples = load->samples().size();
@@ -105,7 +115,12 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     EXPECT_TRUE(right_again());
     const Ended ended = done.get();
     say(fmt::format("  -> {} {}", ended.status, ended.status == 0 ? "" : ended.output));
-    if (kind != "process") LAB_OK(cluster().heal(host));
+    if (kind == "process") return;
+    const std::size_t before = cluster().events().size();
+    LAB_OK(cluster().heal(host));
+    if (kind == "host-silent") comes_back(host, before);
+    const std::size_t now = load->samples().size();
+    if (kind == "agent") (void)load->wait_for([&](const drill::Sample& sample) { return sample.number >= now + 10; }, recovery);  // a second: its next report
   }
 
   /// One host's files of its image are changed where they lie; then it is needed.
@@ -113,11 +128,12 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     const std::vector<std::string> holders = view()["image"]["holders"].get<std::vector<std::string>>();
     const std::string host = one_of(holders), image = view()["image"].value("id", "");
     say(fmt::format("{} is damaged on {}, and its process is killed", image, host));
-    LAB_MUST(const Ended damaged, cluster().exec(host, {"/bin/sh", "-c", fmt::format("find {} -path '*{}*' -name '*.log' -size +64k | head -1 | while read f; do "
+    LAB_MUST(const Ended damaged, cluster().exec(host, {"/bin/sh", "-c", fmt::format("find {} -path '*/{}*' -name '*.log' -size +64k | head -1 | while read f; do "
         "for at in 0 1 2 3 4 5 6 7; do printf 'hermit' | dd of=\"$f\" bs=1 seek=$((at * 8192 + 4096)) conv=notrunc status=none; done; echo \"$f\"; done", cluster().host_directory(host).native(), image)}));
     say("  " + damaged.output);
     EXPECT_EQ(damaged.status, 0) << damaged.output;
     process_dies();
+    checkpoint();  // all of it: nobody may have read yet what is damaged
   }
 
   void checkpoint() { expect_done({"checkpoint", "bigvm"}); }
@@ -152,7 +168,9 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     LAB_MUST(const os::Cgroup instance, os::Cgroup::open(group));
     LAB_OK(instance.kill_all());
     say(right_again(generous / 6) ? "raised by a gate" : "not raised by a gate");
+    const std::size_t dead = cluster().events().size();
     LAB_OK(cluster().heal("front"));
+    for (const char* host : {"h1", "h2", "h3", "h4", "h5"}) comes_back(host, dead);
     EXPECT_TRUE(cluster().until([&] { return view().value("state", "") == "up"; }, recovery)) << view().dump();
   }
   void disturbed_checkpoint() { disturb({"checkpoint", "bigvm"}); }
