@@ -96,7 +96,7 @@ Result<SplitSave::Holder> Network::holder(PageNumber page) const {
   return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
 }
 
-/// One that cannot be had is done without, unless it has a share of the image or a heritage, or nobody else is left.
+/// One that cannot be had is done without, unless it has a share of the image or a heritage, it knows of a later owner, or nobody else is left.
 Status Network::connect_all(std::vector<ServerSet::Member>& members) {
   std::vector<std::future<Result<ServerSet::Member>>> opening;
   for (const ServiceConfig::Server& one : config_.servers)
@@ -110,7 +110,7 @@ Status Network::connect_all(std::vector<ServerSet::Member>& members) {
       continue;
     }
     const Error why{member.error().code, fmt::format("memory on {}: {}", server.host, member.error().message)};
-    if (!server.load.empty() || server.instance != 0) return std::unexpected(why);
+    if (!server.load.empty() || server.instance != 0 || why.code == Errc::stale_epoch) return std::unexpected(why);
     log::warn("pager: {}: done without", why.text());
     missing = why;
   }

@@ -82,6 +82,13 @@ TEST_F(ServerLinkTest, OverTlsBothSidesAreWhoTheySay) {
   EXPECT_FALSE(refused);
   const wire::Identity thief = *authority->issue("agent:h9");
   EXPECT_EQ(wire::run(io, ServerLink::open(make(address, 20s, &thief))).error().code, Errc::permission) << "another's session";
+  Hello later = hello();
+  later.epoch = 2;
+  const auto next = ServerLink::make(io.get_executor(), blocks, address, {later, 20s, &thief});
+  ASSERT_TRUE(next);
+  links.push_back(*next);
+  ASSERT_TRUE(wire::run(io, ServerLink::open(*next))) << "it was granted the next epoch";
+  EXPECT_EQ(wire::run(io, ServerLink::open(make(address, 20s, &own))).error().code, Errc::stale_epoch) << "a later grant would have it";
   EXPECT_EQ(ServerLink::make(io.get_executor(), blocks, {.address = "192.0.2.1", .port = 1}, {hello()}).error().code,
             Errc::invalid_argument)
       << "no plain connection off this host";

@@ -258,6 +258,9 @@ Result<std::shared_ptr<Session>> Sessions::join(const std::shared_ptr<Session>& 
       return fail(Errc::stale_epoch, "session {} is epoch {}'s, and not any more what epoch {} has left", hello.session, epoch, hello.from);
     return session;
   }
+  // Whoever was granted more since, perhaps by a gate: a still later grant would have it.
+  if (const std::uint64_t epoch = session->store().owner().epoch; hello.role == Role::owner && hello.epoch < epoch)
+    return fail(Errc::stale_epoch, "session {} is of epoch {}, {}'s: {} comes with {}", hello.session, epoch, session->owner(), peer, hello.epoch);
   if (hello.role != Role::looker && session->owner() != peer)
     return fail(Errc::permission, "session {} belongs to {}, not to {}", hello.session, session->owner(), peer);
   if (hello.role == Role::owner) YADO_TRY(same_size(*session, hello), "session");

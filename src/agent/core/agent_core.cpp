@@ -261,6 +261,8 @@ void AgentCore::launched(const InstanceId& id, const Result<Launched>& result, I
   }
   if (!known.raise || known.raise->instance != id) return kill(id);  // nobody wants it any more
   Raise& raise = *known.raise;
+  // Who keeps its memory knows of a later grant: no other way of raising it under this one would be another.
+  if (!result && result.error().code == Errc::stale_epoch) return abandon_raise(known, result.error());
   if (!result) {
     kill(id);
     if (!raise.detail.empty()) raise.detail += "; ";

@@ -532,6 +532,16 @@ TEST_F(AgentCoreTest, AThawThatFailsIsNotFollowedByAStartThatControlDidNotAskFor
   EXPECT_FALSE(only<Reply>(actions).result);
 }
 
+TEST_F(AgentCoreTest, ARaiseThatMemoryServersFindTooLateIsToldSoAndNotTriedInAnotherWay) {
+  core.images({image});
+  const auto launch = only<Launch>(call(raise_of(one, epoch(1), image)));
+  ASSERT_EQ(launch.way, Way::image);
+  core.launched(launch.instance, fail(Errc::stale_epoch, "session site is of epoch 2"), now);
+  const auto actions = core.take();
+  EXPECT_THAT(all<Launch>(actions), IsEmpty());
+  EXPECT_EQ(only<Reply>(actions).result.error().code, Errc::stale_epoch);
+}
+
 TEST_F(AgentCoreTest, InspectingWhatIsNotHereSaysExitedAtOnce) {
   EXPECT_EQ(only<Reply>(call(InspectCall{site, one, epoch(1)})).result->state, InstanceState::exited);
   up(two, epoch(1));
