@@ -52,6 +52,7 @@ asio::awaitable<void> Connection::serve(std::shared_ptr<Connection> self, bool t
   self->hello_deadline_.guard(self->stream_.get());
   co_await Channel::drained(self->channel_, 0);
   self->channel_->close();
+  for (const auto& [id, move] : std::exchange(self->moves_, {})) move->end();
 }
 
 asio::awaitable<void> Connection::answer_requests(std::shared_ptr<Connection> self) {
@@ -303,7 +304,7 @@ Status Connection::move(const Frame& frame) {
   hello.role = Role::mover;
   hello.generation = request.instance;
   const std::uint64_t id = frame.header.id;
-  const auto answer = [this, id](const Result<std::uint64_t>& moved) {  // the move is ours, so we are there
+  const auto answer = [this, id](const Result<std::uint64_t>& moved) {  // not after end(), so we are there
     if (moved)
       done(id, make_number(*moved));
     else

@@ -324,6 +324,29 @@ TEST_F(ImageArchiveTest, AServerMayEndInTheMiddleOfAMoveAndOfASave) {
   EXPECT_FALSE(std::filesystem::exists(path("images") + "/image-1"));
 }
 
+/// Whoever asked is gone while the other server has not even said WELCOME: nobody is to be told what came of it.
+TEST_F(ImageArchiveTest, AMoveThatNobodyWaitsForAnyMoreEnds) {
+  std::promise<void> asked, asker_gone;
+  RawServer silent(path("silent"), [&](RawPeer& peer, int number) {
+    (void)peer.read();
+    if (number > 1) return;
+    asked.set_value();
+    asker_gone.get_future().wait();
+  });
+  MemoryServer server({.capacity_pages = guest_pages, .threads = 1});
+  ASSERT_TRUE(server.listen_unix(path("h1"), 0600));
+  const auto link = open("h1");
+  put(*link, {{1, 1}});
+  link->move({{1, 1}}, {.unix_path = path("silent")}, 77, [](const Result<std::uint64_t>&) {});
+  io.restart();
+  for (auto told = asked.get_future(); told.wait_for(std::chrono::seconds(0)) != std::future_status::ready;) io.poll();
+  link->close();
+  const auto next = open(ServerAddress{.unix_path = path("h1")}, 20s, 2);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(get(*next, {{1, 1}}).value(), Contents{});  // the one thread has seen the end of the first connection by then
+  asker_gone.set_value();  // the connection is cut, and the move fails
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(get(*next, {{1, 1}}).value(), Contents{});
+}
+
 TEST_F(ImageArchiveTest, ServersMoveByTlsWithTheirOwnNames) {
   auto authority = wire::Authority::open_or_create(directory.path() / "ca");
   ASSERT_TRUE(authority);

@@ -21,23 +21,17 @@ void PageMove::start(const std::shared_ptr<PageMove>& self) {
 boost::asio::awaitable<void> PageMove::connect(std::shared_ptr<PageMove> self) {
   auto link = ServerLink::make(self->what_.executor, self->what_.blocks, self->what_.request.to,
                                {.hello = self->what_.hello, .identity = self->what_.identity.get()});
-  if (!link) {
-    self->done_(context(link.error(), "MOVE"));
-    co_return;
-  }
+  if (!link) co_return self->tell(context(link.error(), "MOVE"));
   self->link_ = std::move(*link);
   const auto welcome = co_await ServerLink::open(self->link_);
-  if (!welcome) {
-    self->done_(context(welcome.error(), "MOVE"));
-    co_return;
-  }
+  if (!welcome) co_return self->tell(context(welcome.error(), "MOVE"));
   self->pump();
 }
 
 void PageMove::pump() {
-  while (!failed_ && under_way_ < most_under_way && run_ < what_.request.wanted.size())
+  while (done_ && !failed_ && under_way_ < most_under_way && run_ < what_.request.wanted.size())
     if (auto sent = send_some(); !sent) failed_ = sent.error();
-  if (under_way_ == 0) finish();
+  if (under_way_ == 0) tell(failed_ ? context(*failed_, "MOVE") : Result<std::uint64_t>(moved_));
 }
 
 /// The next pages, as many as one message may have.
@@ -78,14 +72,16 @@ Status PageMove::send_some() {
   return {};
 }
 
-void PageMove::finish() {
+void PageMove::tell(const Result<std::uint64_t>& result) {
   if (!done_) return;
   const Done done = std::exchange(done_, nullptr);
-  link_->close();
-  if (failed_)
-    done(context(*failed_, "MOVE"));
-  else
-    done(moved_);
+  if (link_) link_->close();
+  done(result);
+}
+
+void PageMove::end() {
+  done_ = nullptr;
+  if (link_) link_->close();
 }
 
 }  // namespace yado::pager

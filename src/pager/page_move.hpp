@@ -9,7 +9,7 @@
 
 namespace yado::pager {
 
-/// Everything on one executor. Destruction ends it, without a word.
+/// Everything on one executor. Destruction ends it, without a word; but it lives on, whoever has let go of it, until the other server has said WELCOME, or has not.
 class PageMove : public std::enable_shared_from_this<PageMove> {
  public:
   struct What {
@@ -28,12 +28,14 @@ class PageMove : public std::enable_shared_from_this<PageMove> {
   PageMove& operator=(const PageMove&) = delete;
   ~PageMove();
   static void start(const std::shared_ptr<PageMove>& self);
+  /// Nobody wants it any more, or is told.
+  void end();
 
  private:
   static boost::asio::awaitable<void> connect(std::shared_ptr<PageMove> self);
   void pump();
   Status send_some();
-  void finish();
+  void tell(const Result<std::uint64_t>& result);
 
   What what_;
   Done done_;
