@@ -346,6 +346,7 @@ class ControlCore {
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
   Result<WorkloadSpec> from_image(const Workload& workload, WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
+  bool go_back(Workload& workload);
   Result<ImageId> base_of_next(const Workload& workload) const;
   std::vector<HostAddress> agents_alive() const;
   Status check_resplit(const Workload& workload, const Split& split) const;
@@ -357,7 +358,6 @@ class ControlCore {
   // merging.cpp
   bool shares_known(const Workload& workload, const ImageId& image) const;
   std::optional<HostId> host_with_share(const ImageId& image, bool (*done)(const ImageReport&)) const;
-  bool go_back(Workload& workload);
   std::optional<std::vector<PullCall::Member>> elsewhere(const Workload& workload, const ImageId& image, const HostId& host, bool bases) const;
   void shorten_chain(Workload& workload);
   void reconcile_chain(Workload& workload, Instant now);
