@@ -115,10 +115,8 @@ Status seal_disks(Qmp& qmp, const NewLayers& next, nanoseconds limit) {
     actions.push_back({{"type", "blockdev-snapshot-sync"},
                        {"data", {{"node-name", node_of(next.below[i])}, {"snapshot-file", next.layers[i].native()}, {"mode", "existing"},
                                  {"snapshot-node-name", node_of(next.layers[i])}, {"format", "qcow2"}}}});
-  const auto sealed = qmp.execute("transaction", json{{"actions", actions}}.dump(), limit);
-  if (sealed) return {};
-  const bool full = sealed.error().message.find("No space left") != std::string::npos;
-  return fail(full ? Errc::no_space : sealed.error().code, "seal disks: {}", sealed.error().message);
+  YADO_TRY(qmp.execute("transaction", json{{"actions", actions}}.dump(), limit), "seal disks");
+  return {};
 }
 
 Result<std::vector<std::size_t>> layers_ahead(const fs::path& directory, std::size_t disks, const std::vector<fs::path>& ahead) {

@@ -25,7 +25,7 @@ struct NewLayers {
 /// One for the disk over each of `bases`. Errors: those of make_overlay.
 Result<NewLayers> make_new_layers(const Qemu& qemu, const std::vector<std::filesystem::path>& bases, const std::filesystem::path& directory);
 
-/// The new layer on every disk, or on none. Of one instant, if the guest stands still. Errors: QEMU's words; `no_space` is one of them.
+/// The new layer on every disk, or on none. Of one instant, if the guest stands still. Errors: QEMU's words.
 Status seal_disks(Qmp& qmp, const NewLayers& next, nanoseconds limit);
 
 /// How many of the oldest layers of each disk lie in the directories `ahead`, the oldest first: what was copied before. `conflict`: what is

@@ -120,6 +120,15 @@ class VmProcessTest : public ::testing::Test {
     FlatMemory memory(image.memory);
     return vm.save(image.device_state, image.disk, memory);
   }
+  /// With something written to its disk before each; the second one stays in `image`.
+  void save_twice(Image& image, Result<Saved>& saved) {
+    for (const char* name : {"one", "two"}) {
+      ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
+      image = make_image(directory_.path() / name);
+      saved = save(*vm_, image);
+      ASSERT_OK(saved);
+    }
+  }
   Result<Vm> restore(const VmSpec& spec, const Place& where, const Image& image, const Saved& saved, Begin begin = Begin::running) {
     FlatMemory memory(image.memory);
     return Vm::restore(spec, where, qemu(), image.parts(saved), memory, begin);
@@ -330,12 +339,7 @@ TEST_F(VmProcessTest, LayersThatARestoreBroughtAreMergedToo) {
   ASSERT_NO_FATAL_FAILURE(raise());
   Image image;
   Result<Saved> saved = Saved();
-  for (const char* name : {"one", "two"}) {
-    ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
-    image = make_image(directory_.path() / name);
-    saved = save(*vm_, image);
-    ASSERT_OK(saved);
-  }
+  ASSERT_NO_FATAL_FAILURE(save_twice(image, saved));
   ASSERT_EQ(layers_of(image.disk, 0).size(), 2U);
   auto restored = restore(booted_->spec, place("b"), image, *saved);
   ASSERT_OK(restored);
@@ -361,13 +365,8 @@ TEST_F(VmProcessTest, ADiskOfManyLayersFromElsewhereIsSealedAndMerged) {
   ASSERT_NO_FATAL_FAILURE(boot(booted_->spec, where));
   Image image;
   Result<Saved> saved = Saved();
-  for (const char* name : {"one", "two"}) {
-    ASSERT_NO_FATAL_FAILURE(order(*vm_, "d"));
-    image = make_image(directory_.path() / name);
-    saved = save(*vm_, image);
-    ASSERT_OK(saved);
-    EXPECT_EQ(layers_of(where.directory, 0).size(), 2U);
-  }
+  ASSERT_NO_FATAL_FAILURE(save_twice(image, saved));
+  EXPECT_EQ(layers_of(where.directory, 0).size(), 2U);
   auto restored = restore(booted_->spec, place("b"), image, *saved);
   ASSERT_OK(restored);
   const auto values = verify(*restored);
