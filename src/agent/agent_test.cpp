@@ -17,6 +17,7 @@
 #include "agent/supervisor/spawn.hpp"
 #include "agent/supervisor/supervisor.hpp"
 #include "api/calls.hpp"
+#include "base/testing.hpp"
 #include "image/store.hpp"
 #include "net/rtnl.hpp"
 #include "os/cgroup.hpp"
@@ -37,7 +38,6 @@ using ::testing::HasSubstr;
 const std::string address = "10.1.0.1";
 const WorkloadId site("site");
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 /// Not a test: the program that the agents below start as supervisors is this binary with this filter.
 TEST(AgentTestSupervisor, DISABLED_Run) {
@@ -244,7 +244,6 @@ class AgentTest : public ::testing::Test {
     auto group = os::Cgroup::open(ground->cgroup("agent"));
     if (group) EXPECT_OK(group->remove());
   }
-  static void EXPECT_OK(const Status& status) { EXPECT_TRUE(status) << status.error().text(); }
 };
 
 TEST_F(AgentTest, ACallOfAnOldEpochIsRefusedAlsoAfterARestart) {

@@ -3,6 +3,7 @@
 #include <csignal>
 
 #include <algorithm>
+#include <array>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -264,6 +265,7 @@ Result<Instant> DevCluster::inject(const std::string& kind, const HostId& host, 
   if (kind == "cut") return in_force(lab_->cut(host));
   if (kind == "one-way-in") return in_force(lab_->one_way_in(host));
   if (kind == "one-way-out") return in_force(lab_->one_way_out(host));
+  if (kind == "lossy") return in_force(lab_->lossy(host));
   if (kind == "freeze") return in_force(lab_->freeze(host));
   if (kind == "disk-full") return in_force(lab_->fill_disk(host));
   if (host == lab::Lab::front()) return fail(Errc::invalid_argument, "{} is for hosts, not for the front", kind);
@@ -287,7 +289,7 @@ Result<Instant> DevCluster::inject(const std::string& kind, const HostId& host, 
     return at;
   }
   return fail(Errc::invalid_argument,
-              "\"{}\" is no fault: host-silent, process, cut, one-way-in, one-way-out, freeze, control, agent, disk-full", kind);
+              "\"{}\" is no fault: host-silent, process, cut, one-way-in, one-way-out, lossy, freeze, control, agent, disk-full", kind);
 }
 
 asio::awaitable<Status> DevCluster::heal(HostId host) {
@@ -307,7 +309,7 @@ asio::awaitable<Status> DevCluster::heal(HostId host) {
   if (done && present.contains("disk-full")) {
     if (auto freed = lab_->free_disk(host); !freed) done = std::unexpected(freed.error());
   }
-  if (done && (present.contains("cut") || present.contains("one-way-in") || present.contains("one-way-out"))) {
+  if (done && std::ranges::any_of(std::array{"cut", "one-way-in", "one-way-out", "lossy"}, [&](const char* kind) { return present.contains(kind); })) {
     if (auto linked = lab_->heal(host); !linked) done = std::unexpected(linked.error());
   }
   if (done && present.contains("agent")) done = start_role(*roles_.at(host.str()));

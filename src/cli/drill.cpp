@@ -171,10 +171,11 @@ void add_drill(CLI::App& app, Outcome& outcome) {
   command
       ->add_option("fault", options->fault,
                    "host-silent: link dropped, then everything killed. process: the instance's processes killed. cut: link "
-                   "dropped. one-way-in, one-way-out: one direction dropped. freeze: nothing on the host runs. control, agent: "
+                   "dropped. one-way-in, one-way-out: one direction dropped. lossy: every tenth packet "
+                   "dropped. freeze: nothing on the host runs. control, agent: "
                    "killed. disk-full: the host's disk (`yado dev --disk`)")
       ->required()
-      ->check(CLI::IsMember({"host-silent", "process", "cut", "one-way-in", "one-way-out", "freeze", "control", "agent", "disk-full"}))
+      ->check(CLI::IsMember({"host-silent", "process", "cut", "one-way-in", "one-way-out", "lossy", "freeze", "control", "agent", "disk-full"}))
       ->type_name("FAULT");
   command->add_option("host", options->host, "Where; without it, the host of the workload's owner")->type_name("HOST");
   command->add_option("--workload", options->workload, "Whom the clients ask; may be left out when it is clear")->type_name("NAME");

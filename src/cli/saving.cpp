@@ -20,6 +20,11 @@ std::string describe_saving(const json& memory, const std::string& main_host) {
     const auto saved = share.value("saved_bytes", 0ull), left = share.value("left_bytes", 0ull);
     text += fmt::format("{} {} {} of {}", text.empty() ? "saving:" : ",", host.empty() ? main_host : host, format_bytes(saved), format_bytes(saved + left));
   }
+  if (!text.empty()) return text;
+  // A checkpoint begins when the hosts of the memory do not change any more.
+  for (const json& server : memory.value("servers", json::array()))
+    if (server.value("leaving", false) && server.value("alive", true))
+      text += fmt::format("{} {} is empty: {} left", text.empty() ? "waiting until" : ", and until", server.value("host", ""), format_bytes(server.value("pages", 0ull) * 4096));
   return text;
 }
 

@@ -11,7 +11,7 @@
 
 namespace yado::cli {
 
-/// "saving: h1 12 MiB of 96 MiB, h2 3 MiB of 40 MiB", of what GET …/memory says; empty: nothing is being saved.
+/// "saving: h1 12 MiB of 96 MiB, h2 3 MiB of 40 MiB", or "waiting until h3 is empty: 20 MiB left", of what GET …/memory says; empty: neither.
 std::string describe_saving(const nlohmann::json& memory, const std::string& main_host);
 
 /// Says so on standard error when it takes longer than two seconds: on a terminal in one line, every second; else in lines of their own,

@@ -67,7 +67,7 @@ void show(const Look* before, const Look& now) {
                     fmt::format("{} us", number(memory, "fault_p50_us")), fmt::format("{} us", number(memory, "fault_p99_us")), note});
     for (const json& server : memory.value("servers", json::array()))
       rows.push_back({"", server.value("host", ""), format_bytes(number(server, "pages") * 4096), "", "", "", "", "", "",
-                      server.value("alive", true) ? "" : "dead"});
+                      !server.value("alive", true) ? "dead" : server.value("leaving", false) ? "leaves" : ""});
   }
   fmt::print("{}", format_table(rows));
 }

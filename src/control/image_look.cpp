@@ -48,7 +48,7 @@ wire::Request get(std::string target) {
 
 asio::awaitable<Result<json>> Shell::look_at_image(ImageId id, const Target& target) {
   const auto views = core_.workloads();
-  if (const WorkloadView* view = find(views, WorkloadId(id.str())); view && view->record.image) id = *view->record.image;
+  if (const WorkloadView* view = find(views, WorkloadId(id.str())); view && view->record.image) id = view->record.image->id;
   const std::vector<Copy> copies = copies_of(id, core_.hosts());
   if (copies.empty() || copies.front().id != id) co_return fail(Errc::not_found, "no host that answers has an image \"{}\"", id);
   if (target.path.size() == 3) {

@@ -36,12 +36,12 @@ json view_json(const WorkloadView& view, const std::vector<ControlCore::HostSumm
   if (record.image) {
     std::vector<std::string> holders;
     for (const HostId& host : view.image_holders) holders.push_back(host.str());
-    image = json{{"id", record.image->str()}, {"holders", holders}, {"current", record.image_revision == record.revision}, {"redundant", view.image_redundant}, {"bases", json::array()}};
-    for (const ImageId& base : record.bases) image["bases"].push_back(base.str());
+    image = json{{"id", record.image->id.str()}, {"holders", holders}, {"current", record.image_current()}, {"redundant", view.image_redundant}, {"bases", json::array()}};
+    for (const ImageId& base : record.image->bases) image["bases"].push_back(base.str());
     if (record.acknowledged) image["acknowledged"] = record.acknowledged->id.str();
     for (const auto& host : hosts)
       for (const ImageReport& held : host.report.images)
-        if (held.id == *record.image) image["bytes"] = held.bytes, image["age_ms"] = held.age.count();
+        if (held.id == record.image->id) image["bytes"] = held.bytes, image["age_ms"] = held.age.count();
   }
   return json{{"name", record.spec.name.str()},
               {"state", name_of(view.state)},
@@ -97,7 +97,7 @@ json Shell::images() const {
              {"holders", image.holders},
              {"bytes", image.report.bytes},
              {"age_ms", image.report.age.count()},
-             {"current", view && view->record.image == id && view->record.image_revision == view->record.revision}};
+             {"current", view && view->record.has_image(id) && view->record.image_current()}};
     if (image.report.base) one["base"] = image.report.base->str();
     if (image.report.member_of) one["member_of"] = image.report.member_of->str();
     all.push_back(std::move(one));
@@ -327,7 +327,7 @@ Result<json> Shell::plan(const WorkloadSpec& spec) const {
     for (const InstanceReport& instance : report.instances)
       if (instance.purpose == Purpose::owner && instance.workload != spec.name) ++one.owners;
     if (keeps_images) {
-      one.holds_image = view->image_holders.contains(report.host) && view->record.image_revision == view->record.revision;
+      one.holds_image = view->image_holders.contains(report.host) && view->record.image_current();
       one.holds_frozen = view->standby && view->standby_host == report.host;
     }
     seen.push_back(one);

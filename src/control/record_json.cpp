@@ -24,8 +24,14 @@ std::string_view word(OwnerPhase phase) {
 
 }  // namespace
 
-static void read_json(const json& tree, const std::string& path, Status& status, EarlierImage& v) {
+static void read_json(const json& tree, const std::string& path, Status& status, ReadyImage& v) {
   Fields(tree, path, status).required("id", v.id).required("revision", v.revision).required("bases", v.bases).required("of", v.of);
+}
+
+static json to_tree(const ReadyImage& v) {
+  json j{{"id", v.id.str()}, {"revision", v.revision}, {"bases", json::array()}, {"of", v.of.str()}};
+  for (const ImageId& base : v.bases) j["bases"].push_back(base.str());
+  return j;
 }
 
 std::string dump_record(const Record& v) {
@@ -39,16 +45,10 @@ std::string dump_record(const Record& v) {
          {"host", v.host.str()},
          {"instance", v.instance.str()},
          {"endpoint", v.endpoint},
-         {"image_revision", v.image_revision},
          {"standby_host", v.standby_host.str()},
          {"standby_revision", v.standby_revision}};
-  if (v.image) j["image"] = v.image->str();
-  for (const ImageId& base : v.bases) j["bases"].push_back(base.str());
-  if (!v.image_of.empty()) j["image_of"] = v.image_of.str();
-  if (v.acknowledged) {
-    json& earlier = j["acknowledged"] = {{"id", v.acknowledged->id.str()}, {"revision", v.acknowledged->revision}, {"bases", json::array()}, {"of", v.acknowledged->of.str()}};
-    for (const ImageId& base : v.acknowledged->bases) earlier["bases"].push_back(base.str());
-  }
+  if (v.image) j["image"] = to_tree(*v.image);
+  if (v.acknowledged) j["acknowledged"] = to_tree(*v.acknowledged);
   if (v.raised_from) j["raised_from"] = v.raised_from->str();
   if (v.standby) j["standby"] = v.standby->str();
   if (v.memory_hosts) j["memory_hosts"] = *v.memory_hosts;
@@ -73,9 +73,6 @@ Result<Record> parse_record(std::string_view text) {
       .optional("instance", v.instance)
       .optional("endpoint", v.endpoint)
       .optional("image", v.image)
-      .optional("image_revision", v.image_revision)
-      .optional("bases", v.bases)
-      .optional("image_of", v.image_of)
       .optional("acknowledged", v.acknowledged)
       .optional("raised_from", v.raised_from)
       .optional("standby", v.standby)

@@ -20,11 +20,8 @@ Record full() {
   record.host = HostId("h1");
   record.instance = InstanceId("site.39");
   record.endpoint = {"10.77.0.11", 20000};
-  record.image = ImageId("site-img.12");
-  record.image_revision = 3;
-  record.bases = {ImageId("site-img.10"), ImageId("site-img.11")};
-  record.image_of = InstanceId("site.39");
-  record.acknowledged = EarlierImage{ImageId("site-img.11"), 3, {ImageId("site-img.10")}, InstanceId("site.38")};
+  record.image = ReadyImage{ImageId("site-img.12"), 3, {ImageId("site-img.10"), ImageId("site-img.11")}, InstanceId("site.39")};
+  record.acknowledged = ReadyImage{ImageId("site-img.11"), 3, {ImageId("site-img.10")}, InstanceId("site.38")};
   record.raised_from = ImageId("site-img.9");
   record.standby = InstanceId("site.40");
   record.standby_host = HostId("h2");

@@ -15,6 +15,7 @@
 #include <set>
 #include <string>
 
+#include "base/testing.hpp"
 #include "image/page_chain.hpp"
 #include "image/page_part.hpp"
 #include "image/page_writer.hpp"
@@ -68,11 +69,5 @@ inline void flip_bit(const std::filesystem::path& path, std::uint64_t byte, int 
   file.seekp(static_cast<std::streamoff>(byte));
   file.put(static_cast<char>(before ^ (1 << bit)));
 }
-
-#define ASSERT_OK(expression)                           \
-  do {                                                  \
-    const auto ok_result = (expression);                \
-    ASSERT_TRUE(ok_result) << ok_result.error().text(); \
-  } while (false)
 
 }  // namespace yado::image

@@ -12,6 +12,7 @@
 //                    away: no RST, no FIN, no ICMP. Its disk stays. boot() brings it back, and then peers get RST.
 //   cut              the link drops both ways; the host lives on. heal() ends it, retransmissions go through.
 //   one_way_in/_out  only what is sent to the host / by the host is dropped.
+//   lossy            of all packets to and from the host every tenth is dropped, at random.
 //   freeze           every process of the host stands still; its kernel answers ping and TCP connects.
 //   fill_disk        the host's own disk is full (LabOptions::disk_bytes).
 //
@@ -70,10 +71,11 @@ class Lab {
   Status boot(const HostId& host, Disk disk = Disk::keep);
 
   Result<Instant> host_silent(const HostId& host);
-  Result<Instant> cut(const HostId& host) { return drop(host, {true, true}); }
-  Result<Instant> one_way_in(const HostId& host) { return drop(host, {true, false}); }
-  Result<Instant> one_way_out(const HostId& host) { return drop(host, {false, true}); }
-  Result<Instant> heal(const HostId& host) { return drop(host, {false, false}); }
+  Result<Instant> cut(const HostId& host) { return drop(host, {.to = true, .from = true}); }
+  Result<Instant> one_way_in(const HostId& host) { return drop(host, {.to = true}); }
+  Result<Instant> one_way_out(const HostId& host) { return drop(host, {.from = true}); }
+  Result<Instant> lossy(const HostId& host) { return drop(host, {.some = true}); }
+  Result<Instant> heal(const HostId& host) { return drop(host, {}); }
   Result<Instant> freeze(const HostId& host);
   Result<Instant> thaw(const HostId& host);
   /// Errc::unsupported without LabOptions::disk_bytes.

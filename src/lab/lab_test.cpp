@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -274,6 +275,24 @@ TEST_F(LabTest, OneWayFaultsDropOneWay) {
     OK(lab.heal(h1));
     EXPECT_TRUE(connect_in(front, lab.address(h1).str(), into ? 81 : 82));
   }
+}
+
+TEST_F(LabTest, ALossyLinkIsSlowAndNothingElse) {
+  MUST(Lab lab, Lab::create(options("lossy")));
+  MUST(Conversation talk, converse(lab, h1, 7));
+  OK(lab.lossy(h1));
+  const auto sent_again = [&] {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    EXPECT_EQ(::getsockopt(talk.client.get(), IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    return info.tcpi_total_retrans;
+  };
+  for (int i = 0; i < 1000 && sent_again() == 0; ++i) ASSERT_TRUE(passes(talk.client, talk.client)) << i;
+  EXPECT_GT(sent_again(), 0u);
+  OK(lab.heal(h1));
+  const auto before = sent_again();
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(passes(talk.client, talk.client)) << i;
+  EXPECT_EQ(sent_again(), before);
 }
 
 TEST_F(LabTest, ASilentHostSendsNeitherRstNorFinUntilItIsBootedAgain) {

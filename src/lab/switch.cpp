@@ -15,6 +15,12 @@ add chain bridge lab forward { type filter hook forward priority 0 ; }
 add rule bridge lab forward oifname @to drop
 add rule bridge lab forward iifname @from drop
 )";
+// Apart: who never asks for it needs no nft_numgen.
+constexpr const char* lossy_rules = R"(
+add set bridge lab lossy { type ifname ; }
+add rule bridge lab forward oifname @lossy numgen random mod 10 == 0 drop
+add rule bridge lab forward iifname @lossy numgen random mod 10 == 0 drop
+)";
 
 std::string refill(const char* set, const std::set<std::string>& names) {
   std::string text = fmt::format("flush set bridge lab {}\n", set);
@@ -66,11 +72,17 @@ Status Switch::drop(const std::string& machine, Drop drop) {
   const auto put = [&](std::set<std::string>& names, bool wanted) {
     wanted ? (void)names.insert(machine) : (void)names.erase(machine);
   };
-  const auto to = to_, from = from_;
+  const auto to = to_, from = from_, lossy = lossy_;
   put(to_, drop.to);
   put(from_, drop.from);
-  if (to_ == to && from_ == from) return {};
-  YADO_TRY(net::nft(netns_, refill("to", to_) + refill("from", from_)), fmt::format("drop packets of {}", machine));
+  put(lossy_, drop.some);
+  if (to_ == to && from_ == from && lossy_ == lossy) return {};
+  const std::string doing = fmt::format("drop packets of {}", machine);
+  if (drop.some && !can_lose_) {
+    YADO_TRY(net::nft(netns_, lossy_rules), doing);
+    can_lose_ = true;
+  }
+  YADO_TRY(net::nft(netns_, refill("to", to_) + refill("from", from_) + (can_lose_ ? refill("lossy", lossy_) : "")), doing);
   return {};
 }
 

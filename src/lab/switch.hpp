@@ -31,8 +31,9 @@ class Switch {
   struct Drop {
     bool to = false;    ///< what is sent to the machine
     bool from = false;  ///< what the machine sends
+    bool some = false;  ///< every tenth packet of both, at random
   };
-  /// Replaces what is dropped at the machine's port. In force when it returns.
+  /// Replaces what is dropped at the machine's port. In force when it returns. Error of `some`, where the kernel has no nft_numgen: its own.
   Status drop(const std::string& machine, Drop drop);
 
  private:
@@ -42,7 +43,8 @@ class Switch {
   os::Netns netns_;
   std::map<std::string, net::Ipv4> machines_;
   std::uint64_t link_bits_per_second_;  ///< 0: as fast as it goes
-  std::set<std::string> to_, from_;
+  std::set<std::string> to_, from_, lossy_;
+  bool can_lose_ = false;  ///< the rules for `lossy_` are there
 };
 
 }  // namespace yado::lab

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "base/testing.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "os/mount.hpp"
@@ -18,7 +19,6 @@ extern "C" int umount2(const char*, int) noexcept;
 namespace yado::os {
 namespace {
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 /// Runs on a thread that sees every cgroup tree, or none of version 2: then the v1 freezer has to do.
 void run_seeing(bool v2, const std::function<void()>& body) {

@@ -5,12 +5,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "base/testing.hpp"
 #include "os/file.hpp"
 
 namespace yado::os {
 namespace {
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 Spawn shell(const std::string& command) {
   Spawn options;

@@ -3,6 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/log.hpp"
+#include "pager/changed_pages.hpp"
 #include "pager/order_of_use.hpp"
 #include "pager/write_back.hpp"
 
@@ -18,7 +20,7 @@ struct MoveCalls::Leaving {
   WriteBack back;
 };
 
-MoveCalls::MoveCalls(ServedMemory& memory) : pager_(memory.pager), network_(memory.network) {}
+MoveCalls::MoveCalls(ServedMemory& memory) : pager_(memory.pager), network_(memory.network), kept_(memory.kept) {}
 MoveCalls::~MoveCalls() = default;
 
 Result<json> MoveCalls::leave(const json& call) {
@@ -52,8 +54,17 @@ Result<json> MoveCalls::left(const fs::path& part) {
   if (!part.is_absolute()) return fail(Errc::invalid_argument, "left: \"part\" is an absolute path");
   YADO_TRY(write_order_of_use(part, pager_.pages(), pager_.by_recency()), "move");
   YADO_TRY(leaving_->back.finish(), "move");
+  leave_changes(part);
   YADO_ASSIGN(const auto servers, network_.leave_to(to_), "move");
   return json{{"servers", json::parse(to_text(servers))}};
+}
+
+/// Without it the next checkpoint has all of the memory.
+void MoveCalls::leave_changes(const fs::path& part) const {
+  const std::lock_guard lock(kept_.mutex);
+  auto changed = pager_.changed();
+  if (kept_.cut.none() || !changed) return;
+  if (const Status left = write_changed_pages(part, {kept_.cut, std::move(*changed)}); !left) log::warn("pager: {}", left.error().text());
 }
 
 }  // namespace yado::pager

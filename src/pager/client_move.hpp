@@ -26,9 +26,11 @@ class MoveCalls {
  private:
   struct Leaving;
   Result<nlohmann::json> left(const std::filesystem::path& part);
+  void leave_changes(const std::filesystem::path& part) const;
 
   Pager& pager_;
   Network& network_;
+  KeptCut& kept_;
   // Of the one under way:
   std::string to_;
   std::unique_ptr<Leaving> leaving_;

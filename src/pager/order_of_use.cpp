@@ -14,7 +14,7 @@ Status write_order_of_use(const fs::path& part, std::uint64_t guest_pages, const
 std::vector<PageNumber> prefetch_order(const ServiceConfig& config, const image::PageChain* chain) {
   std::vector<PageNumber> order;
   std::vector<fs::path> parts = chain != nullptr ? config.image.back() : std::vector<fs::path>();
-  if (!config.working_set.empty()) parts.push_back(config.working_set);
+  if (!config.left_in.empty()) parts.push_back(config.left_in);
   for (const fs::path& part : parts)
     if (const auto used = image::read_working_set(part))
       for (const image::PageNumber page : used->pages) order.push_back(image::value_of(page));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "pager/page.hpp"
@@ -26,6 +27,9 @@ class PageBits {
     for (auto& word : words_) word = ~std::uint64_t{0};
     if (pages_ % 64 != 0) words_.back() = (std::uint64_t{1} << pages_ % 64) - 1;
   }
+  /// Page 64 n + i is bit i of word n; behind the last page there are zeros.
+  std::span<const std::uint64_t> words() const { return words_; }
+  std::span<std::uint64_t> words() { return words_; }
   void clear() { words_.assign(words_.size(), 0); }
   std::uint64_t count() const {
     std::uint64_t sum = 0;

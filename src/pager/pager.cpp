@@ -323,10 +323,16 @@ void Pager::adopt_local(const PageRun& run) {
 }
 
 /// Nothing is in view yet, and what comes is put there to be noticed when it is written.
-void Pager::count_changes() {
+void Pager::count_changes(PageBits changed) {
   const std::lock_guard lock(table_mutex_);
   writes_ = Writes::noticed;
   has_cut_ = true;
+  changed_ = std::move(changed);
+}
+
+std::optional<PageBits> Pager::changed() const {
+  const std::lock_guard lock(table_mutex_);
+  return has_cut_ ? std::optional(changed_) : std::nullopt;
 }
 
 void Pager::set_local_limit(std::uint64_t pages) {
@@ -403,8 +409,7 @@ Status Pager::begin_save(bool incremental) {
   }
   if (first) YADO_TRY(memory_.notice_writes(), "checkpoint");
   const std::lock_guard lock(table_mutex_);
-  if (!incremental) changed_.fill();
-  save_.emplace(changed_);
+  save_.emplace(incremental ? changed_ : PageBits(changed_.size(), true));
   return {};
 }
 

@@ -56,7 +56,11 @@ class Pager {
   /// Before the process is let go: these pages are in the file, out of view.
   void adopt_local(const PageRun& run);
   /// Before the process is let go, of a memory that is as at a cut that was kept (restored from its image): the next checkpoint may be of what changed since.
-  void count_changes();
+  void count_changes() { count_changes(PageBits(memory_.pages())); }
+  /// The same of one that was left by another main host, with what was `changed` there since such a cut.
+  void count_changes(PageBits changed);
+  /// What was written since the last cut that was kept, as far as it was noted; nothing when there is none.
+  std::optional<PageBits> changed() const;
   void set_local_limit(std::uint64_t pages);
   std::uint64_t local_limit() const;
   /// Fetches these in the background, in this order, as long as there is room. Once.

@@ -67,7 +67,6 @@ Result<ServerSet::Plan> ServerSet::plan(const std::vector<ServiceConfig::Server>
   for (std::size_t i = 0; i < members_.size() && parity_ && then < parity_->least_hosts(); ++i)
     if (const Member& one = members_[i]; one.link && one.link->alive() && !one.gone && std::ranges::find(plan.stay, i) == plan.stay.end())
       return fail(Errc::unsupported, "this parity needs {} memory hosts: {} keeps its part", parity_->least_hosts(), one.told.host);
-  changing_ = true;
   for (const std::size_t number : plan.stay)
     if (keep(number)) plan.were_leaving.push_back(number);
   return plan;
@@ -131,7 +130,6 @@ Result<std::vector<std::string>> ServerSet::change(const std::vector<ServiceConf
     if (const Status less = connected ? set_quota(number, server.quota_bytes) : Status{}; !less)
       notes.push_back(fmt::format("{} keeps its larger quota: {}", server.host, less.error().message));
   return on_network([&]() -> Result<std::vector<std::string>> {
-    changing_ = false;
     std::erase_if(drains_, [](const auto& drain) { return drain.second->at_rest(); });
     if (!connected) {
       as_before();
@@ -258,15 +256,23 @@ ServerSet::Unchanged::~Unchanged() {
 }
 
 Result<ServerSet::Unchanged> ServerSet::hold_unchanged() {
-  return on_network([&]() -> Result<Unchanged> {
-    if (held_) return fail(Errc::conflict, "a checkpoint of this memory is under way");
-    if (changing_ || std::ranges::any_of(members_, &Member::leaving))
-      return fail(Errc::conflict, "the hosts of this memory are changing: a checkpoint can begin when they have changed");
-    held_ = true;
-    std::vector<SplitSave::Server> servers;
-    for (const Member& member : members_) servers.push_back({member.link, member.told.host});
-    return Unchanged(*this, std::move(servers));
-  });
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      something_ended_.wait(lock, [&] { return leaving_ == 0; });
+    }
+    const std::lock_guard no_change(change_mutex_);  // one may have been quicker
+    auto held = on_network([&]() -> Result<std::optional<Unchanged>> {
+      if (held_) return fail(Errc::conflict, "a checkpoint or a move of this memory is under way");
+      if (std::ranges::any_of(members_, &Member::leaving)) return std::optional<Unchanged>();
+      held_ = true;
+      std::vector<SplitSave::Server> servers;
+      for (const Member& member : members_) servers.push_back({member.link, member.told.host});
+      return Unchanged(*this, std::move(servers));
+    });
+    if (!held) return std::unexpected(held.error());
+    if (*held) return std::move(**held);
+  }
 }
 
 void ServerSet::end_sessions() {

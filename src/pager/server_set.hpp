@@ -72,7 +72,7 @@ class ServerSet {
     ServerSet* set_;
     std::vector<SplitSave::Server> servers_;
   };
-  /// Error conflict: it is changing, or somebody has it unchanged already.
+  /// Waits until nobody is being emptied. Error conflict: somebody has it unchanged already.
   Result<Unchanged> hold_unchanged();
   /// Nobody needs the pages any more. Waits for each server's answer, or death.
   void end_sessions();
@@ -121,7 +121,7 @@ class ServerSet {
   Pager* pager_ = nullptr;                       // the network's thread
   std::vector<Member> members_;                  // the network's thread
   std::vector<std::pair<std::size_t, std::unique_ptr<Drain>>> drains_;  // the network's thread
-  bool held_ = false, changing_ = false;         // the network's thread: somebody has it Unchanged; a change is under way
+  bool held_ = false;                            // the network's thread: somebody has it Unchanged
 
   std::mutex change_mutex_;                      ///< one change at a time
   std::mutex mutex_;

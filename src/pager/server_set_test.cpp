@@ -196,5 +196,19 @@ TEST_F(ServerSetTest, WhoeverIsNotWantedAnyMoreIsNotTakenUp) {
   EXPECT_EQ(living(), (std::vector<std::string>{"h2"}));
 }
 
+TEST_F(ServerSetTest, ItIsHeldUnchangedWhenNobodyIsBeingEmptiedAnyMore) {
+  start({"h2", "h3"}, 1);
+  const std::vector<ServiceConfig::Server> wanted{network_.run([&] { return set_->members()[1].told; })};
+  ASSERT_TRUE(set_->change(wanted, [&] { hosts_.at("h2").gate->close(); }));
+  auto holding = std::async(std::launch::async, [&] { return set_->hold_unchanged(); });
+  EXPECT_EQ(holding.wait_for(200ms), std::future_status::timeout) << "h2 has not answered END";
+  hosts_.at("h2").gate->open();
+  const auto unchanged = holding.get();
+  ASSERT_TRUE(unchanged) << unchanged.error().text();
+  EXPECT_EQ(living(), (std::vector<std::string>{"h3"}));
+  EXPECT_EQ(set_->hold_unchanged().error().code, Errc::conflict) << "one at a time";
+  EXPECT_EQ(set_->change(wanted, [] {}).error().code, Errc::conflict);
+}
+
 }  // namespace
 }  // namespace yado::pager

@@ -12,6 +12,7 @@
 #include "base/log.hpp"
 #include "os/file.hpp"
 #include "pager/client.hpp"
+#include "pager/changed_pages.hpp"
 #include "pager/order_of_use.hpp"
 #include "wire/listen.hpp"
 
@@ -98,15 +99,25 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
     return fail(Errc::conflict, "the process has a memory of {} pages, wanted were {}", memory->pages(), network.pages());
   Pager pager(*memory, network.memory(), network.executor(),
               {{.pages = memory->pages(), .local_limit = config.local_bytes / page_bytes, .prefetch_most = config.prefetch_pages}, seed, lost});
-  // Restored: whoever loaded a share counts from the image's cut, too.
-  if (network.chain()) pager.count_changes();
+  // Restored, or left: whoever has a share counts from the image's cut, too.
+  ServedMemory served{config, pager, network, std::make_shared<SaveWatch>(), {}};
+  if (network.chain()) {
+    pager.count_changes();
+    served.kept.cut = network.chain()->cut();
+  } else if (!config.left_in.empty()) {
+    // As far as there is none, nobody has taken an image of it.
+    if (auto changed = read_changed_pages(config.left_in, pager.pages())) {
+      pager.count_changes(std::move(changed->pages));
+      served.kept.cut = changed->since;
+    } else if (changed.error().code != Errc::not_found) {
+      log::warn("pager: {}: the next checkpoint has all of this memory", changed.error().text());
+    }
+  }
   if (!waits) YADO_TRY(memory->go(), "pager");
   if (network.owns()) network.servers().start(pager);
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
   if (heir.valid()) (void)os::write_all(heir, json{{"ok", true}}.dump() + "\n");
 
-  ServedMemory served{config, pager, network, std::make_shared<SaveWatch>(), {}};
-  if (network.chain()) served.kept.cut = network.chain()->cut();
   std::vector<std::jthread> clients;
   for (;;) {
     pollfd wanted[] = {{memory->process_fd(), POLLRDHUP, 0}, {listener->socket.get(), POLLIN, 0}};

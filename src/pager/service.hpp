@@ -85,7 +85,7 @@ struct ServiceConfig {
   /// What to restore: of each image of the chain, the self-contained one first, the directories of its parts of pages, as far as they are on
   /// this host; of a chain of several, of all its parts, perhaps without their logs.
   std::vector<std::vector<std::filesystem::path>> image;
-  std::filesystem::path working_set;  ///< directory with the order in which an inherited memory was in use; empty: none
+  std::filesystem::path left_in;  ///< directory with what else was left of an inherited memory: the order of use, and what changed since an image; empty: nothing
   /// It does not know yet what it is to inherit: lets the process go and waits to be told (`inherit`). No server is asked before; whoever of the
   /// process touches the memory waits, too.
   bool waits = false;

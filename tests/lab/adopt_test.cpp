@@ -114,7 +114,7 @@ class AdoptFromLibvirtTest : public AdoptTest {
 
 TEST_F(AdoptTest, AGuestThatBootsFromItsDiskAndAsksForItsAddressIsServed) {
   LAB_MUST(const json spec, cluster().spec("dhcpweb", "dhcpweb"));
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   EXPECT_TRUE(answers("dhcp.test"));
   EXPECT_EQ(cluster().yado({"rm", "dhcpweb"}).status, 0);
 }

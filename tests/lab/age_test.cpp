@@ -20,7 +20,7 @@ class AgeTest : public LabTest<AgeTest>, public ::testing::WithParamInterface<in
     LAB_MUST(json spec, cluster().spec(example, name, "frozen"));
     spec["policy"]["frozen_age_ms"] = 3'600'000;
     spec["policy"]["placement"] = {"h1", "h2", "h3"};
-    LAB_OK(cluster().deploy(spec));
+    ASSERT_OK(cluster().deploy(spec));
     ASSERT_TRUE(cluster().wait_redundant(name)) << cluster().why_not_redundant(name);
   }
   milliseconds standby_age(const std::string& name) {
@@ -46,7 +46,7 @@ TEST_P(AgeTest, AStandbyOfThisManyMinutesAnswersAtOnceAndGoesOn) {
   const std::uint64_t since = cluster().newest_event();
   ASSERT_EQ(cluster().owner_host("counter"), "h1");
   ASSERT_EQ(cluster().owner_host("site"), "h1");
-  LAB_OK(cluster().fault("host-silent", "h1"));
+  ASSERT_OK(cluster().fault("host-silent", "h1"));
   const auto first = traffic->answered_after(before);
   ASSERT_TRUE(first);
   EXPECT_TRUE(
@@ -60,9 +60,9 @@ TEST_P(AgeTest, AStandbyOfThisManyMinutesAnswersAtOnceAndGoesOn) {
     ASSERT_TRUE(ready) << name;
     EXPECT_EQ((*ready)["fields"].value("way", ""), "frozen") << ready->dump();
   }
-  LAB_OK(cluster().heal("h1"));
+  ASSERT_OK(cluster().heal("h1"));
   for (const char* name : {"counter", "site"})
-    LAB_OK(cluster().control("DELETE", std::string("/v1/workloads/") + name));
+    ASSERT_OK(cluster().control("DELETE", std::string("/v1/workloads/") + name));
 }
 INSTANTIATE_TEST_SUITE_P(Minutes, AgeTest, ::testing::Values(1, 10),
                          [](const auto& one) { return std::to_string(one.param); });

@@ -18,11 +18,6 @@ namespace {
 
 constexpr nanoseconds recovery = 3 * generous;
 
-std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
-  const char* value = std::getenv(variable);
-  return value && *value ? std::strtoull(value, nullptr, 10) : otherwise;
-}
-
 class AgentKillTest : public LabTest<AgentKillTest> {
  public:
   static ClusterOptions cluster_options() { return {.hosts = 4, .criu = true, .database = false, .disk = {}, .name = {}}; }
@@ -70,9 +65,9 @@ class AgentKillTest : public LabTest<AgentKillTest> {
     const auto is_over = [&] { return done.wait_for(std::chrono::seconds(0)) == std::future_status::ready; };
     if (done.valid()) EXPECT_TRUE(cluster().until([&] { return cluster().events(since).size() >= events || is_over(); }, recovery));
     else EXPECT_TRUE(right_after(load, load.samples().size() + events));
-    LAB_OK(cluster().fault("agent", victim));
+    ASSERT_OK(cluster().fault("agent", victim));
     if (done.valid()) (void)done.get();  // it may fail, and says so
-    LAB_OK(cluster().heal(victim));
+    ASSERT_OK(cluster().heal(victim));
     EXPECT_TRUE(right_after(load, load.samples().size())) << "it does not go on";
     EXPECT_TRUE(cluster().wait_redundant("bigvm", recovery)) << cluster().why_not_redundant("bigvm");
     const json view = cluster().workload("bigvm");
@@ -92,7 +87,7 @@ TEST_F(AgentKillTest, TheGuestIsRightOrRecoveredWhicheverAgentDiesWhenever) {
   LAB_MUST(json spec, cluster().spec("memvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3", "h4"};
   spec["vm"]["split"]["redundancy"] = "replica";
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   drill::LoadOptions options;
   options.address = cluster().gate();
   options.host = "big.test";

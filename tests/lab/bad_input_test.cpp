@@ -39,7 +39,7 @@ class BadInputTest : public LabTest<BadInputTest> {
   }
   void dies_with_damaged_images(const std::function<void(const fs::path&)>& damage) {
     LAB_MUST(const json spec, cluster().spec("counter", "counter", "image"));
-    LAB_OK(cluster().deploy(spec));
+    ASSERT_OK(cluster().deploy(spec));
     ASSERT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
     const std::string image = image_of(cluster(), "counter"), host = cluster().owner_host("counter");
     int damaged = 0;
@@ -48,13 +48,13 @@ class BadInputTest : public LabTest<BadInputTest> {
     ASSERT_GE(damaged, 2);
     LAB_MUST(auto traffic, Traffic::start(cluster(), "counter"));
     const std::uint64_t before = cluster().epoch("counter"), since = cluster().newest_event();
-    LAB_OK(cluster().fault("host-silent", host));
+    ASSERT_OK(cluster().fault("host-silent", host));
     EXPECT_TRUE(traffic->answered_after(before));
     const auto ready = cluster().event(since, "ready", "counter");
     ASSERT_TRUE(ready);
     EXPECT_EQ((*ready)["fields"].value("way", ""), "cold");
     EXPECT_NE((*ready)["fields"].value("detail", "").find("image"), std::string::npos) << ready->dump();
-    LAB_OK(cluster().heal(host));
+    ASSERT_OK(cluster().heal(host));
     EXPECT_TRUE(cluster().wait_redundant("counter")) << "no new image: " << cluster().why_not_redundant("counter");
     EXPECT_NE(image_of(cluster(), "counter"), image) << "the damaged image still counts";
     const Verdict verdict = traffic->finish();
@@ -104,15 +104,15 @@ TEST_F(BadInputTest, ImagesCutShortAreRefusedAndReplaced) {
 
 TEST_F(BadInputTest, AKilledAgentAdoptsWhatRuns) {
   LAB_MUST(const json spec, cluster().spec("counter", "counter", "frozen"));
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   ASSERT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
   LAB_MUST(auto traffic, Traffic::start(cluster(), "counter"));
   const json before = cluster().workload("counter");
   for (const char* role : {"owner", "standby"}) {
     const std::string host = before[role].value("host", "");
-    LAB_OK(cluster().fault("agent", host));
+    ASSERT_OK(cluster().fault("agent", host));
     EXPECT_TRUE(traffic->serves_since(os::now())) << "the instance needs its agent";
-    LAB_OK(cluster().heal(host));
+    ASSERT_OK(cluster().heal(host));
     EXPECT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
   }
   EXPECT_TRUE(traffic->serves_since(os::now()));
@@ -132,24 +132,24 @@ class FullDiskTest : public LabTest<FullDiskTest> {
 
 TEST_F(FullDiskTest, ACheckpointOnAFullDiskFailsAndTheOldImageStays) {
   LAB_MUST(const json spec, cluster().spec("counter", "counter", "image"));
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   ASSERT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
   LAB_MUST(auto traffic, Traffic::start(cluster(), "counter"));
   const json before = cluster().workload("counter");
   const std::string owner = before["owner"].value("host", "");
   for (const char* host : {"h1", "h2", "h3"})
-    if (host != owner) LAB_OK(cluster().fault("disk-full", host));
+    if (host != owner) ASSERT_OK(cluster().fault("disk-full", host));
   const std::uint64_t since = cluster().newest_event();
-  LAB_OK(cluster().control("POST", "/v1/workloads/counter/checkpoint"));
+  ASSERT_OK(cluster().control("POST", "/v1/workloads/counter/checkpoint"));
   const auto failed = cluster().event(since, "image-failed", "counter");
   ASSERT_TRUE(failed) << "the checkpoint succeeded on a full disk";
   EXPECT_NE(failed->dump().find("space"), std::string::npos) << failed->dump();
   EXPECT_EQ(image_of(cluster(), "counter"), before["image"].value("id", "")) << "the old image is gone";
-  LAB_OK(cluster().lab("POST", "/v1/heal", json::object()));
+  ASSERT_OK(cluster().lab("POST", "/v1/heal", json::object()));
   EXPECT_TRUE(cluster().event(since, "image", "counter")) << "no image after the disk was freed";
   EXPECT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
   const std::uint64_t epoch = cluster().epoch("counter");
-  LAB_OK(cluster().fault("host-silent", owner));
+  ASSERT_OK(cluster().fault("host-silent", owner));
   EXPECT_TRUE(traffic->answered_after(epoch));
   const Verdict verdict = traffic->finish();
   EXPECT_TRUE(verdict.wrong.empty()) << verdict.text();
@@ -166,17 +166,17 @@ class NoCriuTest : public LabTest<NoCriuTest>,
 TEST_P(NoCriuTest, ColdStartsAndStartedThenFrozenStandbysGoOn) {
   const auto [standby, way] = GetParam();
   LAB_MUST(const json spec, cluster().spec("counter", "counter", standby));
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   ASSERT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
   LAB_MUST(auto traffic, Traffic::start(cluster(), "counter"));
   const std::uint64_t before = cluster().epoch("counter"), since = cluster().newest_event();
   const std::string host = cluster().owner_host("counter");
-  LAB_OK(cluster().fault("host-silent", host));
+  ASSERT_OK(cluster().fault("host-silent", host));
   EXPECT_TRUE(traffic->answered_after(before));
   const auto ready = cluster().event(since, "ready", "counter");
   ASSERT_TRUE(ready);
   EXPECT_EQ((*ready)["fields"].value("way", ""), way) << ready->dump();
-  LAB_OK(cluster().heal(host));
+  ASSERT_OK(cluster().heal(host));
   EXPECT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
   const Verdict verdict = traffic->finish();
   EXPECT_TRUE(verdict.wrong.empty()) << verdict.text();

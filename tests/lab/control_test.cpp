@@ -17,22 +17,22 @@ class ControlTest : public LabTest<ControlTest> {
  protected:
   void die_without_control(const std::string& standby) {
     LAB_MUST(const json spec, cluster().spec("counter", "counter", standby));
-    LAB_OK(cluster().deploy(spec));
+    ASSERT_OK(cluster().deploy(spec));
     ASSERT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
     LAB_MUST(auto traffic, Traffic::start(cluster(), "counter"));
     const std::uint64_t before = cluster().epoch("counter"), since = cluster().newest_event();
     const std::string host = cluster().owner_host("counter");
-    LAB_OK(cluster().fault("control", ""));
-    LAB_OK(cluster().fault("host-silent", host));
+    ASSERT_OK(cluster().fault("control", ""));
+    ASSERT_OK(cluster().fault("host-silent", host));
     const auto first = traffic->answered_after(before);
     ASSERT_TRUE(first) << "nobody answers without control";
     EXPECT_NE(first->epoch & 0xff, 0u) << "this epoch is not a gate's";
     EXPECT_TRUE(traffic->serves_since(first->ended));
-    LAB_OK(cluster().heal("front"));
+    ASSERT_OK(cluster().heal("front"));
     EXPECT_TRUE(cluster().event(since, "adopted", "counter"));
     EXPECT_TRUE(cluster().until([&] { return cluster().epoch("counter") == first->epoch; }));
     EXPECT_EQ("counter@" + cluster().owner_host("counter"), first->instance);
-    LAB_OK(cluster().heal(host));
+    ASSERT_OK(cluster().heal(host));
     EXPECT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
     EXPECT_EQ(cluster().epoch("counter"), first->epoch) << "what was adopted was moved again";
     EXPECT_TRUE(traffic->serves_since(os::now()));
@@ -71,7 +71,7 @@ TEST_F(ControlTest, ThatDiesByItselfIsStartedAgainAndGoesOnKeepingThings) {
 
 TEST_F(ControlTest, KilledAtAnyMomentOfAFailoverItLosesNothing) {
   LAB_MUST(const json spec, cluster().spec("counter", "counter", "frozen"));
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   // The moment is an event of the failover, or a random time after the fault: each is somebody's bad luck.
   std::mt19937 random(7);
   const std::vector<std::string> moments{"grant", "raise", "ready", "standby"};
@@ -81,12 +81,12 @@ TEST_F(ControlTest, KilledAtAnyMomentOfAFailoverItLosesNothing) {
     LAB_MUST(auto traffic, Traffic::start(cluster(), "counter"));
     const std::uint64_t before = cluster().epoch("counter"), since = cluster().newest_event();
     const std::string host = cluster().owner_host("counter"), moment = moments[random() % moments.size()];
-    LAB_OK(cluster().fault("host-silent", host));
+    ASSERT_OK(cluster().fault("host-silent", host));
     EXPECT_TRUE(cluster().event(since, moment, "counter")) << moment << " never came";
-    LAB_OK(cluster().fault("control", ""));
+    ASSERT_OK(cluster().fault("control", ""));
     EXPECT_TRUE(traffic->answered_after(before)) << "control died at " << moment;
-    LAB_OK(cluster().heal("front"));
-    LAB_OK(cluster().heal(host));
+    ASSERT_OK(cluster().heal("front"));
+    ASSERT_OK(cluster().heal(host));
     EXPECT_TRUE(cluster().wait_redundant("counter"))
         << "control died at " << moment << ": " << cluster().why_not_redundant("counter");
     EXPECT_TRUE(traffic->serves_since(os::now()));

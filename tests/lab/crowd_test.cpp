@@ -16,7 +16,7 @@ TEST_F(CrowdTest, ThirtyServicesOfADyingHostAnswerAgain) {
     LAB_MUST(json spec, cluster().spec("counter", name, "image"));
     spec["container"]["memory_bytes"] = 64 << 20;
     spec["policy"]["placement"] = {"h1", "h2", "h3"};
-    LAB_OK(cluster().deploy(spec));
+    ASSERT_OK(cluster().deploy(spec));
     EXPECT_EQ(cluster().owner_host(name), "h1");
     names.push_back(name);
   }

@@ -15,7 +15,7 @@ class ExclusiveTest : public LabTest<ExclusiveTest> {
   void deploy() {
     LAB_MUST(json spec, cluster().spec("counter", "counter", "cold", "exclusive"));
     spec["policy"]["lease_ms"] = 2000;
-    LAB_OK(cluster().deploy(spec));
+    ASSERT_OK(cluster().deploy(spec));
   }
 
   /// Who wrote rows, in the order of writing, each run of one writer once; and who became the owner, the same way.
@@ -77,8 +77,8 @@ TEST_F(ExclusiveTest, TwoOwnersNeverAnswer) {
     const std::string host = cluster().owner_host("counter"), instance = cluster().owner_instance("counter");
     FreezeWatch watch(cluster().cgroup(host, instance));
     const std::string kind = fault.substr(0, fault.find('+'));
-    LAB_OK(cluster().fault(kind, host, kind == "process" ? "counter" : ""));
-    if (fault == "cut+agent") LAB_OK(cluster().fault("agent", host));
+    ASSERT_OK(cluster().fault(kind, host, kind == "process" ? "counter" : ""));
+    if (fault == "cut+agent") ASSERT_OK(cluster().fault("agent", host));
     const auto first = traffic->answered_after(before);
     ASSERT_TRUE(first) << "nobody answers";
     EXPECT_TRUE(traffic->serves_since(first->ended));
@@ -90,7 +90,7 @@ TEST_F(ExclusiveTest, TwoOwnersNeverAnswer) {
     EXPECT_LT(still->time_since_epoch().count(), raise->value("at_ns", std::int64_t{0}))
         << "the old owner ran when the new one was raised";
     owners.push_back(cluster().owner_host("counter"));
-    LAB_OK(cluster().heal(host));
+    ASSERT_OK(cluster().heal(host));
     EXPECT_TRUE(cluster().wait_redundant("counter")) << cluster().why_not_redundant("counter");
     EXPECT_TRUE(traffic->serves_since(os::now()));
     const Verdict verdict = traffic->finish();

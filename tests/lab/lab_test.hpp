@@ -5,6 +5,7 @@
 
 #include <iostream>
 
+#include "base/testing.hpp"
 #include "cluster.hpp"
 #include "traffic.hpp"
 
@@ -12,11 +13,6 @@
   auto YADO_CONCAT(must_, __LINE__) = (expression);                                         \
   ASSERT_TRUE(YADO_CONCAT(must_, __LINE__)) << YADO_CONCAT(must_, __LINE__).error().text(); \
   declaration = std::move(*YADO_CONCAT(must_, __LINE__))
-#define LAB_OK(expression)                        \
-  do {                                            \
-    const auto lab_ok = (expression);             \
-    ASSERT_TRUE(lab_ok) << lab_ok.error().text(); \
-  } while (false)
 
 namespace yado::labtest {
 

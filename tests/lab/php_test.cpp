@@ -10,7 +10,7 @@ class PhpTest : public LabTest<PhpTest> {};
 
 TEST_F(PhpTest, RunsFromItsSpecAndSurvivesItsHostFromAnImage) {
   LAB_MUST(const json spec, cluster().spec("php", "php"));
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   ASSERT_TRUE(cluster().wait_redundant("php")) << cluster().why_not_redundant("php");
   drill::LoadOptions options;
   options.address = cluster().gate();
@@ -24,7 +24,7 @@ TEST_F(PhpTest, RunsFromItsSpecAndSurvivesItsHostFromAnImage) {
   };
   ASSERT_TRUE(any(0));
   const std::uint64_t before = cluster().epoch("php"), since = cluster().newest_event();
-  LAB_OK(cluster().fault("host-silent", cluster().owner_host("php")));
+  ASSERT_OK(cluster().fault("host-silent", cluster().owner_host("php")));
   EXPECT_TRUE(any(before));
   for (const drill::Sample& sample : load->finish())
     EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;

@@ -53,12 +53,12 @@ TEST(SmokeTest, TwoLabsStandSideBySide) {
   LAB_MUST(auto other, Cluster::start());
   for (Cluster* lab : {one.get(), other.get()}) {
     LAB_MUST(const json spec, lab->spec("counter", "counter", "cold"));
-    LAB_OK(lab->deploy(spec));
+    ASSERT_OK(lab->deploy(spec));
   }
   LAB_MUST(auto traffic, Traffic::start(*one, "counter"));
   const std::uint64_t epoch = other->epoch("counter");
   const std::uint64_t before = one->epoch("counter");
-  LAB_OK(one->fault("host-silent", one->owner_host("counter")));
+  ASSERT_OK(one->fault("host-silent", one->owner_host("counter")));
   EXPECT_TRUE(traffic->answered_after(before)) << one->last_words();
   const Verdict verdict = traffic->finish();
   EXPECT_TRUE(verdict.wrong.empty()) << verdict.text();

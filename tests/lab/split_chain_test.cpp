@@ -65,7 +65,7 @@ TEST_F(SplitChainTest, AChainOfIncrementalCheckpointsIsRaisedFromAndEndsWithTheN
     for (const json& server : memory["servers"]) keepers.insert(server.value("host", ""));
     EXPECT_EQ(keepers, (std::set<std::string>{"h2", "h3"})) << memory.dump();
   }
-  LAB_OK(cluster().heal("h1"));
+  ASSERT_OK(cluster().heal("h1"));
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
 
   // The life that was raised from the chain goes on with it, and what it saved is raised from.

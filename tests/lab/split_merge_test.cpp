@@ -54,7 +54,7 @@ TEST_F(SplitMergeTest, AChainThatIsTooLongIsMergedWhereItsSharesLieAndRaisedFrom
     SCOPED_TRACE(fault);
     ASSERT_NO_FATAL_FAILURE(expect_raised_from_image_after(fault));
   }
-  LAB_OK(cluster().heal("h1"));
+  ASSERT_OK(cluster().heal("h1"));
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
   expect_all_correct(*load);
 }

@@ -31,7 +31,7 @@ class SplitImagesTest : public LabTest<Suite> {
   void run_under_load() {
     LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
     spec["policy"]["placement"] = {"h1", "h2", "h3", "h4"};
-    LAB_OK(cluster().deploy(spec));
+    ASSERT_OK(cluster().deploy(spec));
     ASSERT_EQ(cluster().owner_host("bigvm"), "h1");
     load = load_of_split_guest(cluster().gate());
     ASSERT_TRUE(load && answered_after(*load, 0));
@@ -70,7 +70,7 @@ class SplitImagesTest : public LabTest<Suite> {
   void expect_raised_from_image_after(const std::string& fault) {
     const std::string host = cluster().owner_host("bigvm");
     const std::uint64_t before = cluster().epoch("bigvm"), since = cluster().newest_event();
-    LAB_OK(cluster().fault(fault, host, fault == "process" ? "bigvm" : ""));
+    ASSERT_OK(cluster().fault(fault, host, fault == "process" ? "bigvm" : ""));
     ASSERT_TRUE(answered_after(*load, before));
     const auto ready = cluster().event(since, "ready", "bigvm");
     ASSERT_TRUE(ready);

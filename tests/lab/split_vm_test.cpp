@@ -18,7 +18,7 @@ TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
   if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   EXPECT_EQ(cluster().owner_host("bigvm"), "h1");
   const auto load = start_load();
   ASSERT_TRUE(load);
@@ -52,13 +52,13 @@ TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
   }
   const std::uint64_t before = cluster().epoch("bigvm");
   const std::uint64_t since = cluster().newest_event();
-  LAB_OK(cluster().fault("host-silent", "h1"));
+  ASSERT_OK(cluster().fault("host-silent", "h1"));
   EXPECT_TRUE(answered_after(*load, before)) << "not recovered";
   const auto ready = cluster().event(since, "ready", "bigvm");
   ASSERT_TRUE(ready);
   EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
   EXPECT_NE(cluster().owner_host("bigvm"), "h1");
-  LAB_OK(cluster().heal("h1"));
+  ASSERT_OK(cluster().heal("h1"));
 
   // By hand: a checkpoint of what runs now, and all of it on one host.
   const Ended taken = cluster().yado({"checkpoint", "bigvm"});
@@ -120,13 +120,13 @@ TEST_F(SpareTest, AnotherHostTakesThePlaceOfALostOne) {
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1"};
   spec["vm"]["split"]["redundancy"] = "replica";
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   const std::uint64_t epoch = cluster().epoch("bigvm");
   const auto load = load_of_split_guest(cluster().gate());
   ASSERT_TRUE(load);
   ASSERT_TRUE(load->wait_for([](const drill::Sample& sample) { return sample.correct; }, generous));
   const std::uint64_t since = cluster().newest_event();
-  LAB_OK(cluster().fault("host-silent", "h3"));
+  ASSERT_OK(cluster().fault("host-silent", "h3"));
   const auto replaced = cluster().event(since, "memory-host-replaced", "bigvm");
   ASSERT_TRUE(replaced);
   EXPECT_EQ((*replaced)["fields"].value("lost", ""), "h3") << replaced->dump();
@@ -148,7 +148,7 @@ TEST_F(SplitVmTest, TheDeathOfTheHostWithTheCopyOfItsImageTogetherWithItsOwnIsOu
   if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   const auto load = start_load();
   ASSERT_TRUE(load && answered_after(*load, 0));
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
@@ -159,14 +159,14 @@ TEST_F(SplitVmTest, TheDeathOfTheHostWithTheCopyOfItsImageTogetherWithItsOwnIsOu
   const std::string other = *others.begin();
 
   const std::uint64_t before = cluster().epoch("bigvm"), since = cluster().newest_event();
-  LAB_OK(cluster().fault("host-silent", other));
+  ASSERT_OK(cluster().fault("host-silent", other));
   (void)cluster().fault("process", "h1", "bigvm");  // it may have ended already, for want of a page
   ASSERT_TRUE(answered_after(*load, before));
   const auto ready = cluster().event(since, "ready", "bigvm");
   ASSERT_TRUE(ready);
   EXPECT_EQ((*ready)["fields"].value("way", ""), "image") << ready->dump();
   EXPECT_NE(cluster().owner_host("bigvm"), other);
-  LAB_OK(cluster().heal(other));
+  ASSERT_OK(cluster().heal(other));
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
   expect_all_correct(*load);
 }
@@ -176,7 +176,7 @@ TEST_F(SplitVmTest, ASlowCheckpointSaysHowFarEachHostHasCome) {
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   spec["vm"]["split"]["checkpoint_bytes_per_second"] = 8 << 20;
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
   const Ended taken = cluster().yado({"checkpoint", "bigvm"});
   EXPECT_EQ(taken.status, 0) << taken.output;
@@ -195,7 +195,7 @@ TEST_F(SplitVmTest, AVirtualMachineMovesToAnotherHostWhileItRuns) {
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
   spec["policy"]["standby"] = "cold";
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   const auto load = start_load();
   ASSERT_TRUE(load);
   ASSERT_TRUE(answered_after(*load, 0));
@@ -239,7 +239,7 @@ TEST_F(SplitVmTest, AGuestThatIsSlowAfterAMoveIsWaitedFor) {
   if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   const std::string home = cluster().owner_host("bigvm");
   const Ended away = cluster().yado({"move", "bigvm", home == "h2" ? "h3" : "h2"});
   EXPECT_EQ(away.status, 0) << away.output;
@@ -248,7 +248,7 @@ TEST_F(SplitVmTest, AGuestThatIsSlowAfterAMoveIsWaitedFor) {
   const auto expected = cluster().event(since, "expected", "bigvm");
   ASSERT_TRUE(expected);
   LAB_MUST(const os::Cgroup ready, os::Cgroup::open(cluster().cgroup(home, (*expected)["fields"].value("as", ""))));
-  LAB_OK(ready.limit({.cpus = 0.02}));
+  ASSERT_OK(ready.limit({.cpus = 0.02}));
   const Ended moved = moving.get();
   EXPECT_EQ(moved.status, 0) << moved.output;
   EXPECT_EQ(cluster().owner_host("bigvm"), home);
@@ -259,7 +259,7 @@ TEST_F(SplitVmTest, WhenTheNextHostFailsTheGuestGoesOnWhereItStood) {
   if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   const auto load = start_load();
   ASSERT_TRUE(load);
   ASSERT_TRUE(answered_after(*load, 0));
@@ -271,11 +271,11 @@ TEST_F(SplitVmTest, WhenTheNextHostFailsTheGuestGoesOnWhereItStood) {
   ASSERT_TRUE(expected);
   const std::string next = (*expected)["fields"].value("as", "");
   LAB_MUST(const os::Cgroup ready, os::Cgroup::open(cluster().cgroup(target, next)));
-  LAB_OK(ready.freeze(generous));
+  ASSERT_OK(ready.freeze(generous));
   // Until it is told what to inherit, its pager answers nothing else.
   const auto pager = cluster().host_directory(target) / "instances" / next / "pager";
   EXPECT_TRUE(cluster().until([&] { return vm::ask_pager(pager, R"({"do":"figures"})").has_value(); })) << pager;
-  LAB_OK(ready.kill_all());
+  ASSERT_OK(ready.kill_all());
   const Ended moved = moving.get();
   EXPECT_NE(moved.status, 0) << moved.output;
   EXPECT_TRUE(answered_after(*load, before));
@@ -298,7 +298,7 @@ TEST_F(SplitVmTest, WhenControlDiesDuringAMoveNothingIsLeftReady) {
   if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
   spec["policy"]["placement"] = {"h1", "h2", "h3"};
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   const auto load = start_load();
   ASSERT_TRUE(load);
   ASSERT_TRUE(answered_after(*load, 0));
@@ -308,9 +308,9 @@ TEST_F(SplitVmTest, WhenControlDiesDuringAMoveNothingIsLeftReady) {
   const auto expected = cluster().event(since, "expected", "bigvm");
   ASSERT_TRUE(expected);
   const std::string ready = cluster().cgroup(target, (*expected)["fields"].value("as", ""));
-  LAB_OK(cluster().fault("control", ""));
+  ASSERT_OK(cluster().fault("control", ""));
   (void)moving.get();
-  LAB_OK(cluster().heal("front"));
+  ASSERT_OK(cluster().heal("front"));
   EXPECT_TRUE(cluster().until([&] {
     const bool runs_there = cluster().cgroup(cluster().owner_host("bigvm"), cluster().owner_instance("bigvm")) == ready;
     return runs_there || !os::Cgroup::open(ready);

@@ -14,7 +14,7 @@ class VmTest : public LabTest<VmTest> {};
 TEST_F(VmTest, AVirtualMachineOutlivesItsHost) {
   if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
   LAB_MUST(const json spec, cluster().spec("vmweb", "vmweb"));
-  LAB_OK(cluster().deploy(spec));
+  ASSERT_OK(cluster().deploy(spec));
   drill::LoadOptions options;
   options.address = cluster().gate();
   options.host = "vm.test";
@@ -43,7 +43,7 @@ TEST_F(VmTest, AVirtualMachineOutlivesItsHost) {
     const std::uint64_t before = cluster().epoch("vmweb");
     const std::string host = cluster().owner_host("vmweb");
     const std::uint64_t since = cluster().newest_event();
-    LAB_OK(cluster().fault(fault, host, std::string(fault) == "process" ? "vmweb" : ""));
+    ASSERT_OK(cluster().fault(fault, host, std::string(fault) == "process" ? "vmweb" : ""));
     EXPECT_TRUE(answered_after(before)) << fault;
     const auto ready = cluster().event(since, "ready", "vmweb");
     ASSERT_TRUE(ready);
@@ -54,7 +54,7 @@ TEST_F(VmTest, AVirtualMachineOutlivesItsHost) {
       return clock.status == 0 && std::abs(std::atol(clock.output.c_str()) - std::time(nullptr)) <= 1;
     })) << fault << ": " << in_guest("date +%s").output;
     EXPECT_EQ(in_guest("echo x > /var/written && sync").status, 0);
-    LAB_OK(cluster().heal(host));
+    ASSERT_OK(cluster().heal(host));
   }
   for (const drill::Sample& sample : load->finish())
     EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;

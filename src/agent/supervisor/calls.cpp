@@ -203,7 +203,13 @@ Status Supervisor::freeze() {
 Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked asked) {
   YADO_TRY(need_instance(), "checkpoint");
   YADO_TRY(driver_->can_checkpoint(), "checkpoint");
-  if (!operations_.empty()) return fail(Errc::conflict, "checkpoint: {} is under way", operations_.front().what);
+  // It lasts as long as its program does.
+  if (busy("exec")) return fail(Errc::conflict, "checkpoint: exec is under way");
+  // Whoever asked for what is under way may have died, so that its like may not know of it.
+  if (!operations_.empty()) {
+    later_.emplace_back(message, asked);
+    return std::optional<json>{};
+  }
   workload::PartDirectories parts;
   bool leave_running = true;
   workload::NewImage image;
@@ -234,6 +240,15 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
   };
   operations_.push_back({asked, "checkpoint", std::move(operation), finish});
   return std::optional<json>{};
+}
+
+void Supervisor::begin_later() {
+  while (operations_.empty() && !later_.empty()) {
+    const auto [message, asked] = std::move(later_.front());
+    later_.erase(later_.begin());
+    const auto begun = checkpoint(message, asked);
+    if (!begun) answer(asked, std::unexpected(begun.error()));
+  }
 }
 
 Status Supervisor::put_to_sleep() {

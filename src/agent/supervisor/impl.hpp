@@ -104,6 +104,7 @@ class Supervisor {
   Result<Operation> begin(const std::function<Result<json>(int output)>& work);
   Status need_instance() const;
   bool busy(std::string_view what) const;
+  void begin_later();
 
   Config config_;
   os::Fd network_;
@@ -115,6 +116,7 @@ class Supervisor {
   std::list<Connection> clients_;
   std::uint64_t last_client_ = 0;
   std::list<Running> operations_;
+  std::vector<std::pair<json, Asked>> later_;  ///< checkpoints that wait until nothing else is under way
 
   std::unique_ptr<workload::Driver> driver_;
   std::unique_ptr<workload::Instance> instance_;

@@ -110,6 +110,7 @@ void Supervisor::loop() {
       std::list<Running> done;
       done.splice(done.begin(), operations_, found);  // off the list first: finishing may begin another one
       answer(done.front().asked, done.front().finish(done.front().operation.answer(), done.front().operation));
+      begin_later();
     }
     for (std::size_t i = 0; i < client_numbers.size() && !end_; ++i)
       if (ready(first_client + i)) {
@@ -285,7 +286,11 @@ void Supervisor::tell(json event) {
   for (const std::uint64_t client : lost) drop(client);
 }
 
-void Supervisor::drop(std::uint64_t client) { std::erase_if(clients_, [&](const Connection& one) { return one.number == client; }); }
+void Supervisor::drop(std::uint64_t client) {
+  std::erase_if(clients_, [&](const Connection& one) { return one.number == client; });
+  std::erase_if(later_, [&](const auto& one) { return one.second.client == client; });
+}
+
 int run(const Config& config, os::Fd network, os::Fd ready, std::unique_ptr<workload::Driver> expecting) {
   auto driver = driver_of(config);
   if (expecting) driver->take_over(*expecting);

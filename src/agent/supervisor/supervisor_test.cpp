@@ -14,6 +14,7 @@
 #include "agent/supervisor/log_file.hpp"
 #include "agent/supervisor/socket.hpp"
 #include "agent/supervisor/spawn.hpp"
+#include "base/testing.hpp"
 #include "os/cgroup.hpp"
 #include "workload/container/testing.hpp"
 
@@ -27,7 +28,6 @@ using container::testing::hang;
 using container::testing::python;
 using nlohmann::json;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 /// One blocking connection, as an agent would have it.
 class Connection {
@@ -359,6 +359,40 @@ TEST_F(SupervisorTest, CheckpointThenRestoreUnderAnotherSupervisorAndTheLogGoesO
   ASSERT_OK(process);
   ::kill(supervisors_.back(), SIGKILL);
   EXPECT_TRUE(process->ended_within(hang).value_or(false));
+}
+
+/// As an agent does that was killed while a checkpoint was taken, and started anew.
+TEST_F(SupervisorTest, ACheckpointWaitsForWhatIsUnderWay) {
+  const Config of_owner = config("a", counter());
+  if (of_owner.criu.empty()) GTEST_SKIP() << "needs a working CRIU named by YADO_CRIU: run tools/install-criu";
+  auto first = launch(of_owner);
+  ASSERT_OK(first);
+  first->call("start");
+  const auto parts = [&](const std::string& image) {
+    json made;
+    for (const std::string part : {"criu", "disk"}) fs::create_directories(fs::path(made[part] = ground_->directory() / image / part));
+    return made;
+  };
+  first->send("checkpoint", {{"parts", parts("one")}});
+  auto anew = Connection::open(of_owner.directory);
+  ASSERT_OK(anew);
+  anew->send("checkpoint", {{"parts", parts("two")}});
+  {
+    auto gone = Connection::open(of_owner.directory);
+    ASSERT_OK(gone);
+    gone->send("checkpoint", {{"parts", parts("of-nobody")}});
+  }
+  const json taken = anew->answer(anew->last_id());
+  EXPECT_TRUE(taken.contains("properties")) << taken;
+  EXPECT_TRUE(first->answer(first->last_id()).contains("properties"));
+  EXPECT_TRUE(anew->call("checkpoint", {{"parts", parts("three")}}).contains("properties"));
+  EXPECT_TRUE(fs::is_empty(ground_->directory() / "of-nobody/criu")) << "nobody waits for it";
+  EXPECT_EQ(anew->call("describe")["state"], "running");
+
+  anew->send("checkpoint", {{"parts", parts("four")}});
+  first->send("checkpoint", {{"parts", parts("five")}});
+  const json stopped = Connection::open(of_owner.directory)->call("stop", {{"grace_ms", 0}});
+  EXPECT_TRUE(stopped.contains("ok")) << stopped;
 }
 
 TEST_F(SupervisorTest, ThePlainClientOfTheAgentSpeaksTheSame) {

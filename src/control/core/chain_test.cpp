@@ -65,8 +65,8 @@ TEST_F(ControlChainTest, ADeltaGoesOnFromTheAcknowledgedImageAndItsSharersAreNam
   EXPECT_EQ(build.what.base, full);
   EXPECT_THAT(build.what.peers, Contains(HostAddress{h3, agent(h3).agent}));
   saved(build);
-  EXPECT_EQ(disk[site].image, build.what.image);
-  EXPECT_THAT(disk[site].bases, ::testing::ElementsAre(full));
+  EXPECT_EQ(disk[site].image->id, build.what.image);
+  EXPECT_THAT(disk[site].image->bases, ::testing::ElementsAre(full));
 }
 
 TEST_F(ControlChainTest, WhoCopiesADeltaGetsItsBasesFirst) {
@@ -125,7 +125,7 @@ TEST_F(ControlChainTest, AFullImageEndsTheChainAndNothingOfItIsLeft) {
   sweep();
   EXPECT_THAT(held(h1), SizeIs(3)) << "dropped before there is another";
   copied(only_call<PullCall>(saved(build)));
-  EXPECT_THAT(disk[site].bases, IsEmpty());
+  EXPECT_THAT(disk[site].image->bases, IsEmpty());
   sweep();
   EXPECT_EQ(held(h1), std::set<ImageId>{build.what.image});
   EXPECT_EQ(held(h2), (std::set<ImageId>{build.what.image, share_of(build.what.image)}));
@@ -139,10 +139,10 @@ TEST_F(ControlChainTest, WhoWasRaisedFromAnImageGoesOnFromIt) {
   const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
   EXPECT_EQ(build.what.base, full);
   saved(build);
-  EXPECT_THAT(disk[site].bases, ::testing::ElementsAre(full));
+  EXPECT_THAT(disk[site].image->bases, ::testing::ElementsAre(full));
   // And from what was saved of it then, also by a control that was restarted.
   restart();
-  EXPECT_EQ(disk[site].image_of, disk[site].instance);
+  EXPECT_EQ(disk[site].image->of, disk[site].instance);
 }
 
 TEST_F(ControlChainTest, AfterAnotherOwnerBeganAnewTheNextIsFullAndSaysWhy) {
@@ -337,7 +337,7 @@ TEST_F(ControlChainTest, AChainHasItsLength) {
   acknowledged();
   const std::size_t most = core().settings().chain_images;
   for (std::size_t i = 1; i < most; ++i) delta();
-  EXPECT_EQ(disk[site].bases.size() + 1, most);
+  EXPECT_EQ(disk[site].image->bases.size() + 1, most);
   const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
   EXPECT_FALSE(build.what.base);
   EXPECT_THAT(detail(saved(build)), HasSubstr("chain"));
@@ -348,7 +348,7 @@ TEST_F(ControlChainTest, WhatTheOwnerSavedWholeHasNoBases) {
   const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
   ASSERT_TRUE(build.what.base);
   saved(build, std::nullopt);  // its pager counts from another cut
-  EXPECT_THAT(disk[site].bases, IsEmpty());
+  EXPECT_THAT(disk[site].image->bases, IsEmpty());
 }
 
 TEST_F(ControlChainTest, AContainerHasNone) {

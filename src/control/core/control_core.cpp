@@ -98,7 +98,6 @@ Status ControlCore::remove(const WorkloadId& id, Instant now) {
   // of the same name is never mistaken for this one.
   record.removed = true;
   record.image.reset();
-  record.bases.clear();
   record.acknowledged.reset();
   record.standby.reset();
   persist(workloads_.at(id));
@@ -313,7 +312,7 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
   for (const auto& [id, host] : hosts_) {
     plan::HostView view{.host = id,
                         .alive = alive(id) && host.voice == Voice::heard,
-                        .holds_image = record.image_revision == record.revision && holding.contains(id),
+                        .holds_image = record.image_current() && holding.contains(id),
                         .memory_free_bytes = host.report.memory_free_bytes,
                         .load = host.report.load};
     view.holds_frozen = standing && record.standby_host == id && record.standby_revision == record.revision &&

@@ -224,6 +224,7 @@ class ControlCore {
     Instant pulled_since{};           ///< it
     double bytes_per_second = 0;      ///< of the fastest of them, from host to host
     bool last_try = false;            ///< it was not handed over once, because of its disks
+    std::optional<ImageId> goes_on_from = {};  ///< what a delta of it could be of
     std::uint64_t most_disk_bytes() const;
   };
 

@@ -196,9 +196,9 @@ struct ControlCoreTest : ::testing::Test {
     return {.instance = instance.id, .endpoint = instance.endpoint, .way = way, .sequence = agent(host).sequence};
   }
   /// The agent carries the raise out and says so.
-  std::vector<Action> raised(const Made<RaiseCall>& raise) {
+  std::vector<Action> raised(const Made<RaiseCall>& raise, Way way = Way::cold) {
     const auto& instance = stands(raise.host, raise.what.instance, Purpose::owner, raise.what.epoch);
-    return done(raise.id, reply_of(raise.host, instance));
+    return done(raise.id, reply_of(raise.host, instance, way));
   }
   std::vector<Action> built(const Made<BuildCall>& build) { return image_at(build.id, build.host, build.what.image); }
   std::vector<Action> pulled(const Made<PullCall>& pull) { return image_at(pull.id, pull.host, pull.what.image); }

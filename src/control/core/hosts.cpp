@@ -105,18 +105,16 @@ void ControlCore::judge_instance(const HostReport& report, const InstanceReport&
 /// Of an image that is kept, and yet a delta of one that is not: it was away when the others merged theirs, and its bases are gone there.
 bool ControlCore::stale(const Record& record, const ImageReport& image) {
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
-  const auto kept = [&](const ImageId& id) { return std::ranges::find(record.bases, id) != record.bases.end(); };
-  return image.base && (record.image == whole || kept(whole)) && !kept(*image.base);
+  return image.base && record.image && record.image->is_or_needs(whole) && std::ranges::find(record.image->bases, *image.base) == record.image->bases.end();
 }
 
 void ControlCore::judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply) {
   Workload* workload = find(image.workload);
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
-  if (!workload || !stale(workload->record, image)) {
-    if (workload && (workload->record.image == whole || (workload->image.call != 0 && workload->image.image == whole))) return;
-    if (workload && std::ranges::find(workload->record.bases, whole) != workload->record.bases.end()) return;
-    if (workload && workload->record.acknowledged)
-      if (const EarlierImage& earlier = *workload->record.acknowledged; earlier.id == whole || std::ranges::find(earlier.bases, whole) != earlier.bases.end()) return;
+  if (workload && !stale(workload->record, image)) {
+    if (workload->image.call != 0 && workload->image.image == whole) return;
+    for (const auto& kept : {workload->record.image, workload->record.acknowledged})
+      if (kept && kept->is_or_needs(whole)) return;
   }
   if (workload && workload->migration)
     if (const Migration& move = *workload->migration; move.image == whole || std::ranges::find(move.ahead, whole) != move.ahead.end()) return;

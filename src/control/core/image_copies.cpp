@@ -19,9 +19,10 @@ HostId saver_of(const ImageId& share, const ImageId& image) {
   return share.str().starts_with(prefix) ? HostId(share.str().substr(prefix.size())) : HostId();
 }
 
-std::vector<ImageId> chain_of(const Record& record) {
-  std::vector<ImageId> chain = record.bases;
-  if (record.image) chain.push_back(*record.image);
+/// The oldest first.
+std::vector<ImageId> chain_of(const ReadyImage& image) {
+  std::vector<ImageId> chain = image.bases;
+  chain.push_back(image.id);
   return chain;
 }
 
@@ -38,7 +39,7 @@ std::set<HostId> ControlCore::holders(const Workload& workload) const {
   const Record& record = workload.record;
   std::set<HostId> found;
   if (!record.image) return found;
-  const std::vector<ImageId> chain = chain_of(record);
+  const std::vector<ImageId> chain = chain_of(*record.image);
   for (const auto& [id, host] : hosts_)
     if (alive(id) && std::ranges::all_of(chain, [&](const ImageId& image) { return has_sound(record, id, image); })) found.insert(id);
   return found;
@@ -57,8 +58,8 @@ std::vector<ControlCore::Share> ControlCore::shares_of(const ImageId& image) con
 /// Of the current image and its bases.
 std::vector<ControlCore::Share> ControlCore::shares_of(const Workload& workload) const {
   std::vector<Share> shares;
-  if (!checkpoints_owner(workload.record.spec)) return shares;
-  for (const ImageId& image : chain_of(workload.record)) std::ranges::move(shares_of(image), std::back_inserter(shares));
+  if (!checkpoints_owner(workload.record.spec) || !workload.record.image) return shares;
+  for (const ImageId& image : chain_of(*workload.record.image)) std::ranges::move(shares_of(image), std::back_inserter(shares));
   return shares;
 }
 
@@ -122,11 +123,11 @@ std::vector<PullCall::Member> ControlCore::members_of(const Workload& workload, 
 std::vector<PullCall::Member> ControlCore::before_image(const Workload& workload, const Endpoint& holder) const {
   const Record& record = workload.record;
   std::vector<PullCall::Member> all;
-  for (const ImageId& base : record.bases) {
+  for (const ImageId& base : record.image->bases) {
     std::ranges::move(members_of(workload, base), std::back_inserter(all));
     all.push_back({base, holder});
   }
-  std::ranges::move(members_of(workload, *record.image), std::back_inserter(all));
+  std::ranges::move(members_of(workload, record.image->id), std::back_inserter(all));
   return all;
 }
 
@@ -143,7 +144,7 @@ Result<std::optional<ControlCore::Copy>> ControlCore::copy_wanted(const Workload
     std::erase_if(keepers, [&](const HostId& host) { return holding.contains(host); });
     if (keepers.empty()) return std::nullopt;
     // Where the fewest parts have to be copied, those that it saved itself among them; then where it saved none.
-    const std::vector<ImageId> chain = chain_of(record);
+    const std::vector<ImageId> chain = chain_of(*record.image);
     std::ranges::stable_sort(keepers, {}, [&](const HostId& host) {
       const auto saved = std::ranges::count(shares, host, &Share::saver);
       const auto to_copy = std::ranges::count_if(chain, [&](const ImageId& image) { return !has_sound(record, host, image); }) +
@@ -151,7 +152,7 @@ Result<std::optional<ControlCore::Copy>> ControlCore::copy_wanted(const Workload
       return std::pair(to_copy, saved);
     });
     const HostId to = choose(keepers);
-    return Copy{to, {with_memory_hosts(record.spec, to, {}), record.epoch, *record.image, holder, before_image(workload, holder), true}};
+    return Copy{to, {with_memory_hosts(record.spec, to, {}), record.epoch, record.image->id, holder, before_image(workload, holder), true}};
   }
   const auto lost = wanted < 2 ? std::nullopt : depends_on(workload);
   if (!lost) return std::nullopt;
@@ -159,11 +160,11 @@ Result<std::optional<ControlCore::Copy>> ControlCore::copy_wanted(const Workload
   std::erase(others, *lost);
   std::ranges::stable_sort(others, {}, [&](const HostId& other) { return missing(workload, shares, other, *lost).size(); });
   const HostId to = choose(others);
-  Copy copy{to, {with_memory_hosts(record.spec, to, {}), record.epoch, *record.image, holder, {}, true, true}};
+  Copy copy{to, {with_memory_hosts(record.spec, to, {}), record.epoch, record.image->id, holder, {}, true, true}};
   for (const Share& share : missing(workload, shares, to, *lost)) {
     const std::vector<PullCall::Member> all = members_of(workload, share.of);
     const auto from = std::ranges::find(all, share.id, &PullCall::Member::image);
-    if (from == all.end()) return fail(Errc::not_found, "{} of image {} is on no host that answers", share.id, *record.image);
+    if (from == all.end()) return fail(Errc::not_found, "{} of image {} is on no host that answers", share.id, record.image->id);
     copy.call.members.push_back(*from);
   }
   return copy;
@@ -177,7 +178,8 @@ void ControlCore::remember_copied(const Workload& workload, const Pending& pendi
     if (std::ranges::find(pending.copied, image.id) != pending.copied.end() && std::ranges::find(all, image.id, &ImageReport::id) == all.end())
       remember_effect(pending.host, Effect{reply.sequence, std::nullopt, std::move(image)});
   };
-  for (const ImageId& base : record.bases) remember({.id = base, .workload = record.spec.name});
+  if (!record.image) return;
+  for (const ImageId& base : record.image->bases) remember({.id = base, .workload = record.spec.name});
   for (const Share& share : shares_of(workload)) remember({.id = share.id, .workload = record.spec.name, .member_of = share.of});
 }
 

@@ -130,7 +130,7 @@ TEST_F(ControlImageCopiesTest, WhatASilentHostSavedIsCopiedAgain) {
   EXPECT_TRUE(redundant());
 }
 
-struct ControlEarlierImageTest : ControlImageCopiesTest {
+struct ControlAcknowledgedImageTest : ControlImageCopiesTest {
   /// There is `first`, of which h2 has a copy, and on h1, with a share on h3, the next one: nowhere else.
   Made<BuildCall> next(ControlCore::Extent extent) {
     const auto build = only_call<BuildCall>(checkpoint(extent));
@@ -152,7 +152,7 @@ struct ControlEarlierImageTest : ControlImageCopiesTest {
   Made<PullCall> pull_;
 };
 
-TEST_F(ControlEarlierImageTest, TheLastOneThatOutlivesAnyHostIsKeptUntilTheNextDoes) {
+TEST_F(ControlAcknowledgedImageTest, TheLastOneThatOutlivesAnyHostIsKeptUntilTheNextDoes) {
   const ImageId second = next(ControlCore::Extent::all).what.image;
   EXPECT_THAT(dropped(), IsEmpty());
   EXPECT_THAT(events(copied(pull_)), Contains("image-acknowledged"));
@@ -160,12 +160,12 @@ TEST_F(ControlEarlierImageTest, TheLastOneThatOutlivesAnyHostIsKeptUntilTheNextD
   EXPECT_EQ(after_the_death_of_h1().what.image, second);
 }
 
-TEST_F(ControlEarlierImageTest, AndIsRaisedFromWhenTheNextIsLostWithItsHost) {
+TEST_F(ControlAcknowledgedImageTest, AndIsRaisedFromWhenTheNextIsLostWithItsHost) {
   const ImageId second = next(ControlCore::Extent::all).what.image;
   const auto raise = after_the_death_of_h1();
   EXPECT_EQ(raise.host, h2);
   EXPECT_EQ(raise.what.image, first);
-  EXPECT_EQ(record().image, first);
+  EXPECT_EQ(record().image->id, first);
   EXPECT_FALSE(record().acknowledged);
   const auto& instance = stands(raise.host, raise.what.instance, Purpose::owner, raise.what.epoch);
   done(raise.id, reply_of(raise.host, instance, Way::image));
@@ -177,21 +177,21 @@ TEST_F(ControlEarlierImageTest, AndIsRaisedFromWhenTheNextIsLostWithItsHost) {
   EXPECT_EQ(dropped(), (std::set<ImageId>{second, share_of(second)}));
 }
 
-TEST_F(ControlEarlierImageTest, AlsoWhenThatIsADeltaOfIt) {
+TEST_F(ControlAcknowledgedImageTest, AlsoWhenThatIsADeltaOfIt) {
   next(ControlCore::Extent::changes);
-  EXPECT_THAT(record().bases, ElementsAre(first));
+  EXPECT_THAT(record().image->bases, ElementsAre(first));
   EXPECT_EQ(after_the_death_of_h1().what.image, first);
-  EXPECT_THAT(record().bases, IsEmpty());
+  EXPECT_THAT(record().image->bases, IsEmpty());
 }
 
-TEST_F(ControlEarlierImageTest, AlsoByAControlThatWasStartedAnew) {
+TEST_F(ControlAcknowledgedImageTest, AlsoByAControlThatWasStartedAnew) {
   next(ControlCore::Extent::all);
   restart();
   pass(core().settings().reconnect, {h1, h2, h3});
   EXPECT_EQ(after_the_death_of_h1().what.image, first);
 }
 
-TEST_F(ControlEarlierImageTest, NotWhileTheNextCanBeHad) {
+TEST_F(ControlAcknowledgedImageTest, NotWhileTheNextCanBeHad) {
   const ImageId second = next(ControlCore::Extent::changes).what.image;
   agent(h1).instances.clear();
   core().instance_exited(h1, record().instance, site, now);
@@ -201,10 +201,10 @@ TEST_F(ControlEarlierImageTest, NotWhileTheNextCanBeHad) {
   // It does not load, and there is no other copy.
   const auto again = only_call<RaiseCall>(failed(raise.id, Errc::corrupt));
   EXPECT_EQ(again.what.image, first);
-  EXPECT_EQ(record().image, first);
+  EXPECT_EQ(record().image->id, first);
 }
 
-TEST_F(ControlEarlierImageTest, NotOfAnEarlierSpec) {
+TEST_F(ControlAcknowledgedImageTest, NotOfAnEarlierSpec) {
   next(ControlCore::Extent::all);
   WorkloadSpec changed = split();
   changed.vm.memory_bytes *= 2;
@@ -212,7 +212,7 @@ TEST_F(ControlEarlierImageTest, NotOfAnEarlierSpec) {
   EXPECT_FALSE(after_the_death_of_h1().what.image);
 }
 
-TEST_F(ControlEarlierImageTest, NothingIsKeptOfARemovedOne) {
+TEST_F(ControlAcknowledgedImageTest, NothingIsKeptOfARemovedOne) {
   const ImageId second = next(ControlCore::Extent::all).what.image;
   ASSERT_TRUE(core().remove(site, now));
   take();

@@ -63,8 +63,8 @@ WorkloadSpec ControlCore::with_memory_hosts(WorkloadSpec spec, const HostId& mai
 /// `spec` for a raise from the current image on `main`: with its memory hosts, and those who saved a share of it that `main` has not, and are only asked for that. An error says what cannot be had.
 Result<WorkloadSpec> ControlCore::from_image(const Workload& workload, WorkloadSpec spec, const HostId& main, const HostId& suspect) const {
   const Record& record = workload.record;
-  if (!record.image || record.image_revision != record.revision) return fail(Errc::not_found, "there is no image of it as it is to be");
-  if (!holders(workload).contains(main)) return fail(Errc::not_found, "{} is not on {}", *record.image, main);
+  if (!record.image_current()) return fail(Errc::not_found, "there is no image of it as it is to be");
+  if (!holders(workload).contains(main)) return fail(Errc::not_found, "{} is not on {}", record.image->id, main);
   if (!spec.vm.split) return spec;
   spec = with_memory_hosts(std::move(spec), main, suspect);
   std::vector<MemoryHost>& over = spec.vm.split->over;

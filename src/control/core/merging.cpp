@@ -45,7 +45,7 @@ std::optional<HostId> ControlCore::host_with_share(const ImageId& image, bool (*
 /// Of `image`, with its bases if they are wanted, and of their shares what `host` does not have, and who does: of a share first the host that saved it, which is asked for it in
 /// a restore, too. Nothing when something is nowhere.
 std::optional<std::vector<PullCall::Member>> ControlCore::elsewhere(const Workload& workload, const ImageId& image, const HostId& host, bool bases) const {
-  const std::vector<ImageId>& all_bases = workload.record.bases;
+  const std::vector<ImageId>& all_bases = workload.record.image->bases;
   std::vector<ImageId> chain;
   if (bases) chain.assign(all_bases.begin(), std::ranges::find(all_bases, image));
   chain.push_back(image);
@@ -77,12 +77,13 @@ std::optional<std::vector<PullCall::Member>> ControlCore::elsewhere(const Worklo
 void ControlCore::shorten_chain(Workload& workload) {
   Record& record = workload.record;
   const auto alone = [](const ImageReport& held) { return !held.base; };
-  std::vector<ImageId> chain = record.bases;
-  chain.push_back(*record.image);
+  ReadyImage& image = *record.image;
+  std::vector<ImageId> chain = image.bases;
+  chain.push_back(image.id);
   for (auto newest = chain.rbegin(); newest != std::prev(chain.rend()); ++newest) {
     if (!shares_known(workload, *newest) || host_with_share(*newest, alone)) continue;
     const auto count = static_cast<std::size_t>(std::distance(newest, chain.rend())) - 1;
-    record.bases.erase(record.bases.begin(), record.bases.begin() + static_cast<std::ptrdiff_t>(count));
+    image.bases.erase(image.bases.begin(), image.bases.begin() + static_cast<std::ptrdiff_t>(count));
     workload.merge.failures = 0;
     workload.merge.image = ImageId();
     persist(workload);
@@ -96,18 +97,18 @@ void ControlCore::reconcile_chain(Workload& workload, Instant now) {
   SideOperation& operation = workload.merge;
   if (operation.call != 0 || now < operation.not_before) return;
   operation.not_before = Instant{};
-  if (!record.image || record.bases.empty()) return;
+  if (!record.image_current() || record.image->bases.empty()) return;
   // What is being built, copied or raised needs the images as they are, and so does who was raised from one: its pages are read when they are touched.
   const bool quiet = record.phase == OwnerPhase::up && workload.image.call == 0 && workload.memory.call == 0 && !workload.renew_image;
-  if (!quiet || record.image_of != record.instance || record.image_revision != record.revision) return;
+  if (!quiet || record.image->of != record.instance) return;
   if (!workload.image_acknowledged || holders(workload).size() < settings_.image_copies) return;
   shorten_chain(workload);
-  if (record.bases.size() + 1 <= settings_.merge_images) {
+  if (record.image->bases.size() + 1 <= settings_.merge_images) {
     operation.image = ImageId();
     return;
   }
   // What was begun is gone on with, also when there is a newer delta by now.
-  if (std::ranges::find(record.bases, operation.image) == record.bases.end()) operation.image = *record.image;
+  if (!record.image->is_or_needs(operation.image)) operation.image = record.image->id;
   if (!shares_known(workload, operation.image)) return;
   auto host = host_with_share(operation.image, [](const ImageReport& held) { return held.merged || !held.base; });
   const bool bases = host.has_value();  // whoever only has to hear that all are merged reads none

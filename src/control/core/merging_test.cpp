@@ -25,8 +25,8 @@ struct ControlMergingTest : ControlSplitTest {
   Made<MergeCall> too_long() {
     first();
     std::vector<Action> actions;
-    while (disk[site].bases.size() + 1 <= core().settings().merge_images) {
-      EXPECT_THAT(calls<MergeCall>(actions), IsEmpty()) << disk[site].bases.size();
+    while (disk[site].image->bases.size() + 1 <= core().settings().merge_images) {
+      EXPECT_THAT(calls<MergeCall>(actions), IsEmpty()) << disk[site].image->bases.size();
       actions = delta();
     }
     return only_call<MergeCall>(actions);
@@ -52,8 +52,8 @@ struct ControlMergingTest : ControlSplitTest {
 
 TEST_F(ControlMergingTest, OneHostAfterTheOtherMergesThenTheBasesGo) {
   Made<MergeCall> merge = too_long();
-  const ImageId newest = *disk[site].image;
-  const std::vector<ImageId> bases = disk[site].bases;
+  const ImageId newest = disk[site].image->id;
+  const std::vector<ImageId> bases = disk[site].image->bases;
   EXPECT_EQ(merge.host, h1);
   EXPECT_EQ(merge.what.image, newest);
   std::vector<ImageId> shares;
@@ -69,7 +69,7 @@ TEST_F(ControlMergingTest, OneHostAfterTheOtherMergesThenTheBasesGo) {
   EXPECT_EQ(merge.host, h3);
   EXPECT_EQ(named(merge.what.others).size(), bases.size() + 1);
   std::vector<Action> actions = merged(merge, false);
-  EXPECT_EQ(disk[site].bases, bases) << "somebody may still read them";
+  EXPECT_EQ(disk[site].image->bases, bases) << "somebody may still read them";
   // Now everybody learns that nobody is a delta any more.
   for (const HostId& host : {h1, h2, h3}) {
     merge = only_call<MergeCall>(actions);
@@ -83,15 +83,15 @@ TEST_F(ControlMergingTest, OneHostAfterTheOtherMergesThenTheBasesGo) {
   }
   EXPECT_THAT(calls<MergeCall>(actions), IsEmpty());
   EXPECT_THAT(events(actions), Contains("image-merged"));
-  EXPECT_EQ(disk[site].image, newest);
-  EXPECT_THAT(disk[site].bases, IsEmpty());
+  EXPECT_EQ(disk[site].image->id, newest);
+  EXPECT_THAT(disk[site].image->bases, IsEmpty());
   EXPECT_THAT(dropped(h1), Contains(bases.back()));
   take();
   // The next incremental one goes on from it.
   const auto build = only_call<BuildCall>(checkpoint(ControlCore::Extent::changes));
   EXPECT_EQ(build.what.base, newest);
   copied(only_call<PullCall>(saved(build)));
-  EXPECT_THAT(disk[site].bases, ElementsAre(newest));
+  EXPECT_THAT(disk[site].image->bases, ElementsAre(newest));
 }
 
 TEST_F(ControlMergingTest, ANewerDeltaMeanwhileIsKeptAndWhatWasBegunIsFinished) {
@@ -103,25 +103,25 @@ TEST_F(ControlMergingTest, ANewerDeltaMeanwhileIsKeptAndWhatWasBegunIsFinished) 
   EXPECT_THAT(calls<MergeCall>(actions), IsEmpty()) << "while an image is taken";
   actions = copied(only_call<PullCall>(saved(build)));
   std::ranges::move(beats({h1, h2, h3}), std::back_inserter(actions));
-  for (int calls = 0; calls < 10 && !disk[site].bases.empty() && disk[site].bases.front() != target; ++calls) {
+  for (int calls = 0; calls < 10 && !disk[site].image->bases.empty() && disk[site].image->bases.front() != target; ++calls) {
     merge = only_call<MergeCall>(actions);
     EXPECT_EQ(merge.what.image, target);
     actions = merged(merge, std::ranges::all_of(agents, [&](const auto& entry) {
       return std::ranges::all_of(entry.second.images, [&](const ImageReport& image) { return image.merged || (image.id != target && image.member_of != target); });
     }));
   }
-  EXPECT_EQ(disk[site].image, build.what.image);
-  EXPECT_THAT(disk[site].bases, ElementsAre(target));
+  EXPECT_EQ(disk[site].image->id, build.what.image);
+  EXPECT_THAT(disk[site].image->bases, ElementsAre(target));
 }
 
 TEST_F(ControlMergingTest, AFailureIsTriedAgainAfterAPause) {
   const auto merge = too_long();
-  const std::vector<ImageId> bases = disk[site].bases;
+  const std::vector<ImageId> bases = disk[site].image->bases;
   auto actions = failed(merge.id, Errc::canceled);
   EXPECT_THAT(events(actions), Contains("image-merge-failed"));
   EXPECT_THAT(calls<MergeCall>(actions), IsEmpty());
   EXPECT_EQ(only_call<MergeCall>(pass(3000ms, {h1, h2, h3})).host, merge.host);
-  EXPECT_EQ(disk[site].bases, bases);
+  EXPECT_EQ(disk[site].image->bases, bases);
 }
 
 TEST_F(ControlMergingTest, AnImageThatIsPartlyOnASilentHostIsLeftAlone) {
@@ -163,7 +163,7 @@ TEST_F(ControlMergingTest, AHostThatWasAwayWhenTheBasesWentIsNoHolder) {
     const auto actions = merged(merge, calls >= 3);
     if (calls < 5) merge = only_call<MergeCall>(actions);
   }
-  ASSERT_THAT(disk[site].bases, IsEmpty());
+  ASSERT_THAT(disk[site].image->bases, IsEmpty());
   agent(h2).images = before;  // from a backup, say
   EXPECT_EQ(dropped(h2), std::set<ImageId>{newest}) << "its share and its bases follow, when nothing here needs them any more";
   for (const WorkloadView& view : core().workloads()) EXPECT_THAT(view.image_holders, ElementsAre(h1));

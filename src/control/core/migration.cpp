@@ -71,6 +71,7 @@ void ControlCore::continue_migration(Workload& workload, Instant now) {
   Migration& migration = *workload.migration;
   if (migration.step != Migration::Step::wait || workload.image.call != 0 || workload.memory.call != 0) return;
   migration.step = Migration::Step::spread;
+  if (record.owner_counts_from_image()) migration.goes_on_from = record.image->id;
   migration.image = ImageId(fmt::format("{}-move.{}", record.spec.name, ++record.serial));
   persist(workload);  // a name is never given twice
   const bool parity = has_parity(migration.spec.vm.split);

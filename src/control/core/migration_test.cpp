@@ -268,6 +268,22 @@ TEST_F(ControlMigrationTest, AnExclusiveOneNeedsNoLeaseToEnd) {
   EXPECT_THAT(beat(h1).retire, IsEmpty());
 }
 
+TEST_F(ControlMigrationTest, AnIncrementalCheckpointGoesOnFromTheImageOfWhoMoved) {
+  WorkloadSpec wanted = vm();
+  wanted.policy.standby = StandbyLevel::image;
+  for (const HostId& host : everybody) agent(host).memory = {"10.1.0." + host.str().substr(1), 7001};
+  const auto build = only_call<BuildCall>(up(wanted, everybody));
+  pulled(only_call<PullCall>(built(build)));
+  for (const HostId& to : {h4, h3}) {
+    SCOPED_TRACE(to.str());
+    raised(only_call<RaiseCall>(pulled(only_call<PullCall>(handed_over(only_call<HandoverCall>(move(to)))))), Way::image);
+    EXPECT_EQ(record().host, to);
+    EXPECT_EQ(record().raised_from, build.what.image);
+  }
+  ASSERT_TRUE(core().renew_image(site, ControlCore::Extent::changes, now));
+  EXPECT_EQ(only_call<BuildCall>(take()).what.base, build.what.image);
+}
+
 TEST_F(ControlMigrationTest, ItWaitsForACheckpointAndACheckpointForIt) {
   WorkloadSpec wanted = vm();
   wanted.policy.standby = StandbyLevel::image;

@@ -72,7 +72,7 @@ ControlCore::RaisePlan ControlCore::plan_raise(const Workload& workload, const H
   // Tried with the same memory hosts, which answer as before: nothing would be another.
   if (checkpoints_owner(record.spec) && std::ranges::any_of(operation.tried, in_vain))
     return {.spec = with_memory_hosts(record.spec, host, operation.suspect), .image = {}, .moves = false, .why_anew = operation.last_error};
-  return {.spec = std::move(*from), .image = record.image, .moves = false, .why_anew = {}};
+  return {.spec = std::move(*from), .image = record.image->id, .moves = false, .why_anew = {}};
 }
 
 /// Whether what its memory held would be there again.
@@ -101,8 +101,7 @@ std::optional<std::vector<HostId>> ControlCore::ranking_of_owner(const Workload&
     std::vector<HostId> with_image = plan::rank(record.spec, all, {});
     std::erase_if(with_image, [&](const HostId& host) { return !plan_raise(workload, host).image; });
     if (!with_image.empty()) return with_image;
-    const bool has_image = record.image && record.image_revision == record.revision;
-    if (has_image && (now < all_known_at_ || (late && !holders(workload).empty()))) return std::nullopt;
+    if (record.image_current() && (now < all_known_at_ || (late && !holders(workload).empty()))) return std::nullopt;
     ranking = rank_without_tried([](const OwnerOperation::Try& each) { return !each.from_image; });
   }
   if (ranking.empty() && late) return std::nullopt;
@@ -155,7 +154,7 @@ void ControlCore::continue_owner(Workload& workload, Instant now) {
   emit("raise", workload, record.host, std::move(fields));
   // Thawed, or nothing: named an image that is not there, its host does not begin it anew.
   const auto all = views(workload);
-  if (checkpoints_owner(record.spec) && !plan.image && std::ranges::find(all, record.host, &plan::HostView::host)->asleep_here) plan.image = record.image;
+  if (checkpoints_owner(record.spec) && !plan.image && std::ranges::find(all, record.host, &plan::HostView::host)->asleep_here && record.image) plan.image = record.image->id;
   Pending pending{Pending::What::raise, record.spec.name, record.host, record.instance, plan.moves || !plan.why_anew.empty() ? ImageId() : plan.image.value_or(ImageId()), record.epoch};
   if (plan.spec.vm.split) pending.memory_hosts = plan.spec.vm.split->over;
   operation.call = call(RaiseCall{std::move(plan.spec), record.spec.name, record.instance, record.epoch, plan.image, plan.moves}, raise_limit(record.spec), std::move(pending));
@@ -175,6 +174,7 @@ void ControlCore::raise_done(Workload& workload, const Pending& pending, const R
           {"detail", reply.detail}});
     if (reply.way == Way::frozen) record.memory_hosts.reset();  // it goes on with those it had
     if (reply.way == Way::image && !pending.image.empty()) record.raised_from = pending.image;
+    else if (reply.way == Way::image && workload.migration && workload.migration->to == pending.host) record.raised_from = workload.migration->goes_on_from;
     InstanceReport instance{.id = reply.instance, .workload = record.spec.name, .epoch = pending.epoch,
                             .state = InstanceState::running, .endpoint = reply.endpoint};
     return owner_is_up(workload, pending.host, instance, reply.sequence, now);

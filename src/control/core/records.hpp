@@ -1,6 +1,8 @@
 #pragma once
 // What control must not lose. One record per workload, written whole before anything that depends on it is done.
 
+#include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "model/cluster.hpp"
@@ -13,13 +15,13 @@ enum class OwnerPhase {
   up,
 };
 
-/// An image that may have to be gone back to.
-struct EarlierImage {
+struct ReadyImage {
   ImageId id;
-  std::uint64_t revision = 0;
-  std::vector<ImageId> bases;
-  InstanceId of;
-  bool operator==(const EarlierImage&) const = default;
+  std::uint64_t revision = 0;  ///< of the spec that it was taken of
+  std::vector<ImageId> bases;  ///< what it is a delta of, the oldest first: kept as long as it is
+  InstanceId of;               ///< the owner, or builder, that it was taken of
+  bool is_or_needs(const ImageId& image) const { return id == image || std::ranges::find(bases, image) != bases.end(); }
+  bool operator==(const ReadyImage&) const = default;
 };
 
 struct Record {
@@ -33,18 +35,20 @@ struct Record {
   HostId host;  ///< of the owner, when raising or up; of the sleeper, when absent after a sleep
   InstanceId instance;
   Endpoint endpoint;
-  std::optional<ImageId> image;  ///< the current ready image, once taken
-  std::uint64_t image_revision = 0;
-  std::vector<ImageId> bases;  ///< what it is a delta of, the oldest first: kept as long as it is
-  InstanceId image_of;         ///< the owner that it was taken of
+  std::optional<ReadyImage> image;  ///< the newest one, once taken
   /// Of a VM with split memory, while `image` may be lost with one host: the last one that could not. Kept, with all that it needs, until `image` is acknowledged.
-  std::optional<EarlierImage> acknowledged;
-  std::optional<ImageId> raised_from;  ///< what `instance` was restored from. Only who was, or whom the image is of, can go on from it with a delta
+  std::optional<ReadyImage> acknowledged;
+  std::optional<ImageId> raised_from;  ///< what `instance` was restored from, or was the image of who moved and is `instance` now. Only such ones, and whom the image is of, can go on from it with a delta
   std::optional<InstanceId> standby;  ///< the frozen standby, once prepared
   HostId standby_host;
   std::uint64_t standby_revision = 0;
   /// Who was told to keep the memory of the running VM; none: not known.
   std::optional<std::vector<MemoryHost>> memory_hosts;
+  bool has_image(const ImageId& id) const { return image && image->id == id; }
+  /// Of the spec as it is now: another one is useless.
+  bool image_current() const { return image && image->revision == revision; }
+  /// What the owner has written since is known: its next image may be a delta of this one.
+  bool owner_counts_from_image() const { return image && (image->of == instance || raised_from == image->id); }
   bool operator==(const Record&) const = default;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "control/core/pacing.hpp"
 #include "model/names.hpp"
@@ -45,7 +46,6 @@ void ControlCore::drop_unwanted(Workload& workload) {
   if (standby) record.standby.reset();
   if (image) {
     record.image.reset();
-    record.bases.clear();
     record.acknowledged.reset();
     workload.image_acknowledged = false;
   }
@@ -64,11 +64,12 @@ bool ControlCore::checkpoints_owner(const WorkloadSpec& spec) { return spec.kind
 Result<ImageId> ControlCore::base_of_next(const Workload& workload) const {
   const Record& record = workload.record;
   if (!record.image) return fail(Errc::not_found, "there is no image of it yet");
-  if (record.image_revision != record.revision) return fail(Errc::conflict, "{} is of an earlier spec", *record.image);
-  if (record.image_of != record.instance && record.raised_from != record.image) return fail(Errc::conflict, "{} is of {}, and {} runs now", *record.image, record.image_of, record.instance);
-  if (record.bases.size() + 2 > settings_.chain_images)
-    return fail(Errc::conflict, "{} is the last of a chain of {} images, the most that there may be", *record.image, record.bases.size() + 1);
-  return *record.image;
+  const ReadyImage& image = *record.image;
+  if (!record.image_current()) return fail(Errc::conflict, "{} is of an earlier spec", image.id);
+  if (!record.owner_counts_from_image()) return fail(Errc::conflict, "{} is of {}, and {} runs now", image.id, image.of, record.instance);
+  if (image.bases.size() + 2 > settings_.chain_images)
+    return fail(Errc::conflict, "{} is the last of a chain of {} images, the most that there may be", image.id, image.bases.size() + 1);
+  return image.id;
 }
 
 std::vector<HostAddress> ControlCore::agents_alive() const {
@@ -95,15 +96,15 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   milliseconds age{0};
   for (const HostId& host : holding)
     for (const ImageReport& image : hosts_.at(host).report.images)
-      if (record.image == image.id) age = std::max(age, image.age);
-  const bool current = record.image && record.image_revision == record.revision && !holding.empty();
+      if (record.has_image(image.id)) age = std::max(age, image.age);
+  const bool current = record.image_current() && !holding.empty();
   if (current && !workload.image_acknowledged && redundant(workload)) {
     workload.image_acknowledged = true;
     if (record.acknowledged) {
       record.acknowledged.reset();
       persist(workload);
     }
-    emit("image-acknowledged", workload, {}, {{"image", record.image->str()}, {"copies", std::to_string(holding.size())}});
+    emit("image-acknowledged", workload, {}, {{"image", record.image->id.str()}, {"copies", std::to_string(holding.size())}});
   }
   // Copies: where they help when the owner's host dies, so first on the others.
   std::vector<HostId> keepers = candidates;
@@ -133,8 +134,8 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
     return;
   }
   if (!copy) return;
-  operation.image = *record.image;
-  Pending pending{Pending::What::pull, record.spec.name, copy->to, {}, *record.image, record.epoch, record.revision};
+  operation.image = record.image->id;
+  Pending pending{Pending::What::pull, record.spec.name, copy->to, {}, record.image->id, record.epoch, record.revision};
   for (const PullCall::Member& member : copy->call.members) pending.copied.push_back(member.image);
   operation.call = call(std::move(copy->call), background_limit(record.spec), std::move(pending));
 }
@@ -162,16 +163,14 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   remember_copied(workload, pending, *result);
   if (build) {
     const auto base = result->image ? result->image->base : std::nullopt;
-    if (base && base != record.image) {
+    if (base && !record.has_image(*base)) {
       emit("image-failed", workload, pending.host, {{"error", fmt::format("{} is a delta of {}, which is not kept any more", pending.image, *base)}});
       return;
     }
-    if (checkpoints_owner(record.spec) && workload.image_acknowledged && record.image) record.acknowledged = EarlierImage{*record.image, record.image_revision, record.bases, record.image_of};
-    if (base) record.bases.push_back(*base);
-    else record.bases.clear();
-    record.image = pending.image;
-    record.image_of = pending.instance;
-    record.image_revision = pending.revision;
+    std::vector<ImageId> bases;
+    if (base) bases = record.image->bases, bases.push_back(*base);
+    if (checkpoints_owner(record.spec) && workload.image_acknowledged && record.image) record.acknowledged = record.image;
+    record.image = ReadyImage{pending.image, pending.revision, std::move(bases), pending.instance};
     workload.renew_image = workload.renew_delta = false;
     workload.renew_bytes_per_second = 0;
     workload.image_acknowledged = false;
@@ -182,7 +181,7 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
   std::string detail = result->detail;
   if (build && !operation.why_whole.empty()) detail = fmt::format("all of it, because {}{}{}", operation.why_whole, detail.empty() ? "" : "; ", detail);
   if (!detail.empty()) fields["detail"] = detail;
-  if (build && !record.bases.empty()) fields["base"] = record.bases.back().str();
+  if (build && !record.image->bases.empty()) fields["base"] = record.image->bases.back().str();
   emit(build ? "image" : "image-copied", workload, pending.host, std::move(fields));
   actions_.push_back(PushRoutes{});
   reconcile(workload, now);
@@ -192,13 +191,8 @@ void ControlCore::image_done(Workload& workload, const Pending& pending, const R
 bool ControlCore::go_back(Workload& workload) {
   Record& record = workload.record;
   if (!record.acknowledged || record.acknowledged->revision != record.revision) return false;
-  const EarlierImage earlier = *record.acknowledged;
-  emit("image-given-up", workload, {}, {{"image", record.image ? record.image->str() : ""}, {"for", earlier.id.str()}});
-  record.acknowledged.reset();
-  record.image = earlier.id;
-  record.image_revision = earlier.revision;
-  record.bases = earlier.bases;
-  record.image_of = earlier.of;
+  emit("image-given-up", workload, {}, {{"image", record.image ? record.image->id.str() : ""}, {"for", record.acknowledged->id.str()}});
+  record.image = std::exchange(record.acknowledged, std::nullopt);
   workload.image_acknowledged = false;  // as far as it is known now
   persist(workload);
   actions_.push_back(PushRoutes{});
@@ -213,26 +207,25 @@ void ControlCore::reconcile_standby(Workload& workload, Instant now) {
   if (record.phase != OwnerPhase::up) return;  // asleep: the sleeper is its own standby
 
   const InstanceReport* standing = standby_of(workload);
-  const bool image_current = record.image && record.image_revision == record.revision;
   if (standing && record.standby_host != record.host && record.standby_revision == record.revision &&
       standing->state == InstanceState::frozen && standing->age < record.spec.policy.frozen_age &&
-      (!image_current || standing->image == record.image))
+      (!record.image_current() || standing->image == record.image->id))
     return;
 
   std::vector<HostId> candidates = plan::standby_hosts(record.spec, views(workload), record.host);
   if (candidates.empty()) return;
   const HostId& host = candidates.front();
   // Where checkpoints work a standby is a restored image: wait for it. Elsewhere it is started, then frozen.
-  const bool from_image = image_current && holders(workload).contains(host);
+  const bool from_image = record.image_current() && holders(workload).contains(host);
   if (!from_image && takes_images(host, record.spec)) return;
 
   operation.instance = InstanceId(fmt::format("{}.{}", record.spec.name, ++record.serial));
   persist(workload);
   operation.call = call(PrepareCall{record.spec, operation.instance, record.epoch,
-                                    from_image ? record.image : std::nullopt},
+                                    from_image ? std::optional(record.image->id) : std::nullopt},
                         side_limit(record.spec),
                         Pending{Pending::What::prepare, record.spec.name, host, operation.instance,
-                                from_image ? *record.image : ImageId(), record.epoch, record.revision});
+                                from_image ? record.image->id : ImageId(), record.epoch, record.revision});
 }
 
 void ControlCore::standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result,

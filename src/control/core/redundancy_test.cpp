@@ -52,7 +52,7 @@ TEST_F(ControlRedundancyTest, AnImageIsRebuiltWhenTheSpecChangesOrItIsOld) {
   const auto second = only_call<BuildCall>(beats({h1, h2, h3}));
   EXPECT_NE(second.what.image, first.what.image);
   const auto copies = built(second);
-  EXPECT_EQ(disk[site].image, second.what.image);
+  EXPECT_EQ(disk[site].image->id, second.what.image);
   for (auto& [host, report] : agents)  // the old one goes by their next reports
     std::erase_if(report.images, [&](const ImageReport& image) { return image.id == first.what.image; });
   pulled(only_call<PullCall>(copies));
@@ -107,7 +107,7 @@ struct ControlStandbyTest : ControlCoreTest {
 
 TEST_F(ControlStandbyTest, IsPreparedFromTheImageNotBesideTheOwner) {
   const auto prepare = wanted();
-  EXPECT_EQ(prepare.what.image, disk[site].image);
+  EXPECT_EQ(prepare.what.image, disk[site].image->id);
   EXPECT_NE(prepare.host, record().host);
   prepared(prepare);
   EXPECT_EQ(disk[site].standby, prepare.what.instance);

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/testing.hpp"
 #include "workload/container/disk_archive.hpp"
 #include "workload/container/prepare_root.hpp"
 #include "workload/container/startup.hpp"
@@ -17,7 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 using namespace testing;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 class ContainerTest : public ::testing::Test {
  protected:

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/testing.hpp"
 #include "os/clock.hpp"
 #include "os/process.hpp"
 #include "workload/vm/pages_memory.hpp"
@@ -14,7 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 using namespace testing;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 class AgentVmProcessTest : public ::testing::Test {
  protected:

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/testing.hpp"
 #include "net/guest_network.hpp"
 #include "net/host_network.hpp"
 #include "net/testing.hpp"
@@ -19,7 +20,6 @@ namespace fs = std::filesystem;
 using namespace testing;
 using ::testing::HasSubstr;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 class DhcpVmProcessTest : public ::testing::Test {
  protected:

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/testing.hpp"
 #include "base/units.hpp"
 #include "image/temporary_directory.hpp"
 #include "os/file.hpp"
@@ -19,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 class DiskTest : public ::testing::Test {
  protected:

@@ -339,7 +339,7 @@ class VmDriver final : public workload::Driver {
   }
   static Status inherit(Paging& paging, const workload::ImageParts& image) {
     YADO_ASSIGN(paging.config.servers, pager::servers_from_text(image.properties.at(servers_property)), "servers");
-    YADO_ASSIGN(paging.config.working_set, part(image.directories, "device-state"), "VM");
+    YADO_ASSIGN(paging.config.left_in, part(image.directories, "device-state"), "VM");
     return {};
   }
   static Status use_image(Paging& paging, const workload::ImageParts& image) {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "base/testing.hpp"
 #include "workload/vm/sockets.hpp"
 
 namespace yado::vm {
@@ -14,7 +15,6 @@ namespace {
 
 using nlohmann::json;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 constexpr nanoseconds hang = 60s;
 constexpr nanoseconds soon = 20ms;  ///< for answers that never come

@@ -78,7 +78,7 @@ class MovingDiskVmProcessTest : public MovingVmTest {
     const fs::path directory = directory_.path() / name;
     fs::create_directories(directory);
     const auto bytes = vm_->seal(directory, ahead);
-    EXPECT_OK(bytes) << bytes.error().text();
+    EXPECT_OK(bytes);
     sealed_bytes_ = bytes.value_or(0);
     return directory;
   }

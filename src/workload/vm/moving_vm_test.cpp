@@ -76,6 +76,49 @@ TEST_F(MovingVmProcessTest, AnotherMainHostGoesOnWithIt) {
   }
 }
 
+/// Half of it is written back to its servers, the rest lands on the next host's own, which is emptied into its memory.
+TEST_F(MovingVmProcessTest, TheNextImageMayBeADeltaOfOneFromBeforeTheMove) {
+  const auto pages = [](const Image& image) {
+    std::uint64_t sum = 0;
+    for (const MemoryShare& share : image.shares) sum += share.pages;
+    return sum;
+  };
+  for (const unsigned copies : {1u, 2u}) {
+    SCOPED_TRACE(copies);
+    add_host("h4");
+    boot(place("a", memory_bytes / 4, {"h2", "h3", "h4"}, copies));
+    std::vector<Image> images;
+    for (const std::string next : {"b", "c", "d"}) {
+      SCOPED_TRACE(next);
+      const Image* base = images.empty() ? nullptr : &images.back();
+      Image image{.name = fmt::format("a-img.{}{}", next, copies)};
+      ASSERT_NO_FATAL_FAILURE(checkpoint(image, base));
+      if (base != nullptr) {
+        EXPECT_EQ(image.base_cut, base->cut);
+        EXPECT_LT(pages(image), pages(images.front()));
+      }
+      images.push_back(std::move(image));
+      write_a_while('w', 5);
+      Handover handover;
+      ASSERT_NO_FATAL_FAILURE(leave(handover, next == "c" ? "h2" : "h4"));
+      auto moved = go_on(handover, place_of_heir(fmt::format("{}{}", next, copies), handover, memory_bytes / 2));
+      ASSERT_OK(moved);
+      vm_.emplace(std::move(*moved));
+      if (next != "c") write_a_while('w', 5);
+    }
+    Image last{.name = fmt::format("a-img.{}", copies)};
+    ASSERT_NO_FATAL_FAILURE(checkpoint(last, &images.back()));
+    EXPECT_EQ(last.base_cut, images.back().cut);
+    vm_.reset();
+    Place again = place(fmt::format("again{}", copies), memory_bytes / 2, {"h3"});
+    again.paging->config.image = last.chain;
+    ASSERT_NO_FATAL_FAILURE(restore(last, again));
+    expect_flawless();
+    vm_.reset();
+    fs::remove_all(directory_.path() / "a");
+  }
+}
+
 /// Its next QEMU stands ready before the guest stands still, whether its disk has one layer by then or, after a checkpoint, two.
 TEST_F(MovingVmProcessTest, AnotherMainHostExpectsIt) {
   disks_ = {directory_.path() / "base.raw"};

@@ -39,7 +39,7 @@ class MovingVmTest : public PagedVmTest {
     auto servers = pager::servers_from_text(handover.servers);
     EXPECT_TRUE(servers);
     where.paging->config.servers = *servers;
-    where.paging->config.working_set = handover.directory / "memory";
+    where.paging->config.left_in = handover.directory / "memory";
     return where;
   }
   Result<Vm> go_on(const Handover& handover, const Place& where, Begin begin = Begin::running) {

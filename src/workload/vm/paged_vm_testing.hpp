@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "base/testing.hpp"
 #include "os/clock.hpp"
 #include "os/file.hpp"
 #include "pager/image_archive.hpp"
@@ -16,8 +17,6 @@ namespace yado::vm::testing {
 
 namespace fs = std::filesystem;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
-#define EXPECT_OK(result) EXPECT_TRUE((result).has_value())
 
 inline constexpr std::uint64_t memory_bytes = 128_MiB;
 inline constexpr unsigned pattern_mib = 48;

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/testing.hpp"
 #include "os/file.hpp"
 #include "os/pidfd.hpp"
 #include "workload/vm/sockets.hpp"
@@ -15,7 +16,6 @@
 namespace yado::vm {
 namespace {
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 constexpr nanoseconds hang = 30s;
 constexpr std::string_view greeting = R"({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}})";

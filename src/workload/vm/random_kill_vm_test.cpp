@@ -19,11 +19,6 @@ namespace {
 
 using namespace testing;
 
-std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
-  const char* value = std::getenv(variable);
-  return value != nullptr && *value != '\0' ? std::strtoull(value, nullptr, 10) : otherwise;
-}
-
 enum class During { run, save, restore };
 enum class Victim { pager, server, qemu, saver };
 

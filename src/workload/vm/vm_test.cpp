@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/testing.hpp"
 #include "net/rtnl.hpp"
 #include "net/testing.hpp"
 #include "os/clock.hpp"
@@ -24,7 +25,6 @@ namespace {
 namespace fs = std::filesystem;
 using namespace testing;
 
-#define ASSERT_OK(result) ASSERT_TRUE((result).has_value()) << (result).error().text()
 
 /// What several tests begin with: a guest that has booted and filled its memory, saved once.
 struct Booted {
