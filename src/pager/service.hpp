@@ -30,12 +30,13 @@
 //                                                                     that was left goes on after all: heritage.hpp. Errors: not_owner, somebody
 //                                                                     else's guest may have run; unavailable, a page of it is lost. Else: nothing)
 //   left      part                                      servers: as in the configuration, with the sessions to inherit  (it stands still
-//                                                                     from before the call; the order of use is written into `part`)
+//                                                                     from before the call; the order of use and what changed since the last
+//                                                                     image are written into `part`)
 //
 // `servers` says who holds the memory from now on; it is answered as soon as the missing ones are connected, with an error if one cannot be:
-// then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that. Its
-// error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint, and a checkpoint
-// during a change, is a conflict. With parity a change that leaves too few servers for it is unsupported, and `leave` is unavailable as long as a dead
+// then nothing has changed. Those that are not named any more are emptied (drain.hpp) and their sessions ended; `drained` waits for that, as `save` and `leave` do. Its
+// error says who could not be emptied, for want of how much room: that server stays in use. A change during a checkpoint is a
+// conflict. With parity a change that leaves too few servers for it is unsupported, and `leave` is unavailable as long as a dead
 // one has no replacement: what it had is only in the parity, of which the next host knows nothing.
 //
 // Errors are numbered as everywhere (base/error.hpp).

@@ -79,6 +79,19 @@ TEST_F(SplitChainTest, AChainOfIncrementalCheckpointsIsRaisedFromAndEndsWithTheN
   ASSERT_NO_FATAL_FAILURE(expect_raised_from_image_after("process"));
   EXPECT_EQ(newest(), chain.back());
 
+  // Another main host goes on with the life, and so with its chain; of the disks its next image has all.
+  std::vector<std::string> others = image()["holders"];
+  std::erase(others, cluster().owner_host("bigvm"));
+  ASSERT_FALSE(others.empty());
+  const Ended moved = cluster().yado({"move", "bigvm", others.front()});
+  ASSERT_EQ(moved.status, 0) << moved.output;
+  const Ended of_moved = cluster().yado({"checkpoint", "bigvm", "--incremental"});
+  ASSERT_EQ(of_moved.status, 0) << of_moved.output;
+  EXPECT_NE(of_moved.output.find("delta of " + chain.back()), std::string::npos) << of_moved.output;
+  EXPECT_EQ(disks_of(newest()), "disk");
+  ASSERT_TRUE(cluster().wait_redundant("bigvm")) << cluster().why_not_redundant("bigvm");
+  ASSERT_NO_FATAL_FAILURE(expect_raised_from_image_after("process"));
+
   // With a full image all of the old chain goes, everywhere.
   const Ended full = cluster().yado({"checkpoint", "bigvm"});
   ASSERT_EQ(full.status, 0) << full.output;

@@ -204,6 +204,18 @@ TEST_F(ControlChainTest, ARestoreThatCannotHaveAShareIsRefusedAndWhatRunsGoesOn)
   EXPECT_EQ(record().phase, OwnerPhase::up);
 }
 
+TEST_F(ControlChainTest, ARestoreOnAHostThatDoesNotAnswerSaysSo) {
+  acknowledged();
+  beats({h1, h2, h3});
+  knock[h2] = ProbeAnswer::listening;
+  while (all<ProbeHost>(pass(100ms, {h1, h3})).empty()) {}
+  const AskId asked = ++last_ask;
+  core().restore(asked, site, h2, std::nullopt, now);
+  const auto actions = take();
+  EXPECT_THAT(answer_to(asked, actions).route.error().message, HasSubstr("does not answer just now"));
+  EXPECT_THAT(calls<RaiseCall>(actions), IsEmpty()) << "what runs goes on";
+}
+
 TEST_F(ControlChainTest, ASuspectThatAnswersIsAskedBeforeItsMemoryIsGivenUp) {
   const auto first = only_call<BuildCall>(up(split()));
   saved(first);  // not copied yet

@@ -102,6 +102,7 @@ void ControlCore::restore(AskId ask, const WorkloadId& id, std::optional<HostId>
     if (host) {
       Result<WorkloadSpec> can = from_image(*workload, wanted, *host, {});
       const std::vector<HostId> ranking = plan::rank(wanted, views(*workload), {});
+      if (can && hosts_.at(*host).voice != Voice::heard) can = fail(Errc::unavailable, "it does not answer just now");
       if (can && std::ranges::find(ranking, *host) == ranking.end()) can = fail(Errc::unavailable, "it may not run there, or there is too little memory free");
       if (!can) return answer(ask, fail(can.error().code, "{} cannot be restored on {}: {}", id, *host, can.error().message), false);
     }
