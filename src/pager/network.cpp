@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/log.hpp"
+#include "pager/answer_times.hpp"
 #include "pager/heritage.hpp"
 
 namespace yado::pager {
@@ -96,24 +97,38 @@ Result<SplitSave::Holder> Network::holder(PageNumber page) const {
   return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
 }
 
-/// One that cannot be had is done without, unless it has a share of the image or a heritage, it knows of a later owner, or nobody else is left.
+/// One that cannot be had is done without, unless it has a share of the image or a heritage, it knows of a later owner, or nobody else is left. Whoever begins with nothing
+/// is not waited for any longer than a silence needs to mean something: it is taken up when it answers. But a parity has as many hosts as it begins with.
 Status Network::connect_all(std::vector<ServerSet::Member>& members) {
-  std::vector<std::future<Result<ServerSet::Member>>> opening;
-  for (const ServiceConfig::Server& one : config_.servers)
-    opening.push_back(std::async(std::launch::async, [this, &one] { return connect_member(one, one.instance != 0 ? Role::reader : Role::owner); }));
   std::optional<Error> missing;
-  for (std::size_t i = 0; i < opening.size(); ++i) {
-    const ServiceConfig::Server& server = config_.servers[i];
-    auto member = opening[i].get();
-    if (member) {
-      members.push_back(std::move(*member));
-      continue;
+  const auto open = [&](const std::vector<ServiceConfig::Server>& servers, bool patiently) -> Status {
+    std::vector<std::future<Result<ServerSet::Member>>> opening;
+    for (const ServiceConfig::Server& one : servers) {
+      const bool wait = patiently || with_parity() || !one.load.empty() || one.instance != 0;
+      opening.push_back(std::async(std::launch::async, [this, &one, within = wait ? std::nullopt : std::optional(AnswerTimes().suspicious())] {
+        return connect_member(one, one.instance != 0 ? Role::reader : Role::owner, within);
+      }));
     }
-    const Error why{member.error().code, fmt::format("memory on {}: {}", server.host, member.error().message)};
-    if (!server.load.empty() || server.instance != 0 || why.code == Errc::stale_epoch) return std::unexpected(why);
-    log::warn("pager: {}: done without", why.text());
-    missing = why;
-  }
+    missing_.clear();
+    for (std::size_t i = 0; i < opening.size(); ++i) {
+      const ServiceConfig::Server& server = servers[i];
+      auto member = opening[i].get();
+      if (member) {
+        members.push_back(std::move(*member));
+        continue;
+      }
+      const Error why{member.error().code, fmt::format("memory on {}: {}", server.host, member.error().message)};
+      if (!server.load.empty() || server.instance != 0 || why.code == Errc::stale_epoch) return std::unexpected(why);
+      log::warn("pager: {}: done without", why.text());
+      missing = why;
+      missing_.push_back(server);
+    }
+    return {};
+  };
+  const bool needs_one = config_.local_bytes < config_.memory_bytes;
+  if (const Status opened = open(config_.servers, config_.servers.size() == 1 && needs_one); !opened) return opened;
+  if (members.empty() && missing_.size() > 1 && needs_one)
+    if (const Status opened = open(std::vector(missing_), true); !opened) return opened;
   if (members.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
   if (with_parity() && members.size() <= columns())
     return fail(missing ? missing->code : Errc::invalid_argument, "parity over {} hosts wants {} memory servers, {} are there{}", config_.servers.size(), columns() + 1,
@@ -121,9 +136,9 @@ Status Network::connect_all(std::vector<ServerSet::Member>& members) {
   return {};
 }
 
-Result<ServerSet::Member> Network::connect_member(const ServiceConfig::Server& server, Role role) {
+Result<ServerSet::Member> Network::connect_member(const ServiceConfig::Server& server, Role role, std::optional<nanoseconds> within) {
   ServerSet::Member member{.told = server};
-  YADO_ASSIGN(member.link, connect(server, role, {config_.session, pages()}), "pages");
+  YADO_ASSIGN(member.link, connect(server, role, {config_.session, pages()}, within), "pages");
   if (with_parity()) {
     YADO_ASSIGN(member.parity, connect_parity(server, server.parity_instance != 0 ? role : Role::owner), "parity");
   }
@@ -152,8 +167,8 @@ Result<std::shared_ptr<ServerLink>> Network::connect_parity(const ServiceConfig:
   return link;
 }
 
-Result<std::shared_ptr<ServerLink>> Network::connect(const ServiceConfig::Server& server, Role role, const Session& session) {
-  LinkOptions options;
+Result<std::shared_ptr<ServerLink>> Network::connect(const ServiceConfig::Server& server, Role role, const Session& session, std::optional<nanoseconds> within) {
+  LinkOptions options{.open_within = within};
   const std::uint64_t generation = role == Role::reader ? server.instance : std::uint64_t{life_now()} << 32;
   options.hello = {.epoch = epoch_, .generation = generation, .pages = session.pages, .quota_pages = server.quota_bytes / page_bytes, .role = role, .session = session.name, .from = server.epoch};
   if (server.instance != 0) options.instance = server.instance;

@@ -43,6 +43,8 @@ class Network {
   std::uint64_t seed() const { return seed_; }  ///< of the sums
   boost::asio::any_io_executor executor() { return io_.get_executor(); }
   ServerSet& servers() { return *servers_; }
+  /// Who did not answer when it was opened, and is done without.
+  const std::vector<ServiceConfig::Server>& missing() const { return missing_; }
   const std::shared_ptr<const image::PageChain>& chain() const { return chain_; }
   std::uint64_t pages() const { return config_.memory_bytes / page_bytes; }
 
@@ -80,10 +82,10 @@ class Network {
   bool with_parity() const { return config_.parity && !config_.servers.empty(); }
   unsigned columns() const;
   Status connect_all(std::vector<ServerSet::Member>& members);
-  Result<ServerSet::Member> connect_member(const ServiceConfig::Server& server, Role role);
+  Result<ServerSet::Member> connect_member(const ServiceConfig::Server& server, Role role, std::optional<nanoseconds> within = {});
   Result<ServerSet::Member> connect_new(const ServiceConfig::Server& server);
   Result<std::shared_ptr<ServerLink>> connect_parity(const ServiceConfig::Server& server, Role role);
-  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role, const Session& session);
+  Result<std::shared_ptr<ServerLink>> connect(const ServiceConfig::Server& server, Role role, const Session& session, std::optional<nanoseconds> within = {});
 
   Result<std::shared_ptr<const image::PageChain>> open_chain() const;
   Status adopt();
@@ -114,6 +116,7 @@ class Network {
   Parity* parity_ = nullptr;   ///< the same, if it is one …
   Copies* copies_ = nullptr;   ///< … or the other
   std::unique_ptr<ServerSet> servers_;
+  std::vector<ServiceConfig::Server> missing_;
 };
 
 }  // namespace yado::pager

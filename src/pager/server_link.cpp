@@ -65,7 +65,7 @@ Result<Batch> answer_about(const std::vector<PageRun>& asked, const Frame& frame
 ServerLink::ServerLink(asio::any_io_executor executor, BlockPool& blocks, std::shared_ptr<const wire::Target> target,
                        const LinkOptions& options)
     : executor_(executor), blocks_(blocks), target_(std::move(target)), hello_(options.hello),
-      patience_(options.patience), instance_(options.instance), watch_timer_(executor) {}
+      patience_(options.patience), open_within_(options.open_within.value_or(options.patience)), instance_(options.instance), watch_timer_(executor) {}
 
 Result<std::shared_ptr<ServerLink>> ServerLink::make(asio::any_io_executor executor, BlockPool& blocks,
                                                      const ServerAddress& address, const LinkOptions& options) {
@@ -75,7 +75,7 @@ Result<std::shared_ptr<ServerLink>> ServerLink::make(asio::any_io_executor execu
 }
 
 asio::awaitable<Result<Welcome>> ServerLink::open(std::shared_ptr<ServerLink> self) {
-  auto welcome = co_await connect(self, self->patience_);
+  auto welcome = co_await connect(self, self->open_within_);
   if (!welcome) {
     self->dead_ = true;
     co_return context(welcome.error(), fmt::format("memory server {}", self->name()));

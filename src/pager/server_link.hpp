@@ -23,6 +23,7 @@ struct LinkOptions {
   nanoseconds patience = 5s;        ///< with silence while something is waited for; then once more to be connected again
   const wire::Identity* identity = nullptr;  ///< for TLS; only used by make()
   std::optional<std::uint64_t> instance;     ///< of the session that a reader or an heir expects; any other one is refused
+  std::optional<nanoseconds> open_within = {};  ///< the first connection; none: `patience`
 };
 
 /// One thread: that of `executor`. Dead, for good, when nobody listens there any more (proof), when it has lost the pages
@@ -127,7 +128,7 @@ class ServerLink : public PageServer, public std::enable_shared_from_this<Server
   BlockPool& blocks_;
   std::shared_ptr<const wire::Target> target_;
   Hello hello_;
-  nanoseconds patience_;
+  nanoseconds patience_, open_within_;
   std::shared_ptr<Channel> channel_;      ///< while connected
   std::optional<std::uint64_t> instance_;
   std::uint64_t last_id_ = 1;             ///< 1 is HELLO's, on every connection

@@ -23,12 +23,13 @@ ServerSet::ServerSet(asio::any_io_executor network, RemoteMemory& memory, std::v
   });
 }
 
-void ServerSet::start(Pager& pager) {
+void ServerSet::start(Pager& pager, const std::vector<ServiceConfig::Server>& missing) {
   on_network([&] {
     pager_ = &pager;
     for (std::size_t i = 0; i < members_.size(); ++i)
       if (members_[i].told.leaving) drain(i, true);
   });
+  for (const ServiceConfig::Server& one : missing) take_up_later(one);
 }
 
 // ---- a change --------------------------------------------------------------------------------------------------------

@@ -50,8 +50,9 @@ class ServerSet {
   const std::vector<Member>& members() const { return members_; }  ///< on the network's thread
 
   // ---- from other threads ----
-  /// Pages that find no room elsewhere come to `pager`. Those that were to leave from the start begin to.
-  void start(Pager& pager);
+  /// Pages that find no room elsewhere come to `pager`. Those that were to leave from the start begin to. `missing` were wanted and did not
+  /// answer: they are taken up when they do.
+  void start(Pager& pager, const std::vector<ServiceConfig::Server>& missing = {});
   /// These are to hold the memory from now on: the missing ones are connected, all others are emptied. `just_before` is called when nothing can
   /// fail any more, in front of the first page that goes (it may come here). Returns what is not as asked
   /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), unsupported (too few for parity), those
@@ -101,6 +102,7 @@ class ServerSet {
   void watch(std::size_t number);
   void silent(std::size_t number);
   void lost(std::size_t number);
+  void take_up_later(ServiceConfig::Server server);
   void take_up_lost(const std::stop_token& stop);
   bool take_up(const ServiceConfig::Server& server);
   void stop_taking_up();

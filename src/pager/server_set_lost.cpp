@@ -48,15 +48,17 @@ void ServerSet::lost(std::size_t number) {
   const Member& member = members_[number];
   for (const auto& link : {member.link, member.parity})  // of two sessions the other one is of no use any more
     if (link) asio::post(network_, [link] { link->give_up({Errc::unavailable, "its other session is lost"}); });
-  if (member.leaving || member.gone) return;
+  if (!member.leaving && !member.gone) take_up_later(member.told);
+}
+
+void ServerSet::take_up_later(ServiceConfig::Server server) {
+  server.load.clear();
+  server.parts.clear();
+  server.instance = server.parity_instance = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (ending_ || is_lost(member.told)) return;
-    ServiceConfig::Server again = member.told;
-    again.load.clear();
-    again.parts.clear();
-    again.instance = again.parity_instance = 0;
-    lost_.push_back(std::move(again));
+    if (ending_ || is_lost(server)) return;
+    lost_.push_back(std::move(server));
     if (!taking_up_thread_.joinable()) taking_up_thread_ = std::jthread([this](const std::stop_token& stop) { take_up_lost(stop); });
   }
   something_lost_.notify_all();

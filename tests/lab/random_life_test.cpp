@@ -12,6 +12,7 @@
 #include <random>
 
 #include "os/cgroup.hpp"
+#include "os/clock.hpp"
 #include "split_testing.hpp"
 
 namespace yado::labtest {
@@ -91,6 +92,16 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
       return std::any_of(all.begin() + static_cast<std::ptrdiff_t>(std::min(events_before, all.size())), all.end(), joined);
     })) << host;
   }
+  /// A link that was healed just now may not have carried anything yet, and an agent that was started anew has to report.
+  void is_heard_again(const std::string& host, Instant since) {
+    EXPECT_TRUE(cluster().until([&] {
+      const auto all = cluster().control("GET", "/v1/hosts");
+      if (!all) return false;
+      for (const json& one : (*all)["hosts"])
+        if (one.value("host", "") == host) return one.value("alive", false) && std::chrono::milliseconds(one.value("heard_ms", 1 << 30)) < os::now() - since;
+      return false;
+    }, recovery)) << host;
+  }
   bool right_again(nanoseconds limit = recovery) {
     const std::size_t samples = load->samples().size();
     return load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.number >= samples; }, limit).has_value();
@@ -117,8 +128,7 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     const std::size_t before = cluster().events().size();
     ASSERT_OK(cluster().heal(host));
     if (kind == "host-silent") comes_back(host, before);
-    const std::size_t now = load->samples().size();
-    if (kind == "agent") (void)load->wait_for([&](const drill::Sample& sample) { return sample.number >= now + 10; }, recovery);  // a second: its next report
+    is_heard_again(host, os::now());
   }
 
   /// One host's files of its image are changed where they lie; then it is needed.
@@ -139,9 +149,7 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
   void restore() {
     const std::string to = one_of(view()["image"]["holders"].get<std::vector<std::string>>());
     const std::string image = view()["image"].value("id", "");
-    Ended ended = yado({"restore", "bigvm", "--over", over(to)});
-    // A link that was healed just now may not have carried anything yet.
-    for (int i = 0; i < 5 && ended.output.find("does not answer just now") != std::string::npos && right_again(); ++i) ended = yado({"restore", "bigvm", "--over", over(to)});
+    const Ended ended = yado({"restore", "bigvm", "--over", over(to)});
     if (with_parity() && ended.output.find("with parity it cannot be asked for it") != std::string::npos) return;  // what runs goes on
     EXPECT_EQ(ended.status, 0) << ended.output;
     EXPECT_EQ(view().value("raised_from", json()), json(image));

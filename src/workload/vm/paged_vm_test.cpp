@@ -1,6 +1,7 @@
 // Guests whose memory is split: real QEMU, real pager, real memory servers; a guest that checks every word.
 #include <nlohmann/json.hpp>
 
+#include "wire/listen.hpp"
 #include "workload/vm/paged_vm_testing.hpp"
 
 namespace yado::vm {
@@ -307,6 +308,26 @@ TEST_F(PagedVmProcessTest, WithoutAMemoryServerItDoesNotStart) {
   const auto started = Vm::start(spec(), where, qemu());
   ASSERT_FALSE(started);
   EXPECT_NE(started.error().message.find("memory on h2"), std::string::npos) << started.error().text();
+}
+
+/// As of a host whose death nobody has noticed yet: it does not refuse.
+TEST_F(PagedVmProcessTest, AServerThatIsSilentFromTheBeginningIsDoneWithoutAndTakenUpWhenItAnswers) {
+  hosts_.erase("h3");
+  std::error_code error;
+  fs::remove(directory_.path() / "h3.sock", error);
+  auto silent = wire::make_unix_listener((directory_.path() / "h3.sock").native(), 0600);
+  ASSERT_OK(silent);
+  Place where = place("a", memory_bytes / 4, {"h2"}, 2);
+  where.paging->config.servers.push_back({.host = "h3", .unix_path = directory_.path() / "h3.sock", .quota_bytes = memory_bytes});
+  boot(where);
+  write_a_while('w', 5);
+  EXPECT_GT(figure("pages_without_redundancy").value_or(0), 0u);
+  silent->file.remove();
+  silent->socket.reset();
+  add_host("h3");
+  wait_until_redundant();
+  hosts_.erase("h2");
+  expect_flawless();
 }
 
 TEST_F(PagedVmProcessTest, ADeadPagerEndsTheGuest) {
