@@ -295,6 +295,7 @@ class ControlCore {
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
   void spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
+  Status next_host_answers(const Workload& workload) const;
   void seal(Workload& workload);
   void sealed(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void ahead_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);

@@ -110,6 +110,15 @@ TEST_F(DisksAheadTest, ItStaysWhereItIsWhenItsDisksCannotGo) {
   EXPECT_EQ(record().host, h1);
 }
 
+TEST_F(DisksAheadTest, TheyDoNotGoToAHostThatFellSilentMeanwhile) {
+  const auto seal = move();
+  silence({h1, h2, h3});
+  const auto actions = image_of(seal.id, h1, seal.what.image, 1000);
+  EXPECT_EQ(answer_to(mover, actions).route.error().code, Errc::unavailable);
+  EXPECT_THAT(calls<PullCall>(actions), IsEmpty());
+  EXPECT_EQ(route().state, RouteState::up);
+}
+
 TEST_F(DisksAheadTest, WhatWentIsDroppedWhenTheRestDoesNot) {
   const auto seal = move();
   const auto pull = only_call<PullCall>(image_of(seal.id, h1, seal.what.image, 1000));

@@ -149,6 +149,30 @@ TEST_F(ControlMigrationTest, WhatAnEarlierMoveLeftBehindIsRetiredDuringTheNext) 
   EXPECT_THAT(beat(h4).retire, IsEmpty());
 }
 
+/// Nothing is asked of it then: a call to nobody would take minutes to fail, and the guest may stand still meanwhile.
+TEST_F(ControlMigrationTest, AHostThatFellSilentBeforeItIsAskedIsNotAsked) {
+  const auto die = [&] { return silence({h1, h2, h3}); };
+  start();
+  core().move_live(++last_ask, site, h4, std::nullopt, now);
+  const auto spread = only_call<ResplitCall>(take());
+  const AskId while_it_spreads = last_ask;
+  die();
+  auto actions = done(spread.id, CallReply{.instance = spread.what.instance, .sequence = agent(h1).sequence});
+  EXPECT_EQ(answer_to(while_it_spreads, actions).route.error().code, Errc::unavailable);
+  EXPECT_THAT(calls<ExpectCall>(actions), IsEmpty());
+  EXPECT_EQ(route().state, RouteState::up);
+
+  made.emplace(Settings{}), agents.clear(), disk.clear();
+  start();
+  const auto handover = only_call<HandoverCall>(move(h4));
+  const AskId while_it_is_handed_over = last_ask;
+  die();
+  actions = handed_over(handover);
+  EXPECT_EQ(answer_to(while_it_is_handed_over, actions).route.error().code, Errc::unavailable);
+  EXPECT_THAT(calls<PullCall>(actions), IsEmpty());
+  EXPECT_EQ(only_call<RaiseCall>(actions).host, h1) << "where it stands";
+}
+
 TEST_F(ControlMigrationTest, ItStaysWhereItIsWhenItCannotBeHandedOver) {
   start();
   const auto handover = only_call<HandoverCall>(move(h4));
