@@ -292,7 +292,7 @@ TEST_F(LabTest, ALossyLinkIsSlowAndNothingElse) {
   OK(lab.heal(h1));
   const auto before = sent_again();
   for (int i = 0; i < 100; ++i) ASSERT_TRUE(passes(talk.client, talk.client)) << i;
-  EXPECT_EQ(sent_again(), before);
+  EXPECT_LT(sent_again() - before, 10u) << "a busy machine may repeat some; a lossy link would about 20";
 }
 
 TEST_F(LabTest, ASilentHostSendsNeitherRstNorFinUntilItIsBootedAgain) {

@@ -129,7 +129,7 @@ Status Network::connect_all(std::vector<ServerSet::Member>& members) {
   if (const Status opened = open(config_.servers, config_.servers.size() == 1 && needs_one); !opened) return opened;
   if (members.empty() && missing_.size() > 1 && needs_one)
     if (const Status opened = open(std::vector(missing_), true); !opened) return opened;
-  if (members.empty() && missing && config_.local_bytes < config_.memory_bytes) return std::unexpected(*missing);
+  if (members.empty() && missing && needs_one) return std::unexpected(*missing);
   if (with_parity() && members.size() <= columns())
     return fail(missing ? missing->code : Errc::invalid_argument, "parity over {} hosts wants {} memory servers, {} are there{}", config_.servers.size(), columns() + 1,
                 members.size(), missing ? ": " + missing->message : std::string());

@@ -105,7 +105,7 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
     pager.count_changes();
     served.kept.cut = network.chain()->cut();
   } else if (!config.left_in.empty()) {
-    // As far as there is none, nobody has taken an image of it.
+    // Without the file there was no image, or it could not be left: all is saved then.
     if (auto changed = read_changed_pages(config.left_in, pager.pages())) {
       pager.count_changes(std::move(changed->pages));
       served.kept.cut = changed->since;

@@ -369,9 +369,9 @@ TEST_F(SupervisorTest, ACheckpointWaitsForWhatIsUnderWay) {
   ASSERT_OK(first);
   first->call("start");
   const auto parts = [&](const std::string& image) {
-    json made;
-    for (const std::string part : {"criu", "disk"}) fs::create_directories(fs::path(made[part] = ground_->directory() / image / part));
-    return made;
+    const fs::path directory = ground_->directory() / image;
+    for (const char* part : {"criu", "disk"}) fs::create_directories(directory / part);
+    return json{{"criu", (directory / "criu").native()}, {"disk", (directory / "disk").native()}};
   };
   first->send("checkpoint", {{"parts", parts("one")}});
   auto anew = Connection::open(of_owner.directory);
