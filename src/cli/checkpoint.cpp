@@ -6,8 +6,8 @@
 
 #include "cli/client.hpp"
 #include "cli/command.hpp"
+#include "cli/memory_progress.hpp"
 #include "cli/rate_limit.hpp"
-#include "cli/saving.hpp"
 
 namespace yado::cli {
 namespace {
@@ -34,12 +34,12 @@ int checkpoint(const CheckpointOptions& options) {
   if (!asked) return complain(*client, asked.error());
   // The image is built in the background: its events say how it ends.
   int status = Exit::failed;
-  std::optional<SavingShown> saving;
-  if (!options.common.json) saving.emplace(client->socket(), options.workload);
+  std::optional<MemoryProgress> progress;
+  if (!options.common.json) progress.emplace(*client, options.workload);
   auto followed = client->follow(fmt::format("/v1/events?follow=1&since={}", since), [&](const nlohmann::json& event) {
     if (event.value("workload", "") != options.workload) return true;
     const std::string kind = event.value("kind", "");
-    if (saving) saving->print(describe_event(event));
+    if (progress) progress->print(describe_event(event));
     if (kind == "image") {
       if (options.common.json)
         fmt::print("{}\n", event.dump());

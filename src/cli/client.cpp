@@ -12,6 +12,8 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <fmt/chrono.h>
 #include <nlohmann/json.hpp>
 
@@ -160,6 +162,21 @@ void Client::watch(const std::string& target, std::function<void(const json&)> e
   });
   auto sink = [lines](std::string_view piece) { return (*lines)(piece); };
   asio::co_spawn(impl_->io, impl_->client.stream(std::move(request), quiet_limit, quiet_limit, sink), asio::detached);
+}
+
+void Client::ask_meanwhile(const std::string& target, nanoseconds pause, std::function<std::optional<nanoseconds>(const Result<json>&)> answered) {
+  const auto ask = [](Impl& impl, std::string path, std::optional<nanoseconds> next, auto then) -> asio::awaitable<void> {
+    asio::steady_timer timer(impl.io);
+    while (next) {
+      timer.expires_after(*next);
+      co_await timer.async_wait(asio::use_awaitable);
+      wire::Request request;
+      request.target = path;
+      const auto response = co_await impl.client.call(std::move(request), patience);
+      next = then(response ? api::body_of(*response) : std::unexpected(response.error()));
+    }
+  };
+  asio::co_spawn(impl_->io, ask(*impl_, target, pause, std::move(answered)), asio::detached);
 }
 
 int complain(const Client& client, const Error& error) {

@@ -37,6 +37,8 @@ class Client {
                 std::optional<nanoseconds> quiet, std::function<bool(const nlohmann::json&)> event);
   /// The same while call() is under way; ends with the next call's end.
   void watch(const std::string& target, std::function<void(const nlohmann::json&)> event);
+  /// Asks GET `target` again and again while call() or follow() is under way, first after `pause`, then after what `answered` returns; until that is nothing.
+  void ask_meanwhile(const std::string& target, nanoseconds pause, std::function<std::optional<nanoseconds>(const Result<nlohmann::json>&)> answered);
   /// True when the last error was that nobody answers.
   bool unreachable() const { return unreachable_; }
 

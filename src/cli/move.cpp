@@ -1,10 +1,13 @@
 // yado move: another host.
 
+#include <optional>
+
 #include <nlohmann/json.hpp>
 
 #include "api/json.hpp"
 #include "cli/client.hpp"
 #include "cli/command.hpp"
+#include "cli/memory_progress.hpp"
 #include "cli/relocate.hpp"
 #include "cli/split_over.hpp"
 
@@ -14,11 +17,16 @@ int relocate(const Common& common, const std::string& workload, const std::strin
   auto client = Client::control(common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   const std::uint64_t since = newest_event(*client);
-  client->watch(fmt::format("/v1/events?follow=1&since={}", since), [workload](const nlohmann::json& event) {
-    if (event.value("workload", "") == workload) fmt::print(stderr, "{}\n", describe_event(event));
+  std::optional<MemoryProgress> progress;
+  if (!common.json) progress.emplace(*client, workload);
+  client->watch(fmt::format("/v1/events?follow=1&since={}", since), [&](const nlohmann::json& event) {
+    if (event.value("workload", "") != workload) return;
+    if (progress) progress->print(describe_event(event));
+    else fmt::print(stderr, "{}\n", describe_event(event));
   });
   if (!host.empty()) body["host"] = host;
   auto answer = client->call("POST", fmt::format("/v1/workloads/{}/move", workload), api::dump(body));
+  progress.reset();
   if (!answer) return complain(*client, answer.error());
   if (common.json)
     fmt::print("{}\n", api::dump_pretty(*answer));

@@ -298,7 +298,10 @@ asio::awaitable<Result<json>> Shell::forward(const WorkloadId& id, const wire::R
     if (!lines) co_return std::unexpected(lines.error());
     out.target = fmt::format("/v1/instances/{}/logs?lines={}", record.instance, *lines);
   }
-  co_return co_await agents_.ask(record.host, host->report.agent, std::move(out), limit);
+  const HostId main = record.host;
+  auto answer = co_await agents_.ask(main, host->report.agent, std::move(out), limit);
+  if (answer && target.path[2] == "memory") (*answer)["host"] = main.str();
+  co_return answer;
 }
 
 // ---- plans and drills ----------------------------------------------------------------------------------------------

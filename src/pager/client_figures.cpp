@@ -44,6 +44,7 @@ json Client::figures() const {
                {"pages_without_redundancy", redundancy},
                {"servers", std::move(servers)}};
   if (saving) figures["saving"] = saving_json();
+  else if (const std::uint64_t left = pager_.unsaved()) figures["to_move_bytes"] = left * page_bytes;
   return figures;
 }
 

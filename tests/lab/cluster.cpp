@@ -120,6 +120,7 @@ Status Cluster::start_lab(const ClusterOptions& options) {
                       "--listen", "127.0.0.1:0",
                       "--criu",   options.criu ? variable("YADO_CRIU", "none") : "none"};
   if (!options.disk.empty()) wanted.arguments.insert(wanted.arguments.end(), {"--disk", options.disk});
+  wanted.arguments.insert(wanted.arguments.end(), {"--link", options.link});
   wanted.environment = clean_environment();
   wanted.standard_output = wanted.standard_error = pipe.write.get();
   wanted.death_signal = SIGKILL;

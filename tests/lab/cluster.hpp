@@ -34,6 +34,7 @@ struct ClusterOptions {
   bool database = true;
   std::string disk;  ///< of every host, "64MB"; empty: the directory's
   std::string name;  ///< empty: a unique one
+  std::string link = "0";  ///< bits per second of every host's; 0: as fast as it goes
 };
 
 /// A program that ran to its end.

@@ -319,5 +319,43 @@ TEST_F(SplitVmTest, WhenControlDiesDuringAMoveNothingIsLeftReady) {
   expect_all_correct(*load);
 }
 
+/// Links on which handing it over takes longer than an agent's start.
+class SlowMoveTest : public LabTest<SlowMoveTest> {
+ public:
+  static ClusterOptions cluster_options() { return {.hosts = 3, .criu = false, .database = false, .disk = {}, .name = {}, .link = "100000000"}; }
+};
+
+TEST_F(SlowMoveTest, AnotherMoveWaitsForOneWhoseAgentWasKilled) {
+  if (const std::string why = missing_guest("vmweb"); !why.empty()) GTEST_SKIP() << why;
+  LAB_MUST(json spec, cluster().spec("bigvm", "bigvm", "cold"));
+  spec["policy"]["placement"] = {"h1", "h2", "h3"};
+  ASSERT_OK(cluster().deploy(spec));
+  const auto load = load_of_split_guest(cluster().gate());
+  ASSERT_TRUE(load && answered_after(*load, 0));
+  const std::string home = cluster().owner_host("bigvm"), target = home == "h2" ? "h3" : "h2";
+  const std::uint64_t epoch = cluster().epoch("bigvm"), since = cluster().newest_event();
+  const auto is_handed_over = [&] {
+    const auto memory = cluster().control("GET", "/v1/workloads/bigvm/memory");
+    return memory && memory->contains("to_move_bytes");
+  };
+  auto moving = std::async(std::launch::async, [&] { return cluster().yado({"move", "bigvm", target}); });
+  ASSERT_TRUE(cluster().until(is_handed_over));
+  ASSERT_OK(cluster().fault("agent", home));
+  const Ended first = moving.get();
+  EXPECT_NE(first.status, 0) << first.output;
+  ASSERT_OK(cluster().heal(home));
+  ASSERT_TRUE(cluster().until(is_handed_over)) << "the new agent has not been heard before that was over";
+  const Ended second = cluster().yado({"move", "bigvm", target});
+  EXPECT_EQ(second.status, 0) << second.output;
+  EXPECT_NE(second.output.find("moving: "), std::string::npos) << second.output;
+  EXPECT_EQ(cluster().owner_host("bigvm"), target);
+  std::vector<std::string> raised;
+  for (const json& event : cluster().events(since))
+    if (event.value("kind", "") == "raise") raised.push_back(event.value("host", ""));
+  EXPECT_EQ(raised, std::vector{target}) << "the first one left it running";
+  EXPECT_TRUE(answered_after(*load, epoch));
+  expect_all_correct(*load);
+}
+
 }  // namespace
 }  // namespace yado::labtest

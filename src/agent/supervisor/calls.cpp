@@ -205,9 +205,8 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
   YADO_TRY(driver_->can_checkpoint(), "checkpoint");
   // It lasts as long as its program does.
   if (busy("exec")) return fail(Errc::conflict, "checkpoint: exec is under way");
-  // Whoever asked for what is under way may have died, so that its like may not know of it.
   if (!operations_.empty()) {
-    later_.emplace_back(message, asked);
+    later_.push_back({&Supervisor::checkpoint, message, asked});
     return std::optional<json>{};
   }
   workload::PartDirectories parts;
@@ -242,13 +241,10 @@ Result<std::optional<json>> Supervisor::checkpoint(const json& message, Asked as
   return std::optional<json>{};
 }
 
+/// What still cannot be begun queues up again.
 void Supervisor::begin_later() {
-  while (operations_.empty() && !later_.empty()) {
-    const auto [message, asked] = std::move(later_.front());
-    later_.erase(later_.begin());
-    const auto begun = checkpoint(message, asked);
-    if (!begun) answer(asked, std::unexpected(begun.error()));
-  }
+  for (const Later& one : std::exchange(later_, {}))
+    if (const auto begun = (this->*one.begin)(one.message, one.asked); !begun) answer(one.asked, std::unexpected(begun.error()));
 }
 
 Status Supervisor::put_to_sleep() {
@@ -262,7 +258,11 @@ Status Supervisor::put_to_sleep() {
 
 Result<std::optional<json>> Supervisor::hand_over(const json& message, Asked asked) {
   YADO_TRY(need_instance(), "move");
-  if (!operations_.empty()) return fail(Errc::conflict, "move: {} is under way", operations_.front().what);
+  if (busy("exec")) return fail(Errc::conflict, "move: exec is under way");
+  if (!operations_.empty()) {
+    later_.push_back({&Supervisor::hand_over, message, asked});
+    return std::optional<json>{};
+  }
   if (state_ != InstanceState::running) return fail(Errc::conflict, "move: {} is {}", config_.instance, name_of(state_));
   workload::PartDirectories parts;
   workload::Handover how;
@@ -278,10 +278,10 @@ Result<std::optional<json>> Supervisor::hand_over(const json& message, Asked ask
     YADO_ASSIGN(auto properties, instance_->hand_over(parts, how), "move");
     return json{{"properties", std::move(properties)}};
   }), "move");
-  const auto finish = [this, runs_on = how.disks_only](Result<json> result, const Operation&) -> Result<json> {
+  const auto finish = [this, runs_on = how.disks_only, client = asked.client](Result<json> result, const Operation&) -> Result<json> {
     if (!instance_ || runs_on || (result && (*result)["properties"].contains(workload::not_yet_property))) return result;
-    // It stands still already, and nobody here may let it go on but by a thaw.
-    if (result) {
+    // It stands still already, and nobody here may let it go on but by a thaw; unless who would take it from here has died.
+    if (result && has_client(client)) {
       YADO_TRY(put_to_sleep(), "move");
       return result;
     }
@@ -294,8 +294,10 @@ Result<std::optional<json>> Supervisor::hand_over(const json& message, Asked ask
 
 Result<std::optional<json>> Supervisor::resplit(const json& message, Asked asked) {
   YADO_TRY(need_instance(), "resplit");
-  for (const std::string_view other : {"checkpoint", "resplit"})
-    if (busy(other)) return fail(Errc::conflict, "resplit: a {} is under way", other);
+  if (busy("checkpoint") || busy("hand_over") || busy("resplit")) {
+    later_.push_back({&Supervisor::resplit, message, asked});
+    return std::optional<json>{};
+  }
   Split split;
   Status status;
   api::Fields(message, "", status).required("split", split);

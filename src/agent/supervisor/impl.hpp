@@ -84,6 +84,13 @@ class Supervisor {
   void look_at_console();
   std::optional<Result<json>> serve_console(AtConsole& one);
 
+  /// A change of the whole instance that waits for another. Whoever asked for that may have died, so that its like may not know of it.
+  struct Later {
+    Result<std::optional<json>> (Supervisor::*begin)(const json& message, Asked asked);
+    json message;
+    Asked asked;
+  };
+
   // The lease.
   void decide(const lease::Holder::Decision& decision);
   void run_now();
@@ -104,6 +111,7 @@ class Supervisor {
   Result<Operation> begin(const std::function<Result<json>(int output)>& work);
   Status need_instance() const;
   bool busy(std::string_view what) const;
+  bool has_client(std::uint64_t client) const;
   void begin_later();
 
   Config config_;
@@ -116,7 +124,7 @@ class Supervisor {
   std::list<Connection> clients_;
   std::uint64_t last_client_ = 0;
   std::list<Running> operations_;
-  std::vector<std::pair<json, Asked>> later_;  ///< checkpoints that wait until nothing else is under way
+  std::vector<Later> later_;  ///< in the order in which they were asked for
 
   std::unique_ptr<workload::Driver> driver_;
   std::unique_ptr<workload::Instance> instance_;

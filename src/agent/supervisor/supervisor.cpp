@@ -286,9 +286,11 @@ void Supervisor::tell(json event) {
   for (const std::uint64_t client : lost) drop(client);
 }
 
+bool Supervisor::has_client(std::uint64_t client) const { return std::ranges::find(clients_, client, &Connection::number) != clients_.end(); }
+
 void Supervisor::drop(std::uint64_t client) {
   std::erase_if(clients_, [&](const Connection& one) { return one.number == client; });
-  std::erase_if(later_, [&](const auto& one) { return one.second.client == client; });
+  std::erase_if(later_, [&](const Later& one) { return one.asked.client == client; });
 }
 
 int run(const Config& config, os::Fd network, os::Fd ready, std::unique_ptr<workload::Driver> expecting) {

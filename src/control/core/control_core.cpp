@@ -79,7 +79,7 @@ Status ControlCore::stop(const WorkloadId& id, Instant now) {
   end_resplit(*workload, fail(Errc::canceled, "{} was stopped", id));
   workload->inspection = 0;
   persist(*workload);
-  if (record.phase != OwnerPhase::absent && alive(record.host))
+  if (record.phase != OwnerPhase::absent)
     call(StopCall{id, record.instance, record.epoch}, raise_limit(record.spec),
          Pending{Pending::What::stop_owner, id, record.host, record.instance, {}, record.epoch});
   record.phase = OwnerPhase::absent;
@@ -248,9 +248,12 @@ void ControlCore::remember_effect(const HostId& id, Effect effect) {
   host->second.effects.push_back(std::move(effect));
 }
 
+/// Who does not answer is not asked: a connection to nobody takes minutes to fail. The next tick says so, as the host would have.
 CallId ControlCore::call(AgentCall what, nanoseconds limit, Pending pending) {
-  const Host& host = hosts_.at(pending.host);
-  actions_.push_back(Call{++last_call_, pending.host, host.report.agent, std::move(what), limit});
+  if (alive(pending.host))
+    actions_.push_back(Call{++last_call_, pending.host, hosts_.at(pending.host).report.agent, std::move(what), limit});
+  else
+    not_asked_.push_back(++last_call_);
   pending_[last_call_] = std::move(pending);
   return last_call_;
 }

@@ -140,7 +140,7 @@ class ControlCore {
   void host_probed(const HostId& host, ProbeAnswer answer, Instant now);
 
   void tick(Instant now);
-  Instant next_deadline() const;
+  Instant next_deadline() const;  ///< may have passed: then at once
   std::vector<Action> take() { return std::exchange(actions_, {}); }
 
   RouteTable routes() const;
@@ -295,7 +295,6 @@ class ControlCore {
   // migration.cpp
   void continue_migration(Workload& workload, Instant now);
   void spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
-  Status next_host_answers(const Workload& workload) const;
   void seal(Workload& workload);
   void sealed(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void ahead_pulled(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
@@ -314,6 +313,7 @@ class ControlCore {
   bool braked() const;
   void persist(const Workload& workload) { actions_.push_back(Persist{workload.record}); }
   CallId call(AgentCall what, nanoseconds limit, Pending pending);
+  void refuse_not_asked(Instant now);
   void emit(std::string kind, const Workload& workload, const HostId& host,
             std::map<std::string, std::string> fields = {});
   Route route_of(const Workload& workload) const;
@@ -385,6 +385,7 @@ class ControlCore {
   Instant all_known_at_{};  ///< every agent that lives has spoken since control was started
   std::set<std::string> gates_;
   std::map<CallId, Pending> pending_;
+  std::vector<CallId> not_asked_;  ///< of them: their hosts did not answer then
   lease::Table leases_;
   CallId last_call_ = 0;
   std::vector<Action> actions_;

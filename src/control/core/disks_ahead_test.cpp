@@ -113,9 +113,8 @@ TEST_F(DisksAheadTest, ItStaysWhereItIsWhenItsDisksCannotGo) {
 TEST_F(DisksAheadTest, TheyDoNotGoToAHostThatFellSilentMeanwhile) {
   const auto seal = move();
   silence({h1, h2, h3});
-  const auto actions = image_of(seal.id, h1, seal.what.image, 1000);
-  EXPECT_EQ(answer_to(mover, actions).route.error().code, Errc::unavailable);
-  EXPECT_THAT(calls<PullCall>(actions), IsEmpty());
+  EXPECT_THAT(calls<PullCall>(image_of(seal.id, h1, seal.what.image, 1000)), IsEmpty());
+  EXPECT_EQ(answer_to(mover, pass(1ms, {h1, h2, h3})).route.error().code, Errc::unavailable);
   EXPECT_EQ(route().state, RouteState::up);
 }
 

@@ -207,6 +207,7 @@ void ControlCore::inspected(Workload& workload, const Result<CallReply>& result,
 
 void ControlCore::tick(Instant now) {
   check_hosts(now);
+  refuse_not_asked(now);
   for (auto& [id, workload] : workloads_) {
     if (workload.owner) continue_owner(workload, now);
     reconcile(workload, now);
@@ -285,7 +286,14 @@ void ControlCore::host_is_silent(const HostId& id, Instant now) {
     if (workload.owner) continue_owner(workload, now);
 }
 
+void ControlCore::refuse_not_asked(Instant now) {
+  for (const CallId id : std::exchange(not_asked_, {}))
+    if (const auto call = pending_.find(id); call != pending_.end())
+      call_done(id, fail(Errc::unavailable, "{} does not answer", call->second.host), now);
+}
+
 Instant ControlCore::next_deadline() const {
+  if (!not_asked_.empty()) return Instant{};
   Instant next = Instant::max();
   auto consider = [&](Instant when) {
     if (when != Instant{}) next = std::min(next, when);

@@ -91,15 +91,8 @@ void ControlCore::continue_migration(Workload& workload, Instant now) {
 void ControlCore::spread(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now) {
   if (!workload.migration || workload.migration->image != pending.image) return;
   if (!result) return stay(workload, pending, result.error(), now);
-  if (const Status there = next_host_answers(workload); !there) return stay(workload, pending, there.error(), now);
   if (workload.migration->spec.vm.disks.empty()) return expect(workload);
   seal(workload);
-}
-
-/// What is asked of a host fails when that falls silent, but not when it has before: a connection to nobody takes minutes to fail.
-Status ControlCore::next_host_answers(const Workload& workload) const {
-  const HostId& to = workload.migration->to;
-  return alive(to) ? Status() : fail(Errc::unavailable, "{} fell silent", to);
 }
 
 /// What it has written to its disks so far goes to the next host while it runs.
@@ -121,7 +114,6 @@ void ControlCore::sealed(Workload& workload, const Pending& pending, const Resul
   Migration& migration = *workload.migration;
   if (!result || !result->image) return stay(workload, pending, result ? Error{Errc::internal, "no disks were sealed"} : result.error(), now);
   remember_effect(pending.host, Effect{result->sequence, std::nullopt, *result->image});
-  if (const Status there = next_host_answers(workload); !there) return stay(workload, pending, there.error(), now);
   migration.ahead_bytes = result->image->bytes;
   migration.pulled_since = now;
   migration.step = Migration::Step::pull_ahead;
@@ -203,8 +195,6 @@ void ControlCore::handed_over(Workload& workload, const Pending& pending, const 
   remember_effect(pending.host, Effect{result->sequence, InstanceReport{.id = record.instance, .workload = record.spec.name, .epoch = record.epoch,
                                                                         .state = InstanceState::frozen, .endpoint = record.endpoint}, std::nullopt});
   migration.step = Migration::Step::pull;
-  if (const Status there = next_host_answers(workload); !there)
-    return handover_pulled(workload, Pending{.workload = record.spec.name, .host = migration.to, .image = migration.image}, std::unexpected(there.error()), now);
   call(PullCall{migration.spec, record.epoch, migration.image, hosts_.at(migration.from).report.agent, {}}, side_limit(record.spec),
        Pending{Pending::What::pull_handover, record.spec.name, migration.to, {}, migration.image, record.epoch, record.revision});
 }
@@ -244,9 +234,8 @@ bool ControlCore::stands_for_a_move(const Workload& workload, const InstanceRepo
 void ControlCore::end_left(Workload& workload) {
   const Migration& migration = *workload.migration;
   const Record& record = workload.record;
-  if (alive(migration.from))
-    call(StopCall{record.spec.name, migration.left, record.epoch}, side_limit(record.spec),
-         Pending{Pending::What::stop_owner, record.spec.name, migration.from, migration.left, {}, migration.left_epoch});
+  call(StopCall{record.spec.name, migration.left, record.epoch}, side_limit(record.spec),
+       Pending{Pending::What::stop_owner, record.spec.name, migration.from, migration.left, {}, migration.left_epoch});
 }
 
 }  // namespace yado::control

@@ -32,7 +32,7 @@ void ControlCore::begin_owner(Workload& workload, Evidence evidence, const HostI
   if (exclusive && proves_death(evidence)) leases_.proved_dead(id, old_epoch);
   grant(workload, now);
   workload.owner->fenced = exclusive || proves_death(evidence);
-  if (exclusive && alive(old_host) && workload.owner->not_before > now)
+  if (exclusive && workload.owner->not_before > now)
     // Its host can prove the death faster than the lease ends.
     call(StopCall{id, old_instance, record.epoch}, workload.owner->not_before - now,
          Pending{Pending::What::stop_owner, id, old_host, old_instance, {}, old_epoch});
