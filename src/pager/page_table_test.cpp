@@ -1,6 +1,8 @@
 #include "pager/page_table.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
 
 #include <algorithm>
 #include <deque>
@@ -11,6 +13,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <stdexcept>
 
 namespace yado::pager {
 namespace {
@@ -158,33 +161,53 @@ TEST(PageTableTest, WhenStoresFailTheGuestGoesOnOverTheLimit) {
 
 // ---- simulation: a kernel, guest threads, an evictor and a network, all with delays of their own -----------------
 
+/// What happens next, and how: from a seed, or a list that RapidCheck can make small.
+class Choices {
+ public:
+  explicit Choices(std::uint64_t seed) : random_(seed) {}
+  explicit Choices(std::vector<std::uint16_t> list) : list_(std::move(list)), left_(list_.size()) {}
+  std::uint64_t operator()() {
+    if (left_ == 0 || list_.empty()) return random_();
+    return list_[list_.size() - left_--];
+  }
+  /// At the end of a list; chance goes on.
+  bool over() const { return !list_.empty() && left_ == 0; }
+
+ private:
+  std::vector<std::uint16_t> list_;
+  std::size_t left_ = 0;
+  std::mt19937_64 random_;
+};
+
+/// Throws what does not hold.
+template <class... T>
+void must(bool holds, fmt::format_string<T...> otherwise, T&&... values) {
+  if (!holds) throw std::logic_error(fmt::format(otherwise, std::forward<T>(values)...));
+}
+
 class World {
  public:
-  World(std::uint64_t seed, bool failing)
-      : random_(seed),
+  World(Choices choices, bool failing)
+      : choose_(std::move(choices)),
         failing_(failing),
-        pages_(64 + random_() % 200),
-        limit_(16 + random_() % 48),
-        table_({.pages = pages_, .local_limit = limit_, .prefetch_most = 1U << random_() % 6, .fetching_most = 24,
+        pages_(64 + choose_() % 200),
+        limit_(16 + choose_() % 48),
+        table_({.pages = pages_, .local_limit = limit_, .prefetch_most = 1U << choose_() % 6, .fetching_most = 24,
                 .evicting_most = 24}),
         kernel_(pages_),
-        guests_(1 + random_() % 6) {
+        guests_(1 + choose_() % 6) {
     for (int& laziness : laziness_) laziness = chance(3) ? 40 : 1;
   }
 
   void run() {
-    for (int step = 0; step < 4000; ++step) {
-      any_step(true);
-      if (::testing::Test::HasFatalFailure()) return;
-    }
+    for (int step = 0; step < 4000 && !choose_.over(); ++step) any_step(true);
     // Nothing new is asked for: everybody must come to rest.
-    for (int step = 0; any_step(false); ++step) ASSERT_LT(step, 100'000) << "it never comes to rest";
-    for (const Guest& guest : guests_) EXPECT_FALSE(guest.waits_for) << "stuck at page " << *guest.waits_for;
-    for (PageNumber page = 0; page < pages_; ++page)
-      EXPECT_EQ(kernel_[page].file.value_or(remote(page)), kernel_[page].truth) << "page " << page;
-    EXPECT_GT(reads_, 0u);
-    EXPECT_EQ(table_.counts().waiting + table_.counts().fetching + table_.counts().evicting, 0u);
+    for (int step = 0; any_step(false); ++step) must(step < 100'000, "it never comes to rest");
+    for (const Guest& guest : guests_) must(!guest.waits_for, "stuck at page {}", guest.waits_for.value_or(0));
+    for (PageNumber page = 0; page < pages_; ++page) must(kernel_[page].file.value_or(remote(page)) == kernel_[page].truth, "page {} is not what was written", page);
+    must(table_.counts().waiting + table_.counts().fetching + table_.counts().evicting == 0, "something is under way at rest");
   }
+  std::uint64_t reads() const { return reads_; }
 
  private:
   struct KernelPage {
@@ -202,7 +225,7 @@ class World {
   };
 
   std::uint64_t remote(PageNumber page) { return remote_.contains(page) ? remote_[page] : 0; }
-  bool chance(int one_in) { return random_() % one_in == 0; }
+  bool chance(int one_in) { return choose_() % one_in == 0; }
 
   /// One step of somebody; false when nobody has anything to do.
   bool any_step(bool guests_act) {
@@ -217,11 +240,9 @@ class World {
     if (!punched_.empty()) possible.emplace_back(6, [&] { report_punched(); });
     if (paused_) possible.emplace_back(7, [&] { resume(); });
     if (possible.empty()) return false;
-    const auto& [kind, step] = possible[random_() % possible.size()];
+    const auto& [kind, step] = possible[choose_() % possible.size()];
     if (possible.size() == 1 || chance(laziness_[kind])) step();
-    if (!failing_) {
-      EXPECT_LE(table_.counts().in_file, limit_);
-    }
+    must(failing_ || table_.counts().in_file <= limit_, "more is here than may be");
     return true;
   }
 
@@ -232,12 +253,12 @@ class World {
 
   void guest_step(Guest& guest) {
     // Mostly few pages, so that the same ones meet again while something of them is under way.
-    const PageNumber page = chance(2) ? random_() % pages_ : random_() % 24;
+    const PageNumber page = chance(2) ? choose_() % pages_ : choose_() % 24;
     KernelPage& at = kernel_[page];
     if (at.mapped) {
       ++reads_;
-      ASSERT_EQ(at.file.value(), at.truth) << "a stale word in page " << page;
-      if (chance(2)) at.file = at.truth = random_();
+      must(at.file.value() == at.truth, "a stale word in page {}", page);
+      if (chance(2)) at.file = at.truth = choose_();
       return;
     }
     guest.waits_for = page;
@@ -256,7 +277,7 @@ class World {
     event(out);
     for (Action& action : out) {
       if (const auto* map = std::get_if<Map>(&action)) {
-        ASSERT_TRUE(kernel_[map->page].file) << "CONTINUE of a hole: EFAULT";
+        must(kernel_[map->page].file.has_value(), "CONTINUE of a hole: EFAULT");
         kernel_[map->page].mapped = true;
         wake(map->page);
       } else if (const auto* fetch = std::get_if<Fetch>(&action)) {
@@ -271,7 +292,7 @@ class World {
     }
     for (PageNumber page = 0; page < pages_; ++page) {
       const PageState state = table_.state(page);
-      ASSERT_EQ(table_.needs_remote(page), state == PageState::remote || state == PageState::fetching || state == PageState::punching) << page;
+      must(table_.needs_remote(page) == (state == PageState::remote || state == PageState::fetching || state == PageState::punching), "page {} is said to be where it is not", page);
     }
   }
 
@@ -281,12 +302,12 @@ class World {
   }
 
   void fetch_arrives() {
-    auto chosen = std::next(fetches_.begin(), static_cast<long>(random_() % fetches_.size()));
+    auto chosen = std::next(fetches_.begin(), static_cast<long>(choose_() % fetches_.size()));
     std::vector<PageNumber> pages = std::move(*chosen);
     fetches_.erase(chosen);
     for (const PageNumber page : pages) {
-      ASSERT_FALSE(kernel_[page].file) << "UFFDIO_COPY onto a page: EEXIST";
-      ASSERT_EQ(remote(page), kernel_[page].truth) << "page " << page << " comes back old";
+      must(!kernel_[page].file, "UFFDIO_COPY onto a page: EEXIST");
+      must(remote(page) == kernel_[page].truth, "page {} comes back old", page);
       kernel_[page].file = remote(page);
       kernel_[page].mapped = true;
       wake(page);
@@ -321,8 +342,8 @@ class World {
 
   void start(const Punch& punch) {
     for (const PageNumber page : punch.pages) {
-      ASSERT_FALSE(kernel_[page].mapped) << "page " << page << " is punched under the guest";
-      ASSERT_EQ(remote(page), kernel_[page].truth) << "page " << page << " is lost";
+      must(!kernel_[page].mapped, "page {} is punched under the guest", page);
+      must(remote(page) == kernel_[page].truth, "page {} is lost", page);
       kernel_[page].file.reset();
     }
     punched_.push_back(punch.ticket);
@@ -353,7 +374,7 @@ class World {
     act([&](Actions& out) { table_.punched(ticket, out); });
   }
 
-  std::mt19937_64 random_;
+  Choices choose_;
   bool failing_;
   std::uint64_t pages_, limit_;
   PageTable table_;
@@ -375,17 +396,26 @@ class World {
 TEST(PageTableSimulation, NoPageIsLostOrServedStaleOrStuck) {
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
     SCOPED_TRACE(seed);
-    World(seed, false).run();
-    if (HasFailure()) return;
+    World world(Choices(seed), false);
+    ASSERT_NO_THROW(world.run());
+    EXPECT_GT(world.reads(), 0u);
   }
 }
 
 TEST(PageTableSimulation, NorWhenStoresFail) {
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
     SCOPED_TRACE(seed);
-    World(seed, true).run();
-    if (HasFailure()) return;
+    World world(Choices(seed), true);
+    ASSERT_NO_THROW(world.run());
   }
+}
+
+/// A failure is made small, and printed with how to repeat it (RC_PARAMS).
+RC_GTEST_PROP(PageTableSimulation, NorWhateverHappens, (bool failing)) {
+  constexpr int longest = 4000;
+  const auto any_number = rc::gen::resize(rc::kNominalSize, rc::gen::arbitrary<std::uint16_t>());
+  World world(Choices(*rc::gen::resize(longest, rc::gen::container<std::vector<std::uint16_t>>(any_number))), failing);
+  world.run();
 }
 
 }  // namespace
