@@ -51,9 +51,12 @@ bool answers(const std::string& path) {
 }  // namespace
 
 Result<std::string> find_socket(const std::string& given, const char* variable, const std::string& file) {
-  if (!given.empty()) return given;
-  if (const char* named = std::getenv(variable); named && *named) return std::string(named);
   const fs::path run = "/run/yado";
+  const char* named = std::getenv(variable);
+  if (const std::string path = !given.empty() ? given : named ? named : ""; !path.empty()) {
+    if (fs::exists(path)) return path;
+    return fail(Errc::unavailable, "there is no socket {}{}: that of a lab that runs is {}/NAME/{}", path, given.empty() ? fmt::format(" (${})", variable) : "", run.native(), file);
+  }
   if (const fs::path usual = run / file; fs::exists(usual)) return usual.native();
   std::vector<std::string> found;
   std::error_code ignored;
