@@ -116,6 +116,7 @@ void Host::heartbeat() {
   const std::uint64_t life = agent_life_;
   HostReport report{.host = id_, .boot = fmt::format("boot-{}", boots_), .agent = {id_.str(), 7000}, .memory_free_bytes = 1u << 30};
   report.instances = agent_->report(report.sequence, cluster_.world.now());
+  report.fences = agent_->fences();
   for (const auto& [id, image] : images_) report.images.push_back(image);
   cluster_.world.send(id_.str(), "control", [this, report, life] {
     cluster_.control.heartbeat(report, [this, life](control::HeartbeatReply reply) {

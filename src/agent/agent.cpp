@@ -417,6 +417,7 @@ std::string Agent::Impl::report() {
   made.agent = {config.address, port};
   made.memory = memory_endpoint;
   made.instances = core.report(made.sequence, os::now());
+  made.fences = core.fences();
   for (const auto& [id, manifest] : images->all())
     if (images->current(manifest, core.spec(manifest.workload)))  // shares, too: who copies the image needs to know where they are
       made.images.push_back(images->report(manifest));

@@ -233,6 +233,12 @@ void read_json(const json& j, const std::string& path, Status& status, ImageRepo
       .optional("members", v.members);
 }
 
+void to_json(json& j, const FenceReport& v) { j = json{{"workload", v.workload.str()}, {"epoch", v.epoch.value()}}; }
+
+void read_json(const json& j, const std::string& path, Status& status, FenceReport& v) {
+  Fields(j, path, status).required("workload", v.workload).required("epoch", v.epoch);
+}
+
 void to_json(json& j, const HostReport& v) {
   j = json{{"host", v.host.str()},
            {"boot", v.boot},
@@ -240,6 +246,7 @@ void to_json(json& j, const HostReport& v) {
            {"sequence", v.sequence},
            {"instances", v.instances},
            {"images", v.images},
+           {"fences", v.fences},
            {"memory_free_bytes", v.memory_free_bytes},
            {"load", finite(v.load)},
            {"checkpoint_works", v.checkpoint_works}};
@@ -254,6 +261,7 @@ void read_json(const json& j, const std::string& path, Status& status, HostRepor
       .required("sequence", v.sequence)
       .required("instances", v.instances)
       .required("images", v.images)
+      .optional("fences", v.fences)
       .optional("memory_free_bytes", v.memory_free_bytes)
       .optional("load", v.load)
       .optional("checkpoint_works", v.checkpoint_works)

@@ -30,6 +30,7 @@ void to_json(nlohmann::json& json, const Service& value);
 void to_json(nlohmann::json& json, const Endpoint& value);
 void to_json(nlohmann::json& json, const InstanceReport& value);
 void to_json(nlohmann::json& json, const ImageReport& value);
+void to_json(nlohmann::json& json, const FenceReport& value);
 void to_json(nlohmann::json& json, const HostReport& value);
 void to_json(nlohmann::json& json, const RaiseTimes& value);
 void to_json(nlohmann::json& json, const Route& value);

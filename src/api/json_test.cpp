@@ -60,6 +60,7 @@ HostReport full_host() {
           .sequence = (std::uint64_t{1} << 63) + 1,
           .instances = {full_instance()},
           .images = {{ImageId("site-img.3"), WorkloadId("site"), "abc", 12345, 4ms}},
+          .fences = {{WorkloadId("site"), Epoch::make(9, 1)}},
           .memory_free_bytes = 1,
           .load = 0.25,
           .checkpoint_works = false};

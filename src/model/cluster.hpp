@@ -59,6 +59,13 @@ struct ImageReport {
   bool operator==(const ImageReport&) const = default;
 };
 
+/// The highest epoch under which a workload was raised somewhere, or was to be.
+struct FenceReport {
+  WorkloadId workload;
+  Epoch epoch;
+  bool operator==(const FenceReport&) const = default;
+};
+
 /// What an agent says of its host, whole, at every heart-beat: a lost one costs nothing.
 struct HostReport {
   HostId host;
@@ -68,6 +75,7 @@ struct HostReport {
   std::uint64_t sequence = 0;
   std::vector<InstanceReport> instances;
   std::vector<ImageReport> images;
+  std::vector<FenceReport> fences;  ///< a raise here needs a higher epoch; gates grant some while control is down
   std::uint64_t memory_free_bytes = 0;
   double load = 0;  ///< runnable tasks per core
   bool checkpoint_works = true;  ///< CRIU passed its restore self-test here

@@ -436,6 +436,13 @@ Epoch AgentCore::fence(const WorkloadId& workload) const {
   return found == workloads_.end() ? Epoch() : found->second.fence;
 }
 
+std::vector<FenceReport> AgentCore::fences() const {
+  std::vector<FenceReport> all;
+  for (const auto& [workload, known] : workloads_)
+    if (known.fence != Epoch()) all.push_back({workload, known.fence});
+  return all;
+}
+
 const WorkloadSpec* AgentCore::spec(const WorkloadId& workload) const {
   auto found = workloads_.find(workload);
   return found == workloads_.end() || !found->second.spec ? nullptr : &*found->second.spec;

@@ -113,6 +113,7 @@ class AgentCore {
     newest_ = std::move(newest);
   }
   Epoch fence(const WorkloadId& workload) const;
+  std::vector<FenceReport> fences() const;
   const WorkloadSpec* spec(const WorkloadId& workload) const;
 
  private:

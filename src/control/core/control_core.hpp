@@ -234,7 +234,7 @@ class ControlCore {
     std::optional<OwnerOperation> owner;
     CallId inspection = 0;
     std::vector<AskId> waiting;
-    Epoch seen;  ///< the highest that a gate has spoken of: its own grants while control was down
+    Epoch seen;  ///< the highest that a gate or a host has spoken of: gates' own grants while control was down
     SideOperation image, standby, memory, merge;
     std::pair<HostId, std::uint64_t> merge_heard;  ///< only later reports of this host know what the last merge there came to
     struct Resplit {

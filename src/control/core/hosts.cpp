@@ -33,6 +33,8 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
   if (!same_boot) host_lost(report.host, "it was started anew", now);
   if (new_address) actions_.push_back(PushRoutes{});
 
+  for (const FenceReport& fence : report.fences)
+    if (Workload* workload = find(fence.workload)) workload->seen = std::max(workload->seen, fence.epoch);
   for (const InstanceReport& instance : report.instances) judge_instance(report, instance, reply, now);
   for (const ImageReport& image : report.images) judge_image(report.host, image, reply);
   for (auto& [id, workload] : workloads_) {

@@ -183,6 +183,15 @@ TEST_F(ControlHostsTest, WhatAGateRaisedWhileControlWasDownIsAdopted) {
   EXPECT_GT(only_call<RaiseCall>(ask(Evidence::silent, {}, h2)).what.epoch, Epoch::make(2, 1));
 }
 
+/// Otherwise it would be refused there, again and again, one epoch higher each time.
+TEST_F(ControlHostsTest, AGrantIsNewerThanWhatGatesRaisedInVain) {
+  up(spec());
+  agent(h2).fences = {{site, Epoch::make(9, 1)}};
+  beats({h2});
+  EXPECT_EQ(route().host, h1);
+  EXPECT_GT(only_call<RaiseCall>(ask(Evidence::silent, {}, h1)).what.epoch, Epoch::make(9, 1));
+}
+
 TEST_F(ControlHostsTest, AGrantIsNewerThanWhateverTheAskingGateHasGrantedItself) {
   up(spec());
   EXPECT_GT(only_call<RaiseCall>(ask(Evidence::silent, Epoch::make(5, 1), h2)).what.epoch, Epoch::make(5, 1))
