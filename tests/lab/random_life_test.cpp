@@ -160,9 +160,13 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
   }
   void move_memory() { expect_done({"move", "bigvm", "--over", over(home())}); }
   void process_dies() {
-    const std::uint64_t before = cluster().epoch("bigvm");
+    std::uint64_t before = 0;
     say("its process is killed");
-    ASSERT_OK(cluster().fault("process", home(), "bigvm"));
+    // The last answer may have come from one that has been killed since.
+    ASSERT_TRUE(cluster().until([&] {
+      before = cluster().epoch("bigvm");
+      return view().value("state", "") == "up" && cluster().fault("process", home(), "bigvm");
+    }, recovery)) << view().dump();
     EXPECT_TRUE(cluster().until([&] { return cluster().epoch("bigvm") > before && view().value("state", "") == "up"; }, recovery)) << view().dump();
   }
   void host_dies() { die(home(), false); }
