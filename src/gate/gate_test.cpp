@@ -213,7 +213,7 @@ TEST_F(GateTest, AClientThatWaitsForContinueGetsIt) {
 
 TEST_F(GateTest, AWebsocketBecomesATunnel) {
   start([](Talk& talk) -> Co<void> {
-    if (!(co_await talk.message()).complete) co_return;  // the gate only looks whether it is there: it was slow
+    if (!(co_await talk.message()).complete) co_return;  // a connection without a request, met once on a busy machine: not what this is about
     EXPECT_EQ(wire::find(talk.head().headers, "upgrade"), "websocket");
     EXPECT_EQ(wire::find(talk.head().headers, "sec-websocket-key"), "k");
     co_await talk.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nfirst");
