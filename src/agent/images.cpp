@@ -65,6 +65,11 @@ std::vector<image::Part> parts_of(Kind kind) {
 
 std::filesystem::path disks_of(const image::Store& store, const ImageId& image) { return store.part_directory(image, "disk"); }
 
+WorkloadSpec as_of(WorkloadSpec spec, const image::Manifest& manifest) {
+  spec.name = manifest.workload;
+  return spec;
+}
+
 Status let_restorer_read(const std::filesystem::path& criu_part) {
   namespace fs = std::filesystem;
   std::error_code error;

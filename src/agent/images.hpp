@@ -29,6 +29,9 @@ std::vector<image::Part> parts_of(Kind kind);
 /// The directory of an image's disks.
 std::filesystem::path disks_of(const image::Store& store, const ImageId& image);
 
+/// `spec` under the name of who the image was taken of: who is raised from it may be a clone of that.
+WorkloadSpec as_of(WorkloadSpec spec, const image::Manifest& manifest);
+
 /// While CRIU restores, the processes that it makes read the image themselves, already as the container's own users: so
 /// the files of its part must be readable for all. Nobody else gets there, because the store is a directory of mode
 /// 0700.

@@ -76,10 +76,10 @@ asio::awaitable<Result<std::vector<std::string>>> Instances::disks_ahead(std::ve
 }
 
 asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSpec spec) {
-  auto hash = co_await around_.images.spec_hash(spec);
-  if (!hash) co_return std::unexpected(hash.error());
   auto manifest = co_await around_.images.verified(id);
   if (!manifest) co_return std::unexpected(manifest.error());
+  auto hash = co_await around_.images.spec_hash(as_of(std::move(spec), *manifest));
+  if (!hash) co_return std::unexpected(hash.error());
   if (manifest->spec_hash != *hash)
     co_return fail(Errc::conflict, "image {} was taken of another spec or root file system", id);
   const image::Store& store = around_.images.store();

@@ -17,7 +17,7 @@ Result<ImageId> main_image_of(const std::string& name) {
   return ImageId(name.substr(0, dot));
 }
 
-/// A session is a workload's, and has images <workload>-img.<number> only.
+/// A session is a workload's, and makes images <workload>-img.<number> only. It may read others': a clone does (and every agent may pull every image).
 Status belongs(const std::string& session, const std::string& name) {
   if (valid_name(name) && name.starts_with(session + "-img.")) return {};
   return fail(Errc::permission, "image {} is none of {}", name, session);
@@ -62,8 +62,8 @@ void MemoryArchive::abandon(const std::string&, const std::string& name) {
   drafts_.erase(name);
 }
 
-Result<std::filesystem::path> MemoryArchive::open(const std::string& session, const std::string& name) {
-  YADO_TRY(belongs(session, name), "share");
+Result<std::filesystem::path> MemoryArchive::open(const std::string&, const std::string& name) {
+  if (!valid_name(name)) return fail(Errc::invalid_argument, "\"{}\" is no name of an image", name);
   YADO_ASSIGN(const image::Held held, store_.find(ImageId(name)), "share");
   return held.directory;
 }

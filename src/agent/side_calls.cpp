@@ -286,8 +286,8 @@ asio::awaitable<Result<CallReply>> SideCalls::hand_over(HandoverCall call) {
   co_return reply;
 }
 
-/// An image that is no share has the `spec_hash`.
-asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::string spec_hash, bool in_background) {
+/// An image that is no share is of the `spec`.
+asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, WorkloadSpec spec, bool in_background) {
   if (around_.images.all().contains(image)) co_return Status{};
   auto peer = wire::Client::tls(around_.io, from.address, from.port, around_.identity, "agent:");
   if (!peer) co_return std::unexpected(peer.error());
@@ -297,7 +297,9 @@ asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::s
   auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), image, *peer, piece_limit,
                                           std::move(nobody_watches), std::move(pace));
   if (!manifest) co_return std::unexpected(manifest.error());
-  if (!manifest->member_of && manifest->spec_hash != spec_hash) {
+  auto hash = co_await around_.images.spec_hash(as_of(std::move(spec), *manifest));
+  if (!hash) co_return std::unexpected(hash.error());
+  if (!manifest->member_of && manifest->spec_hash != *hash) {
     (void)co_await around_.images.remove(image);
     co_return fail(Errc::conflict,
                    "image {} was taken of another spec or root file system than this host's (same names, sizes and times "
@@ -309,15 +311,15 @@ asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, std::s
 }
 
 asio::awaitable<Result<CallReply>> SideCalls::pull(PullCall call) {
-  auto hash = co_await around_.images.fresh_spec_hash(call.spec);
-  if (!hash) co_return std::unexpected(hash.error());
+  // What came is compared with what is here now.
+  if (auto looked = co_await around_.images.fresh_spec_hash(call.spec); !looked) co_return std::unexpected(looked.error());
   if (Status root = co_await around_.instances.prepare_root(call.spec); !root) co_return std::unexpected(root.error());
   // Shares first: whoever has the main image may count on them.
   for (const PullCall::Member& member : call.members) {
-    Status pulled = co_await pull_one(member.image, member.from, *hash, call.in_background);
+    Status pulled = co_await pull_one(member.image, member.from, call.spec, call.in_background);
     if (!pulled) co_return std::unexpected(pulled.error());
   }
-  Status pulled = co_await pull_one(call.image, call.from, *hash, call.in_background);
+  Status pulled = co_await pull_one(call.image, call.from, call.spec, call.in_background);
   if (!pulled) co_return std::unexpected(pulled.error());
   // All of it, or nobody counts on it: also what nobody has any more, who was to be asked for it.
   const image::Manifest manifest = around_.images.all().at(call.image);

@@ -31,7 +31,7 @@ class SideCalls {
   boost::asio::awaitable<Result<image::Manifest>> checkpoint_owner(BuildCall call, std::string& why_whole);
   boost::asio::awaitable<void> keep_indices(image::Manifest manifest, std::vector<HostAddress> peers);
   boost::asio::awaitable<Result<CallReply>> hand_over(HandoverCall call);
-  boost::asio::awaitable<Status> pull_one(ImageId image, Endpoint from, std::string spec_hash, bool in_background);
+  boost::asio::awaitable<Status> pull_one(ImageId image, Endpoint from, WorkloadSpec spec, bool in_background);
   boost::asio::awaitable<Result<CallReply>> pull(PullCall call);
   Surroundings around_;
   ImagePace pace_;

@@ -14,6 +14,11 @@
 namespace yado::cli {
 
 int relocate(const Common& common, const std::string& workload, const std::string& host, nlohmann::json body) {
+  if (!host.empty()) body["host"] = host;
+  return relocate_by(common, workload, fmt::format("/v1/workloads/{}/move", workload), body);
+}
+
+int relocate_by(const Common& common, const std::string& workload, const std::string& path, const nlohmann::json& body) {
   auto client = Client::control(common.control);
   if (!client) return complain(client.error()), Exit::no_control;
   const std::uint64_t since = newest_event(*client);
@@ -24,8 +29,7 @@ int relocate(const Common& common, const std::string& workload, const std::strin
     if (progress) progress->print(describe_event(event));
     else fmt::print(stderr, "{}\n", describe_event(event));
   });
-  if (!host.empty()) body["host"] = host;
-  auto answer = client->call("POST", fmt::format("/v1/workloads/{}/move", workload), api::dump(body));
+  auto answer = client->call("POST", path, api::dump(body));
   progress.reset();
   if (!answer) return complain(*client, answer.error());
   if (common.json)

@@ -38,6 +38,7 @@ json view_json(const WorkloadView& view, const std::vector<ControlCore::HostSumm
     for (const HostId& host : view.image_holders) holders.push_back(host.str());
     image = json{{"id", record.image->id.str()}, {"holders", holders}, {"current", record.image_current()}, {"redundant", view.image_redundant}, {"bases", json::array()}};
     for (const ImageId& base : record.image->bases) image["bases"].push_back(base.str());
+    if (record.image->origin) image["origin"] = record.image->origin->str();
     if (record.acknowledged) image["acknowledged"] = record.acknowledged->id.str();
     for (const auto& host : hosts)
       for (const ImageReport& held : host.report.images)
@@ -53,6 +54,12 @@ json view_json(const WorkloadView& view, const std::vector<ControlCore::HostSumm
               {"raised_from", raised_from},
               {"note", view.note},
               {"spec", record.spec}};
+}
+
+/// "big.test" -> "twin.test": in the domain of the host name that led to its origin.
+std::string host_name_of_clone(const WorkloadId& name, const std::string& of_origin) {
+  const std::size_t dot = of_origin.find('.');
+  return name.str() + (dot == std::string::npos ? "" : of_origin.substr(dot));
 }
 
 /// An optional JSON body: {} when there is none.
@@ -167,6 +174,7 @@ asio::awaitable<Result<json>> Shell::on_workload(const wire::Request& request, c
   if (((action == "exec" || action == "console") && post) || ((action == "logs" || action == "memory") && request.method == "GET"))
     co_return co_await forward(id, request, target);
   if (action == "move" && post) co_return co_await move(id, request, responder);
+  if (action == "clone" && post) co_return co_await clone(id, request, responder);
   if (action == "ask" && post) co_return co_await ask(id, request, responder);
   if (action == "idle" && post) co_return idle(id, request);
 
@@ -237,6 +245,37 @@ asio::awaitable<Result<json>> Shell::move(const WorkloadId& id, const wire::Requ
   if (live) core_.move_live(number, id, host, std::move(split), os::now());
   else if (from_image) core_.restore(number, id, std::move(host), std::move(split), os::now());
   else core_.move(number, id, std::move(host), os::now());
+  settle();
+  auto answer = co_await answer_to(number, question, responder);
+  if (!answer) co_return std::unexpected(answer.error());
+  if (!answer->route) co_return std::unexpected(answer->route.error());
+  co_return json{{"route", *answer->route}};
+}
+
+/// A second VM, from its image.
+asio::awaitable<Result<json>> Shell::clone(const WorkloadId& origin, const wire::Request& request, wire::Responder& responder) {
+  auto body = body_of(request);
+  if (!body) co_return std::unexpected(body.error());
+  WorkloadId name;
+  std::optional<HostId> host;
+  std::optional<Split> split;
+  std::vector<std::string> service_hosts;
+  Status status;
+  Fields(*body, "", status).required("as", name).optional("host", host).optional("split", split).optional("service_hosts", service_hosts);
+  if (!status) co_return std::unexpected(status.error());
+  if (host && host->empty()) host.reset();
+  const auto views = core_.workloads();
+  const WorkloadView* view = find(views, origin);
+  if (!view) co_return fail(Errc::not_found, "no workload is named \"{}\"", origin);
+  WorkloadSpec spec = view->record.spec;
+  spec.name = name;
+  if (split) spec.vm.split = std::move(split);
+  if (service_hosts.empty()) service_hosts.push_back(host_name_of_clone(name, spec.service.hosts.front()));
+  spec.service.hosts = std::move(service_hosts);
+  if (Status good = spec::check(spec); !good) co_return std::unexpected(good.error());
+  if (Status can = writable(); !can) co_return std::unexpected(can.error());
+  auto [number, question] = new_question();
+  core_.clone(number, origin, std::move(spec), std::move(host), os::now());
   settle();
   auto answer = co_await answer_to(number, question, responder);
   if (!answer) co_return std::unexpected(answer.error());

@@ -25,12 +25,13 @@ std::string_view word(OwnerPhase phase) {
 }  // namespace
 
 static void read_json(const json& tree, const std::string& path, Status& status, ReadyImage& v) {
-  Fields(tree, path, status).required("id", v.id).required("revision", v.revision).required("bases", v.bases).required("of", v.of);
+  Fields(tree, path, status).required("id", v.id).required("revision", v.revision).required("bases", v.bases).required("of", v.of).optional("origin", v.origin);
 }
 
 static json to_tree(const ReadyImage& v) {
   json j{{"id", v.id.str()}, {"revision", v.revision}, {"bases", json::array()}, {"of", v.of.str()}};
   for (const ImageId& base : v.bases) j["bases"].push_back(base.str());
+  if (v.origin) j["origin"] = v.origin->str();
   return j;
 }
 

@@ -48,6 +48,7 @@ class Shell : public std::enable_shared_from_this<Shell> {
   Awaitable<Result<Json>> deploy(const WorkloadId& id, const wire::Request& request, const Target& target,
                                  wire::Responder& responder);
   Awaitable<Result<Json>> move(const WorkloadId& id, const wire::Request& request, wire::Responder& responder);
+  Awaitable<Result<Json>> clone(const WorkloadId& origin, const wire::Request& request, wire::Responder& responder);
   Awaitable<Result<Json>> resplit(WorkloadSpec spec, const Split& split, wire::Responder& responder);
   Awaitable<Result<Json>> forward(const WorkloadId& id, const wire::Request& request, const Target& target);
   Awaitable<Result<Json>> look_at_image(ImageId id, const Target& target);  // image_look.cpp

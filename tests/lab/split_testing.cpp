@@ -2,10 +2,10 @@
 
 namespace yado::labtest {
 
-std::unique_ptr<drill::Load> load_of_split_guest(const Endpoint& gate) {
+std::unique_ptr<drill::Load> load_of_split_guest(const Endpoint& gate, const std::string& host) {
   drill::LoadOptions options;
   options.address = gate;
-  options.host = "big.test";
+  options.host = host;
   options.path = "/";
   options.contains = "virtual machine";
   auto load = drill::Load::start(std::move(options));

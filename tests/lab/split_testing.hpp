@@ -12,8 +12,8 @@
 
 namespace yado::labtest {
 
-/// Requests to it, at `gate`; null, and the test has failed.
-std::unique_ptr<drill::Load> load_of_split_guest(const Endpoint& gate);
+/// Requests to it, or to its clone with the host name `host`, at `gate`; null, and the test has failed.
+std::unique_ptr<drill::Load> load_of_split_guest(const Endpoint& gate, const std::string& host = "big.test");
 /// An owner of a later epoch than this has answered.
 bool answered_after(const drill::Load& load, std::uint64_t epoch);
 void expect_all_correct(drill::Load& load);

@@ -49,7 +49,11 @@ void ControlCore::deploy(AskId ask, WorkloadSpec spec, Instant now) {
   if (unchanged && !was_off && record.phase == OwnerPhase::up) return answer(ask, route_of(workload), true);
   if (!unchanged) {
     // Only what an instance is made of needs a new one; a changed policy is simply obeyed from now on.
-    const bool same = record.revision > 0 && !record.removed && same_instance(record.spec, spec);
+    const bool alike = record.revision > 0 && same_instance(record.spec, spec);
+    const bool same = alike && !record.removed;
+    // Hosts drop images of a spec that is over.
+    if (const auto clone = clone_of(spec.name); clone && !alike)
+      return answer(ask, fail(Errc::conflict, "{} is a clone of {} and has no image of its own yet: `yado checkpoint {}` first, or remove it", *clone, spec.name, *clone), false);
     record.spec = std::move(spec);
     if (!same) ++record.revision;
     workload.raise_failures = 0;

@@ -114,7 +114,9 @@ class ControlCore {
   void move_live(AskId ask, const WorkloadId& id, const std::optional<HostId>& wish, std::optional<Split> split, Instant now);
   /// Move to `host`, from the current image. Of a VM with split memory, which is kept as `split` says from then on (of others without meaning), that is refused while it cannot be had there.
   void restore(AskId ask, const WorkloadId& id, std::optional<HostId> host, std::optional<Split> split, Instant now);
-  /// The same, of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
+  /// A second VM, `spec`, from the current image of `origin`, which goes on as it is. It begins there or not at all, also later, until it has an image of its own.
+  void clone(AskId ask, const WorkloadId& origin, WorkloadSpec spec, std::optional<HostId> host, Instant now);
+  /// The same as restore(), of the VM as it runs, answered when its memory lies so. After an error it is to be kept as before.
   void resplit(AskId ask, const WorkloadId& id, const Split& split, Instant now);
   /// Take a new ready image now. `changes`: only what changed since the current one, if that is of this owner and no chain of chain_images;
   /// its copies are made first. Else all, and the event says why. `conflict` when no such image is kept of it.
@@ -269,6 +271,10 @@ class ControlCore {
     std::vector<ImageId> copied = {};  ///< beside `image`
   };
 
+  // clones.cpp
+  static bool needs_images_of(const Record& record, const WorkloadId& origin);
+  std::optional<WorkloadId> clone_of(const WorkloadId& origin) const;
+
   // image_copies.cpp
   /// Of the memory that was saved with image `of`: what `saver` kept of it.
   struct Share {
@@ -348,6 +354,7 @@ class ControlCore {
   static bool checkpoints_owner(const WorkloadSpec& spec);
   WorkloadSpec with_memory_hosts(WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
   Result<WorkloadSpec> from_image(const Workload& workload, WorkloadSpec spec, const HostId& main, const HostId& suspect) const;
+  Status check_restore(const Workload& workload, const WorkloadSpec& wanted, const HostId& host) const;
   bool go_back(Workload& workload);
   Result<ImageId> base_of_next(const Workload& workload) const;
   std::vector<HostAddress> agents_alive() const;
@@ -369,6 +376,7 @@ class ControlCore {
   void standby_done(Workload& workload, const Pending& pending, const Result<CallReply>& result, Instant now);
   void judge_instance(const HostReport& report, const InstanceReport& instance, HeartbeatReply& reply, Instant now);
   static bool stale(const Record& record, const ImageReport& image);
+  static bool keeps(const Workload& workload, const ImageReport& image);
   void judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply);
   void inspected(Workload& workload, const Result<CallReply>& result, Instant now);
   void check_hosts(Instant now);

@@ -2,6 +2,7 @@
 #include "control/core/control_core.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "control/core/pacing.hpp"
 
@@ -110,14 +111,20 @@ bool ControlCore::stale(const Record& record, const ImageReport& image) {
   return image.base && record.image && record.image->is_or_needs(whole) && std::ranges::find(record.image->bases, *image.base) == record.image->bases.end();
 }
 
+bool ControlCore::keeps(const Workload& workload, const ImageReport& image) {
+  const Record& record = workload.record;
+  const ImageId& whole = image.member_of ? *image.member_of : image.id;
+  if (record.removed || stale(record, image)) return false;
+  if (workload.image.call != 0 && workload.image.image == whole) return true;
+  return std::ranges::any_of(std::array{&record.image, &record.acknowledged}, [&](const auto* kept) { return *kept && (*kept)->is_or_needs(whole); });
+}
+
 void ControlCore::judge_image(const HostId& host, const ImageReport& image, HeartbeatReply& reply) {
   Workload* workload = find(image.workload);
   const ImageId& whole = image.member_of ? *image.member_of : image.id;
-  if (workload && !stale(workload->record, image)) {
-    if (workload->image.call != 0 && workload->image.image == whole) return;
-    for (const auto& kept : {workload->record.image, workload->record.acknowledged})
-      if (kept && kept->is_or_needs(whole)) return;
-  }
+  if (workload && keeps(*workload, image)) return;
+  for (const auto& [id, other] : workloads_)
+    if (needs_images_of(other.record, image.workload) && keeps(other, image)) return;
   if (workload && workload->migration)
     if (const Migration& move = *workload->migration; move.image == whole || std::ranges::find(move.ahead, whole) != move.ahead.end()) return;
   // First what it is needed for, deltas and the image that it is a share of; it is named with the next report.

@@ -92,6 +92,14 @@ Result<WorkloadSpec> ControlCore::from_image(const Workload& workload, WorkloadS
   return spec;
 }
 
+Status ControlCore::check_restore(const Workload& workload, const WorkloadSpec& wanted, const HostId& host) const {
+  if (const auto can = from_image(workload, wanted, host, {}); !can) return std::unexpected(can.error());
+  if (hosts_.at(host).voice != Voice::heard) return fail(Errc::unavailable, "it does not answer just now");
+  const std::vector<HostId> ranking = plan::rank(wanted, views(workload), {});
+  if (std::ranges::find(ranking, host) == ranking.end()) return fail(Errc::unavailable, "it may not run there, or there is too little memory free");
+  return {};
+}
+
 void ControlCore::restore(AskId ask, const WorkloadId& id, std::optional<HostId> host, std::optional<Split> split, Instant now) {
   Workload* workload = find(id);
   if (workload && checkpoints_owner(workload->record.spec) && !workload->record.stopped && !workload->owner) {  // else move() says no
@@ -99,13 +107,9 @@ void ControlCore::restore(AskId ask, const WorkloadId& id, std::optional<HostId>
     WorkloadSpec wanted = workload->record.spec;
     if (split) wanted.vm.split = std::move(split);
     // Before what runs is ended: a cold start, or another host, is not what was asked for.
-    if (host) {
-      Result<WorkloadSpec> can = from_image(*workload, wanted, *host, {});
-      const std::vector<HostId> ranking = plan::rank(wanted, views(*workload), {});
-      if (can && hosts_.at(*host).voice != Voice::heard) can = fail(Errc::unavailable, "it does not answer just now");
-      if (can && std::ranges::find(ranking, *host) == ranking.end()) can = fail(Errc::unavailable, "it may not run there, or there is too little memory free");
-      if (!can) return answer(ask, fail(can.error().code, "{} cannot be restored on {}: {}", id, *host, can.error().message), false);
-    }
+    if (host)
+      if (const Status can = check_restore(*workload, wanted, *host); !can)
+        return answer(ask, fail(can.error().code, "{} cannot be restored on {}: {}", id, *host, can.error().message), false);
     // What it is made of stays the same: images go on being of it.
     workload->record.spec = std::move(wanted);
     persist(*workload);

@@ -100,7 +100,7 @@ void ControlCore::reconcile_chain(Workload& workload, Instant now) {
   if (!record.image_current() || record.image->bases.empty()) return;
   // What is being built, copied or raised needs the images as they are, and so does who was raised from one: its pages are read when they are touched.
   const bool quiet = record.phase == OwnerPhase::up && workload.image.call == 0 && workload.memory.call == 0 && !workload.renew_image;
-  if (!quiet || record.image->of != record.instance) return;
+  if (!quiet || record.image->of != record.instance || record.image->origin || clone_of(record.spec.name)) return;
   if (!workload.image_acknowledged || holders(workload).size() < settings_.image_copies) return;
   shorten_chain(workload);
   if (record.image->bases.size() + 1 <= settings_.merge_images) {

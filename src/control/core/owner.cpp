@@ -102,6 +102,7 @@ std::optional<std::vector<HostId>> ControlCore::ranking_of_owner(const Workload&
     std::erase_if(with_image, [&](const HostId& host) { return !plan_raise(workload, host).image; });
     if (!with_image.empty()) return with_image;
     if (record.image_current() && (now < all_known_at_ || (late && !holders(workload).empty()))) return std::nullopt;
+    if (record.leans_on_origin()) return std::vector<HostId>();
     ranking = rank_without_tried([](const OwnerOperation::Try& each) { return !each.from_image; });
   }
   if (ranking.empty() && late) return std::nullopt;

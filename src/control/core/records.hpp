@@ -20,6 +20,7 @@ struct ReadyImage {
   std::uint64_t revision = 0;  ///< of the spec that it was taken of
   std::vector<ImageId> bases;  ///< what it is a delta of, the oldest first: kept as long as it is
   InstanceId of;               ///< the owner, or builder, that it was taken of
+  std::optional<WorkloadId> origin = {};  ///< whose it is, if this is a clone that has no image of its own yet
   bool is_or_needs(const ImageId& image) const { return id == image || std::ranges::find(bases, image) != bases.end(); }
   bool operator==(const ReadyImage&) const = default;
 };
@@ -47,6 +48,7 @@ struct Record {
   bool has_image(const ImageId& id) const { return image && image->id == id; }
   /// Of the spec as it is now: another one is useless.
   bool image_current() const { return image && image->revision == revision; }
+  bool leans_on_origin() const { return image_current() && image->origin; }
   /// What the owner has written since is known: its next image may be a delta of this one.
   bool owner_counts_from_image() const { return image && (image->of == instance || raised_from == image->id); }
   bool operator==(const Record&) const = default;

@@ -66,6 +66,7 @@ Result<ImageId> ControlCore::base_of_next(const Workload& workload) const {
   if (!record.image) return fail(Errc::not_found, "there is no image of it yet");
   const ReadyImage& image = *record.image;
   if (!record.image_current()) return fail(Errc::conflict, "{} is of an earlier spec", image.id);
+  if (image.origin) return fail(Errc::conflict, "{} is of {}, and a chain is of one workload", image.id, *image.origin);
   if (!record.owner_counts_from_image()) return fail(Errc::conflict, "{} is of {}, and {} runs now", image.id, image.of, record.instance);
   if (image.bases.size() + 2 > settings_.chain_images)
     return fail(Errc::conflict, "{} is the last of a chain of {} images, the most that there may be", image.id, image.bases.size() + 1);
