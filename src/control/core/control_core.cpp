@@ -148,8 +148,10 @@ void ControlCore::ask(AskId ask, const WorkloadId& id, Epoch observed, Evidence 
   if (record.stopped) return answer(ask, fail(Errc::conflict, "{} is stopped", id), false);
   // A gate turns down routes older than the one it has: what it granted itself is known here, at the latest, by its ask.
   if (record.spec.policy.consistency == Consistency::shared) workload->seen = std::max(workload->seen, observed);
+  // A host that does not answer will not look at what runs there.
+  const bool looked_at = workload->inspection && !(evidence == Evidence::silent && observed >= record.epoch);
 #ifndef YADO_CANARY_single_flight
-  if (workload->owner || workload->inspection || workload->migration) {
+  if (workload->owner || looked_at || workload->migration) {
     workload->waiting.push_back(ask);
     return;
   }

@@ -130,6 +130,17 @@ TEST_F(ControlCoreTest, ASlowOwnerIsLookedAtAndLeftAlone) {
   EXPECT_THAT(all<Call>(actions), IsEmpty());
 }
 
+TEST_F(ControlCoreTest, WhoIsAskedToLookIsNotWaitedForWhenAGateFindsHisHostSilent) {
+  up(spec());
+  const auto look = only_call<InspectCall>(ask(Evidence::unresponsive, {}, h1));
+  const auto raise = only_call<RaiseCall>(ask(Evidence::silent, {}, h1));
+  EXPECT_EQ(raise.host, h2);
+  EXPECT_THAT(done(look.id, CallReply{.state = InstanceState::running}), IsEmpty()) << "of an owner that is over";
+  const auto actions = raised(raise);
+  EXPECT_TRUE(answer_to(last_ask, actions).route);
+  EXPECT_TRUE(answer_to(last_ask - 1, actions).route);
+}
+
 TEST_F(ControlCoreTest, AnOwnerThatIsFoundFrozenIsRaisedElsewhere) {
   up(spec());
   const auto look = only_call<InspectCall>(ask(Evidence::unresponsive, {}, h1));

@@ -9,8 +9,15 @@ namespace yado::gate {
 
 void Scheduler::relocate(const WorkloadId& id, Workload& workload, Evidence evidence, const HostId& suspect,
                          Instant now) {
-  if (workload.relocation) return;                       // many requests, one relocation
   if (evidence == Evidence::silent && braked()) return;  // held; check_workloads comes back to it
+  if (auto& under_way = workload.relocation) {           // many requests, one relocation
+    // Control has the host look at the application; now it is known that the host cannot.
+    if (under_way->evidence != Evidence::unresponsive || evidence != Evidence::silent || under_way->suspect != suspect) return;
+    under_way->evidence = evidence;
+    if (!std::exchange(under_way->asked_control, false)) return;
+    report("suspect", id, suspect, workload.route.epoch, {{"evidence", std::string(name_of(evidence))}});
+    return pursue(id, workload, now);
+  }
   if (evidence != Evidence::asleep &&
       !workload.limit.admit(workload.route.relocations, workload.route.relocations_per, now)) {
     workload.last_progress = now;  // look again after as much patience as before, not at once
