@@ -91,7 +91,7 @@ void add_restore(CLI::App& app, Outcome& outcome) {
       ->type_name("HOST[:SIZE][,HOST...]");
   CLI::Option* as = command->add_option("--as", options->as, "For a VM with split memory: a second one of this name, from the same image; what runs goes on")->type_name("NAME");
   command->add_option("--service-host", options->service_hosts, "HTTP host names that lead to the clone; without, its name in the domain of the first that leads to its origin")
-      ->type_name("HOSTNAME")->needs(as);
+      ->type_name("HOSTNAME")->allow_extra_args(false)->needs(as);
   add_common(*command, options->common);
   on_chosen(*command, outcome, [options] { return restore(*options); });
 }

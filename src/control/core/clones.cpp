@@ -28,14 +28,14 @@ void ControlCore::clone(AskId ask, const WorkloadId& origin, WorkloadSpec spec, 
   if (!checkpoints_owner(source.spec)) return refuse({Errc::conflict, fmt::format("{} is no VM with split memory: only of those there are clones", origin)});
   if (!source.image_current()) return refuse({Errc::conflict, fmt::format("{} has no image of its current spec: see `yado checkpoint`", origin)});
   if (find(id)) return refuse({Errc::conflict, fmt::format("there is a workload named {} already", id)});
-  for (const auto& [other, known] : workloads_)
+  for (const auto& [other, workload] : workloads_)
     for (const std::string& name : spec.service.hosts)
-      if (!known.record.removed && std::ranges::find(known.record.spec.service.hosts, name) != known.record.spec.service.hosts.end())
+      if (const auto& taken = workload.record.spec.service.hosts; !workload.record.removed && std::ranges::find(taken, name) != taken.end())
         return refuse({Errc::conflict, fmt::format("the host name {} leads to {} already", name, other)});
 
-  // A removed workload of this name goes on counting: epochs, and names of instances and images.
-  Workload made;
-  if (const auto known = workloads_.find(id); known != workloads_.end()) made.record = known->second.record, made.seen = known->second.seen;
+  // A removed workload of this name goes on counting: epochs, names of instances and images, calls under way.
+  const auto known = workloads_.find(id);
+  Workload made = known == workloads_.end() ? Workload() : known->second;
   Record& record = made.record;
   record.removed = record.stopped = false;
   record.spec = std::move(spec);
@@ -46,8 +46,14 @@ void ControlCore::clone(AskId ask, const WorkloadId& origin, WorkloadSpec spec, 
   made.image_acknowledged = from->image_acknowledged;
   made.image_since = from->image_since;
 
+  const std::set<HostId> holding = holders(made);
+  if (host && !holding.contains(*host)) {
+    std::string names;
+    for (const HostId& one : holding) names += (names.empty() ? "" : ", ") + one.str();
+    return refuse({Errc::conflict, fmt::format("{} lies on {}, not on {}", record.image->id, names.empty() ? "no host that answers" : names, *host)});
+  }
   Status can = fail(Errc::unavailable, "no host that answers has {}", record.image->id);
-  for (const HostId& one : host ? std::set{*host} : holders(made)) {
+  for (const HostId& one : host ? std::set{*host} : holding) {
     can = check_restore(made, record.spec, one);
     if (can) break;
     can = fail(can.error().code, "{} cannot be restored on {}: {}", record.image->id, one, can.error().message);

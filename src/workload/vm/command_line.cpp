@@ -83,6 +83,8 @@ std::vector<std::string> build(const CommandLine& call) {
   add_object("-object", {{"qom-type", "rng-random"}, {"id", "random"}, {"filename", "/dev/urandom"}});
   add("-device", fmt::format("virtio-rng-pci,rng=random,addr={:#x}", random_slot));
   add("-device", fmt::format("pvpanic-pci,addr={:#x}", panic_slot));
+  // Every start has another one: a guest that is restored twice learns that it is another, and draws other secrets (qemu docs/specs/vmgenid).
+  add("-device", "vmgenid,guid=auto");
 
   add("-chardev", fmt::format("socket,id={},fd={},server=on,wait=off", agent_device, agent_descriptor));
   add("-device", fmt::format("virtio-serial-pci,id=ports,max_ports=2,addr={:#x}", agent_slot));
