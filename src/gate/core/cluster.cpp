@@ -30,6 +30,7 @@ void Scheduler::host_heard(const HostId& id, Instant now) {
   report("host-answers", {}, id, {});
   // A wrong suspicion: who was held for it goes on where it stands. Control's answer, if any, is adopted as it comes.
   for (auto& [name, workload] : workloads_) {
+    workload.in_vain.until = Instant{};  // it may be the one that can
     if (workload.route.host != id || workload.route.state != RouteState::up || !workload.holding_since) continue;
     if (workload.relocation && workload.route.consistency == Consistency::exclusive) continue;
     release(name, workload, false, now);

@@ -18,6 +18,11 @@ void Scheduler::relocate(const WorkloadId& id, Workload& workload, Evidence evid
     report("suspect", id, suspect, workload.route.epoch, {{"evidence", std::string(name_of(evidence))}});
     return pursue(id, workload, now);
   }
+  if (!control_up_ && now < workload.in_vain.until) {
+    workload.last_progress = now;
+    workload.holding_since.reset();
+    return refuse_held(id, 503, workload.in_vain.why);
+  }
   if (evidence != Evidence::asleep &&
       !workload.limit.admit(workload.route.relocations, workload.route.relocations_per, now)) {
     workload.last_progress = now;  // look again after as much patience as before, not at once
@@ -27,7 +32,7 @@ void Scheduler::relocate(const WorkloadId& id, Workload& workload, Evidence evid
                        fmt::format("{} was relocated {} times in {} s: relocation rate limit", id,
                                    workload.route.relocations, to_ms(workload.route.relocations_per) / 1000));
   }
-  workload.relocation = Relocation{.evidence = evidence, .suspect = suspect};
+  workload.relocation = Relocation{.evidence = evidence, .suspect = suspect, .begun = now};
   if (!workload.holding_since) workload.holding_since = now;
   report("suspect", id, suspect, workload.route.epoch, {{"evidence", std::string(name_of(evidence))}});
   pursue(id, workload, now);
@@ -57,8 +62,8 @@ void Scheduler::pursue(const WorkloadId& id, Workload& workload, Instant now) {
     actions_.push_back(RaiseWithoutControl{id, host, epoch, instance});
     return;
   }
-  relocation_failed(id, Error{Errc::unavailable, fmt::format("control does not answer and no fallback host is left")},
-                    now);
+  const std::string& last = relocation.last_error;
+  relocation_failed(id, Error{Errc::unavailable, fmt::format("control does not answer and no fallback host is left{}{}", last.empty() ? "" : "; the last one: ", last)}, now);
 }
 
 void Scheduler::adopt(const WorkloadId& id, Workload& workload, Route route, Instant now) {
@@ -88,6 +93,7 @@ void Scheduler::relocated(const WorkloadId& id, Route route, bool fenced, Instan
   adopt(id, *workload, std::move(route), now);
   if (workload->route.state != RouteState::up) return;  // an answer to an older question
   workload->relocation.reset();
+  workload->in_vain = {};
   release(id, *workload, fenced, now);
 }
 
@@ -129,12 +135,15 @@ void Scheduler::relocation_failed(const WorkloadId& id, const Error& error, Inst
   if (!workload || !workload->relocation) return;
   if (workload->relocation->unanswered > 0) --workload->relocation->unanswered;
   if (error.code == Errc::unavailable && !control_up_ &&
-      workload->relocation->next_fallback < workload->route.fallback.size())
+      workload->relocation->next_fallback < workload->route.fallback.size()) {
+    workload->relocation->last_error = error.message;
     return pursue(id, *workload, now);
+  }
   // Control says that there is nothing to move; if it knows of no owner either, that is a failure like others.
   const bool nothing_to_move = error.code == Errc::conflict && workload->route.state == RouteState::up;
   if (workload->relocation->unanswered > 0 && !nothing_to_move) return;  // somebody else may still succeed
   const Evidence evidence = workload->relocation->evidence;
+  const nanoseconds took = now - workload->relocation->begun;
   workload->relocation.reset();
   if (nothing_to_move) {
     // Control looked: the instance can serve, it is only slow. Wait longer before asking again.
@@ -150,6 +159,12 @@ void Scheduler::relocation_failed(const WorkloadId& id, const Error& error, Inst
         forward(request_id, request, *workload, now);
     }
     return;
+  }
+  if (!control_up_) {
+    constexpr nanoseconds longest = 60s;
+    auto& in_vain = workload->in_vain;
+    in_vain.until = now + std::min(longest, took * (1 << std::min(in_vain.rounds++, 10)));
+    in_vain.why = error.text();
   }
   report("relocation-failed", id, {}, workload->route.epoch,
          {{"evidence", std::string(name_of(evidence))}, {"error", error.text()}});

@@ -172,9 +172,11 @@ class Scheduler {
   struct Relocation {
     Evidence evidence = Evidence::asleep;
     HostId suspect;
+    Instant begun{};
     bool asked_control = false;
     int unanswered = 0;  ///< questions under way: control's, a fallback host's, or both after control came back
     std::size_t next_fallback = 0;
+    std::string last_error;  ///< of the last of them
   };
 
   struct Workload {
@@ -188,6 +190,12 @@ class Scheduler {
     Instant last_used{};
     std::size_t in_hand = 0;     ///< all of its requests
     std::size_t unanswered = 0;  ///< those forwarded and without a byte of an answer
+    /// Without control it was tried on all hosts, several times in a row: not again at once. The pause is as long as the last round took, twice as long with each.
+    struct InVain {
+      int rounds = 0;
+      Instant until{};
+      std::string why;
+    } in_vain;
     Epoch granted;               ///< the last one given out here: no two raises carry the same
     bool idle_reported = false;
     bool switch_pending = false;  ///< a new owner has not answered yet

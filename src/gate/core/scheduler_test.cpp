@@ -513,6 +513,37 @@ TEST_F(SchedulerTest, WithoutControlFallbackHostsAreTriedInTurnAndEachUnderAnEpo
   EXPECT_EQ(taken<Refuse>().size(), 1u);
 }
 
+TEST_F(SchedulerTest, WithoutControlWhatFailedOnAllHostsIsNotTriedAgainWithEveryRequest) {
+  start(route(RouteState::asleep, "h1", 1));
+  scheduler_.control_reachable(false, now_);
+  RequestId id = 0;
+  // Whether the next request makes it try again; each try of a host takes 100 ms.
+  const auto tried = [&] {
+    ask(++id);
+    bool any = false;
+    for (auto raises = taken<RaiseWithoutControl>(); !raises.empty(); raises = taken<RaiseWithoutControl>()) {
+      any = true;
+      scheduler_.relocation_failed(WorkloadId("site"), Error{Errc::unavailable, "it has no image"}, now_ += 100ms);
+    }
+    EXPECT_EQ(scheduler_.requests_in_hand(), 0u) << "refused";
+    return any;
+  };
+  EXPECT_TRUE(tried());
+  EXPECT_FALSE(tried());
+  now_ += 199ms;
+  EXPECT_FALSE(tried());
+  now_ += 1ms;
+  EXPECT_TRUE(tried()) << "two hosts took 200 ms";
+  now_ += 399ms;
+  EXPECT_FALSE(tried());
+  now_ += 1ms;
+  EXPECT_TRUE(tried());
+  EXPECT_FALSE(tried());
+  scheduler_.control_reachable(true, now_);
+  ask(++id);
+  EXPECT_EQ(taken<Ask>().size(), 1u) << "control is asked at once";
+}
+
 TEST_F(SchedulerTest, AnExclusiveWorkloadWaitsForControl) {
   Route exclusive = route(RouteState::up, "h1", 1);
   exclusive.consistency = Consistency::exclusive;
