@@ -61,7 +61,7 @@ void ControlCore::clone(AskId ask, const WorkloadId& origin, WorkloadSpec spec, 
   if (!can) return refuse(std::move(can.error()));
 
   Workload& workload = workloads_[id] = std::move(made);
-  emit("clone", workload, {}, {{"image", record.image->id.str()}, {"origin", origin.str()}});
+  emit("clone", workload, {}, {{"image", workload.record.image->id.str()}, {"origin", origin.str()}});
   workload.waiting.push_back(ask);
   begin_owner(workload, Evidence::requested, {}, std::move(host), now);
 }

@@ -56,7 +56,9 @@ struct ControlCloneTest : ControlSplitTest {
 TEST_F(ControlCloneTest, ASecondVmIsRaisedFromTheImageWhileTheFirstGoesOn) {
   const ImageId image = acknowledged();
   const AskId asked = clone(twins(), h2);
-  const auto raise = only_call<RaiseCall>(take());
+  const auto begun = take();
+  EXPECT_EQ(all<Emit>(begun)[0].event.fields.at("image"), image.str());
+  const auto raise = only_call<RaiseCall>(begun);
   EXPECT_EQ(raise.host, h2);
   EXPECT_EQ(raise.what.workload, twin);
   EXPECT_EQ(raise.what.image, image);
