@@ -21,7 +21,7 @@ Record full() {
   record.instance = InstanceId("site.39");
   record.endpoint = {"10.77.0.11", 20000};
   record.image = ReadyImage{ImageId("site-img.12"), 3, {ImageId("site-img.10"), ImageId("site-img.11")}, InstanceId("site.39")};
-  record.acknowledged = ReadyImage{ImageId("site-img.11"), 3, {ImageId("site-img.10")}, InstanceId("site.38")};
+  record.acknowledged = ReadyImage{ImageId("site-img.11"), 3, {ImageId("site-img.10")}, InstanceId("site.38"), WorkloadId("golden")};
   record.raised_from = ImageId("site-img.9");
   record.standby = InstanceId("site.40");
   record.standby_host = HostId("h2");

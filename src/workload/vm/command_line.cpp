@@ -83,7 +83,7 @@ std::vector<std::string> build(const CommandLine& call) {
   add_object("-object", {{"qom-type", "rng-random"}, {"id", "random"}, {"filename", "/dev/urandom"}});
   add("-device", fmt::format("virtio-rng-pci,rng=random,addr={:#x}", random_slot));
   add("-device", fmt::format("pvpanic-pci,addr={:#x}", panic_slot));
-  // Every start has another one: a guest that is restored twice learns that it is another, and draws other secrets (qemu docs/specs/vmgenid).
+  // Every start has another one: a guest that is restored twice learns that it is another, and draws other secrets (QEMU docs/specs/vmgenid.rst).
   add("-device", "vmgenid,guid=auto");
 
   add("-chardev", fmt::format("socket,id={},fd={},server=on,wait=off", agent_device, agent_descriptor));
