@@ -19,6 +19,15 @@ std::optional<WorkloadId> ControlCore::clone_of(const WorkloadId& origin) const 
   return found == workloads_.end() ? std::nullopt : std::optional(found->first);
 }
 
+/// One of those who need the image sees to its copies: the origin, or, when that has gone on, the first of its clones.
+bool ControlCore::copies_its_image(const Workload& workload) const {
+  const Record& record = workload.record;
+  if (!record.image->origin) return true;
+  const auto needs_it = [&](const WorkloadId& id, const Record& other) { return !other.removed && !other.stopped && other.has_image(record.image->id) && (id == record.image->origin || needs_images_of(other, *record.image->origin)); };
+  if (const auto origin = workloads_.find(*record.image->origin); origin != workloads_.end() && needs_it(origin->first, origin->second.record)) return false;
+  return std::ranges::find_if(workloads_, [&](const auto& entry) { return needs_it(entry.first, entry.second.record); })->first == record.spec.name;
+}
+
 void ControlCore::clone(AskId ask, const WorkloadId& origin, WorkloadSpec spec, std::optional<HostId> host, Instant now) {
   const WorkloadId id = spec.name;
   const auto refuse = [&](Error error) { answer(ask, std::unexpected(std::move(error)), false); };

@@ -97,6 +97,46 @@ TEST_F(ControlCloneTest, WhatCannotBeClonedIsRefusedAndNothingIsLeftOfIt) {
   EXPECT_THAT(core().workloads(), SizeIs(1));
 }
 
+TEST_F(ControlCloneTest, ManyAtOnceAreSpreadOverTheHostsWithTheImage) {
+  acknowledged();
+  std::map<HostId, int> raises;
+  for (int i = 0; i < 4; ++i) {
+    WorkloadSpec next = twins();
+    next.name = WorkloadId(fmt::format("twin-{}", i));
+    next.service.hosts = {next.name.str() + ".example"};
+    clone(next);
+    ++raises[only_call<RaiseCall>(take()).host];
+  }
+  // The origin is on h1.
+  EXPECT_EQ(raises[h1], 2) << "the first goes to h2";
+  EXPECT_EQ(raises[h2], 2);
+}
+
+TEST_F(ControlCloneTest, OneOfThoseWhoNeedTheImageSeesToItsCopies) {
+  acknowledged();
+  WorkloadSpec other = twins();
+  other.name = WorkloadId("other");
+  other.service.hosts = {"other.example"};
+  clone(other, h2);
+  const auto raise = only_call<RaiseCall>(take());
+  agent(h2).instances.push_back({.id = raise.what.instance, .workload = other.name, .epoch = raise.what.epoch, .state = InstanceState::running, .endpoint = {"10.0.0.9", 9}});
+  done(raise.id, CallReply{.instance = raise.what.instance, .endpoint = {"10.0.0.9", 9}, .way = Way::image, .sequence = agent(h2).sequence});
+  cloned();
+  // h1's store is lost.
+  agent(h1).images.clear();
+  std::vector<Made<PullCall>> pulls;
+  for (int i = 0; i < 10; ++i) std::ranges::move(calls<PullCall>(pass(200ms, {h1, h2, h3})), std::back_inserter(pulls));
+  ASSERT_THAT(pulls, SizeIs(1));
+  EXPECT_EQ(pulls[0].what.spec.name, site);
+  EXPECT_TRUE(core().remove(site, now));
+  auto actions = take();
+  agent(h1).instances.clear();
+  for (int i = 0; i < 10; ++i) std::ranges::move(pass(200ms, {h1, h2, h3}), std::back_inserter(actions));
+  const auto later = calls<PullCall>(actions);
+  ASSERT_THAT(later, SizeIs(1));
+  EXPECT_EQ(later[0].what.spec.name, other.name);
+}
+
 TEST_F(ControlCloneTest, TheImageStaysAsLongAsTheCloneLeansOnIt) {
   const ImageId first = acknowledged();
   cloned();

@@ -317,6 +317,10 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
   std::set<HostId> holding = holders(workload);
   if (record.spec.vm.split) std::erase_if(holding, [&](const HostId& id) { return !from_image(workload, record.spec, id, workload.owner ? workload.owner->suspect : HostId()); });
   const InstanceReport* standing = standby_of(workload);
+  // Whoever is being raised counts as soon as that was decided: many at once are spread over the hosts.
+  std::map<HostId, std::size_t> owners;
+  for (const auto& [id, other] : workloads_)
+    if (id != record.spec.name && other.record.phase != OwnerPhase::absent) ++owners[other.record.host];
   std::vector<plan::HostView> all;
   for (const auto& [id, host] : hosts_) {
     plan::HostView view{.host = id,
@@ -326,11 +330,10 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
                         .load = host.report.load};
     view.holds_frozen = standing && record.standby_host == id && record.standby_revision == record.revision &&
                         standing->state == InstanceState::frozen;
+    if (const auto known = owners.find(id); known != owners.end()) view.owners = known->second;
     for (const InstanceReport& instance : host.report.instances) {
-      if (instance.purpose != Purpose::owner) continue;
-      if (instance.workload != record.spec.name)
-        ++view.owners;
-      else if (instance.state == InstanceState::frozen && instance.epoch.counter() + 1 >= record.epoch.counter() &&
+      if (instance.purpose != Purpose::owner || instance.workload != record.spec.name) continue;
+      if (instance.state == InstanceState::frozen && instance.epoch.counter() + 1 >= record.epoch.counter() &&
                record.phase != OwnerPhase::up && record.spec.policy.lifetime)
         view.asleep_here = true;
       else if (stands_for_a_move(workload, instance))

@@ -274,6 +274,7 @@ class ControlCore {
   // clones.cpp
   static bool needs_images_of(const Record& record, const WorkloadId& origin);
   std::optional<WorkloadId> clone_of(const WorkloadId& origin) const;
+  bool copies_its_image(const Workload& workload) const;
 
   // image_copies.cpp
   /// Of the memory that was saved with image `of`: what `saver` kept of it.

@@ -114,8 +114,8 @@ void ControlCore::reconcile_image(Workload& workload, Instant now) {
   std::optional<Copy> copy;
   if (current) {
     auto wanted = copy_wanted(workload, keepers);
-    if (wanted) copy = std::move(*wanted);
-    else workload.renew_image = true, workload.renew_delta = false;
+    if (wanted && copies_its_image(workload)) copy = std::move(*wanted);
+    else if (!wanted) workload.renew_image = true, workload.renew_delta = false;
   }
   // What a delta goes on from is copied before it is taken, unless that has failed.
   Result<ImageId> base = base_of_next(workload);
