@@ -73,6 +73,12 @@ class Instance {
   /// What has come since, at most some MiB; empty: nothing yet. None: it will write no more.
   virtual std::optional<std::string> read_output() = 0;
 
+  /// Readable when there may be news of it beside its output; -1: there never are.
+  virtual int news_fd() const { return -1; }
+  /// Takes them in. True while it stands still because its host's disk is full: nobody tells when there is room again, so try_again() now and then.
+  virtual bool stands_for_room() { return false; }
+  virtual Status try_again() { return {}; }
+
   /// Types it at its console: how much of it was taken; 0 of nothing where there is a console. What is left may be tried again when output_fd()
   /// can be written to.
   virtual Result<std::size_t> type(std::string_view) { return fail(Errc::unsupported, "only a VM has a console; into a container leads exec"); }

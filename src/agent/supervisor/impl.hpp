@@ -101,6 +101,7 @@ class Supervisor {
   // Events of the machine.
   void instance_ended();
   void read_log();
+  void look_for_room(bool news);
   void reap_orphans();
   void set_state(InstanceState state);
   void arm_timer();
@@ -121,6 +122,7 @@ class Supervisor {
   std::optional<LogFile> log_;
   ConsoleTail console_;
   std::list<AtConsole> at_console_;
+  Instant look_for_room_at_ = Instant::max();  ///< the instance stands still for want of it
   std::list<Connection> clients_;
   std::uint64_t last_client_ = 0;
   std::list<Running> operations_;

@@ -76,6 +76,7 @@ void Supervisor::loop() {
     watch(instance_ && !log_ended_ ? instance_->output_fd() : -1);
     if (std::ranges::any_of(at_console_, &AtConsole::types)) wanted.back().events |= POLLOUT;
     watch(instance_ && !exit_ ? instance_->process().fd() : -1);
+    watch(instance_ && !exit_ ? instance_->news_fd() : -1);
     const std::size_t first_client = wanted.size();
     std::vector<std::uint64_t> client_numbers;
     for (const Connection& client : clients_) {
@@ -102,6 +103,7 @@ void Supervisor::loop() {
     const auto ready = [&](std::size_t i) { return wanted[i].revents != 0; };
     if (ready(3)) read_log();
     if (ready(4)) instance_ended();
+    look_for_room(ready(5));
     look_at_console();
     for (std::size_t i = 0; i < running.size(); ++i) {
       if (ready(first_operation + 2 * i + 1)) running[i]->operation.read_output();
@@ -148,6 +150,7 @@ void Supervisor::loop() {
 void Supervisor::arm_timer() {
   Instant next = lease_ ? lease_->next_deadline() : Instant::max();
   for (const AtConsole& one : at_console_) next = std::min(next, one.until);
+  if (instance_ && !exit_) next = std::min(next, look_for_room_at_);
   itimerspec at{};
   if (next != Instant::max()) {
     const auto since = std::max<nanoseconds>(next.time_since_epoch(), 1ns);
@@ -179,6 +182,28 @@ void Supervisor::read_log() {
     log_->append(*text);
     console_.append(*text);
   }
+}
+
+/// A file system does not tell when it has room again: the write that found none is tried again.
+void Supervisor::look_for_room(bool news) {
+  constexpr auto pause = 1s;
+  if (!instance_ || exit_) return;
+  const bool waits = look_for_room_at_ != Instant::max();
+  const auto say = [&](std::string_view what) {
+    log::warn("{}: {}", config_.instance, what);
+    log_->append(fmt::format("yado: {}\n", what));
+  };
+  if (!waits && news && instance_->stands_for_room()) {
+    say("the host's disk is full: it stands still until there is room");
+    look_for_room_at_ = os::now() + pause;
+  }
+  if (waits && news) (void)instance_->stands_for_room();
+  if (!waits || os::now() < look_for_room_at_) return;
+  look_for_room_at_ = os::now() + pause;
+  if (state_ != InstanceState::running || busy("checkpoint") || busy("hand_over")) return;
+  if (instance_->stands_for_room()) return (void)instance_->try_again();
+  say("there is room on the host's disk: it goes on");
+  look_for_room_at_ = Instant::max();
 }
 
 void Supervisor::instance_ended() {

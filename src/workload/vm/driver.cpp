@@ -123,6 +123,16 @@ class VmInstance final : public workload::Instance {
     return text ? std::optional(std::move(*text)) : std::nullopt;
   }
 
+  int news_fd() const override { return news_over_ ? -1 : vm_.monitor_fd(); }
+  bool stands_for_room() override {
+    news_over_ = !vm_.take_events();
+    return vm_.stands_for_room();
+  }
+  Status try_again() override {
+    YADO_ASSIGN(const std::string state, vm_.run_state(), "go on");
+    return state == "io-error" ? vm_.resume() : Status();
+  }
+
   Result<std::size_t> type(std::string_view text) override { return vm_.console().offer(text); }
 
   Status granted(std::uint64_t epoch) override { return vm_.own_memory(epoch); }
@@ -258,6 +268,7 @@ class VmInstance final : public workload::Instance {
   Vm vm_;
   std::uint16_t port_;
   bool disks_frozen_;
+  bool news_over_ = false;
   os::Pidfd attendant_;
 };
 

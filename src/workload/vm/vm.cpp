@@ -111,6 +111,7 @@ struct Vm::State {
   os::Pidfd pidfd;
   std::string guest_end;  ///< what the guest did to end, as QEMU said
   std::optional<End> ended;
+  bool no_room = false;  ///< QEMU stopped it for that
   std::vector<QmpEvent> seen;  ///< while something else was asked
 
   ~State() {
@@ -227,6 +228,11 @@ struct Vm::State {
 
   void note(const QmpEvent& event) {
     if (event.name == "GUEST_PANICKED") guest_end = "the guest panicked";
+    if (event.name == "RESUME") no_room = false;
+    if (event.name == "BLOCK_IO_ERROR") {
+      const json error = json::parse(event.data, nullptr, false);
+      no_room = no_room || (error.is_object() && error.value("nospace", false) && error.value("action", "") == "stop");
+    }
     if (event.name != "SHUTDOWN" || !guest_end.empty()) return;
     const json data = json::parse(event.data, nullptr, false);
     const std::string reason = data.is_object() ? data.value("reason", "") : "";
@@ -564,6 +570,8 @@ Result<std::vector<QmpEvent>> Vm::take_events() {
   if (!collected && state_->seen.empty()) return std::unexpected(collected.error());
   return std::exchange(state_->seen, {});
 }
+
+bool Vm::stands_for_room() const { return state_->no_room; }
 
 Result<End> Vm::stop(nanoseconds grace) {
   if (state_->ended) return *state_->ended;

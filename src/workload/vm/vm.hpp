@@ -133,6 +133,8 @@ class Vm {
   Result<std::string> run_state();
   /// What QEMU has said since the last call; never waits. Error `application`: QEMU has ended (see reap).
   Result<std::vector<QmpEvent>> take_events();
+  /// By what was taken so far: QEMU stopped the guest because a disk's file could not grow. It goes on by resume(), and stops again if there is no room still.
+  bool stands_for_room() const;
   /// Asks by the power button, more than once, and waits for `grace`, then has QEMU quit, then kills it. A paused guest cannot hear.
   Result<End> stop(nanoseconds grace);
   /// The end, when there is one.
