@@ -101,7 +101,7 @@ class Supervisor {
   // Events of the machine.
   void instance_ended();
   void read_log();
-  void look_for_room(bool news);
+  void look_for_room();
   void reap_orphans();
   void set_state(InstanceState state);
   void arm_timer();

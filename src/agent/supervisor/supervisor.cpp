@@ -103,7 +103,7 @@ void Supervisor::loop() {
     const auto ready = [&](std::size_t i) { return wanted[i].revents != 0; };
     if (ready(3)) read_log();
     if (ready(4)) instance_ended();
-    look_for_room(ready(5));
+    look_for_room();
     look_at_console();
     for (std::size_t i = 0; i < running.size(); ++i) {
       if (ready(first_operation + 2 * i + 1)) running[i]->operation.read_output();
@@ -185,23 +185,23 @@ void Supervisor::read_log() {
 }
 
 /// A file system does not tell when it has room again: the write that found none is tried again.
-void Supervisor::look_for_room(bool news) {
+void Supervisor::look_for_room() {
   constexpr auto pause = 1s;
   if (!instance_ || exit_) return;
+  const bool stands = instance_->stands_for_room();
   const bool waits = look_for_room_at_ != Instant::max();
   const auto say = [&](std::string_view what) {
     log::warn("{}: {}", config_.instance, what);
     log_->append(fmt::format("yado: {}\n", what));
   };
-  if (!waits && news && instance_->stands_for_room()) {
+  if (!waits && stands) {
     say("the host's disk is full: it stands still until there is room");
     look_for_room_at_ = os::now() + pause;
   }
-  if (waits && news) (void)instance_->stands_for_room();
   if (!waits || os::now() < look_for_room_at_) return;
   look_for_room_at_ = os::now() + pause;
   if (state_ != InstanceState::running || busy("checkpoint") || busy("hand_over")) return;
-  if (instance_->stands_for_room()) return (void)instance_->try_again();
+  if (stands) return (void)instance_->try_again();
   say("there is room on the host's disk: it goes on");
   look_for_room_at_ = Instant::max();
 }
