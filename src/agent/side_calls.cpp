@@ -297,10 +297,11 @@ asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, Worklo
   auto manifest = co_await transfer::pull(around_.images.store(), around_.workers.executor(), image, *peer, piece_limit,
                                           std::move(nobody_watches), std::move(pace));
   if (!manifest) co_return std::unexpected(manifest.error());
-  auto hash = co_await around_.images.spec_hash(as_of(std::move(spec), *manifest));
-  if (!hash) co_return std::unexpected(hash.error());
-  if (!manifest->member_of && manifest->spec_hash != *hash) {
+  Result<std::string> hash = manifest->spec_hash;
+  if (!manifest->member_of) hash = co_await around_.images.spec_hash(as_of(std::move(spec), *manifest));
+  if (!hash || manifest->spec_hash != *hash) {
     (void)co_await around_.images.remove(image);
+    if (!hash) co_return std::unexpected(hash.error());
     co_return fail(Errc::conflict,
                    "image {} was taken of another spec or root file system than this host's (same names, sizes and times "
                    "of files on every host?)",

@@ -327,14 +327,14 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
                         .alive = alive(id) && host.voice == Voice::heard,
                         .holds_image = record.image_current() && holding.contains(id),
                         .memory_free_bytes = host.report.memory_free_bytes,
-                        .load = host.report.load};
+                        .load = host.report.load,
+                        .owners = owners[id]};
     view.holds_frozen = standing && record.standby_host == id && record.standby_revision == record.revision &&
                         standing->state == InstanceState::frozen;
-    if (const auto known = owners.find(id); known != owners.end()) view.owners = known->second;
     for (const InstanceReport& instance : host.report.instances) {
       if (instance.purpose != Purpose::owner || instance.workload != record.spec.name) continue;
       if (instance.state == InstanceState::frozen && instance.epoch.counter() + 1 >= record.epoch.counter() &&
-               record.phase != OwnerPhase::up && record.spec.policy.lifetime)
+          record.phase != OwnerPhase::up && record.spec.policy.lifetime)
         view.asleep_here = true;
       else if (stands_for_a_move(workload, instance))
         view.asleep_here = true;
