@@ -136,8 +136,10 @@ void Scheduler::control_reachable(bool reachable, Instant now) {
   for (auto& [id, workload] : workloads_) {
     if (!workload.relocation) continue;
     // What was asked before is lost: ask again when it is back.
-    if (!reachable && std::exchange(workload.relocation->asked_control, false))
-      workload.relocation->unanswered = std::max(0, workload.relocation->unanswered - 1);
+    if (!reachable) {
+      workload.relocation->asked_control = false;
+      workload.relocation->unanswered -= std::exchange(workload.relocation->of_control, 0);
+    }
     pursue(WorkloadId(id), workload, now);
   }
 }

@@ -45,6 +45,7 @@ void Scheduler::pursue(const WorkloadId& id, Workload& workload, Instant now) {
   if (control_up_ && !relocation.asked_control) {
     relocation.asked_control = true;
     ++relocation.unanswered;
+    ++relocation.of_control;
     actions_.push_back(Ask{id, route.epoch, relocation.evidence, relocation.suspect});
     return;
   }
@@ -134,6 +135,7 @@ void Scheduler::relocation_failed(const WorkloadId& id, const Error& error, Inst
   Workload* workload = find(id);
   if (!workload || !workload->relocation) return;
   if (workload->relocation->unanswered > 0) --workload->relocation->unanswered;
+  workload->relocation->of_control = std::min(workload->relocation->of_control, workload->relocation->unanswered);
   if (error.code == Errc::unavailable && !control_up_ &&
       workload->relocation->next_fallback < workload->route.fallback.size()) {
     workload->relocation->last_error = error.message;

@@ -175,6 +175,7 @@ class Scheduler {
     Instant begun{};
     bool asked_control = false;
     int unanswered = 0;  ///< questions under way: control's, a fallback host's, or both after control came back
+    int of_control = 0;  ///< those of them that control was asked: one more when its host is found silent after all
     std::size_t next_fallback = 0;
     std::string last_error;  ///< of the last of them
   };

@@ -392,25 +392,30 @@ TEST_F(SchedulerTest, AnApplicationThatDoesNotAnswerOnALivingHostIsUnresponsive)
   EXPECT_EQ(scheduler_.requests_in_hand(), 1u);
 }
 
-TEST_F(SchedulerTest, AnApplicationThatDoesNotAnswerMayHaveLostItsHostAndThatIsSaidToo) {
-  start();
-  // It answered quickly, over a slow line: its patience ends before the host's probes.
-  for (RequestId id = 1; id <= 20; ++id) {
-    ask(id);
-    const int attempt = taken<Forward>().at(0).attempt;
-    scheduler_.connected(id, attempt, 200ms, now_);
-    scheduler_.sent(id, attempt);
-    if (id == 20) break;
-    scheduler_.answering(id, attempt, now_ += 5ms);
-    scheduler_.finished(id, now_);
+/// It answered quickly, over a slow line: its patience ends before its dead host's probes do. Two questions to control come of it.
+struct SchedulerTwoQuestionsTest : SchedulerTest {
+  SchedulerTwoQuestionsTest() {
+    start();
+    for (RequestId id = 1; id <= 20; ++id) {
+      ask(id);
+      const int attempt = taken<Forward>().at(0).attempt;
+      scheduler_.connected(id, attempt, 200ms, now_);
+      scheduler_.sent(id, attempt);
+      if (id == 20) break;
+      scheduler_.answering(id, attempt, now_ += 5ms);
+      scheduler_.finished(id, now_);
+    }
+    for (int i = 0; i < 50 && asks.size() < 2 && step(5s); ++i) {
+      const auto actions = scheduler_.take();
+      for (const Probe& probe : among<Probe>(actions))
+        if (probe.host != HostId("h1")) scheduler_.probe_answered(probe.host, probe.token, now_);
+      for (const Ask& each : among<Ask>(actions)) asks.push_back(each);
+    }
   }
   std::vector<Ask> asks;
-  for (int i = 0; i < 50 && asks.size() < 2 && step(5s); ++i) {
-    const auto actions = scheduler_.take();
-    for (const Probe& probe : among<Probe>(actions))
-      if (probe.host != HostId("h1")) scheduler_.probe_answered(probe.host, probe.token, now_);
-    for (const Ask& each : among<Ask>(actions)) asks.push_back(each);
-  }
+};
+
+TEST_F(SchedulerTwoQuestionsTest, AnApplicationThatDoesNotAnswerMayHaveLostItsHostAndThatIsSaidToo) {
   ASSERT_EQ(asks.size(), 2u);
   EXPECT_EQ(asks[0].evidence, Evidence::unresponsive);
   EXPECT_EQ(asks[1].evidence, Evidence::silent);
@@ -418,6 +423,14 @@ TEST_F(SchedulerTest, AnApplicationThatDoesNotAnswerMayHaveLostItsHostAndThatIsS
   EXPECT_FALSE(taken<Forward>().empty());
   scheduler_.relocated(WorkloadId("site"), route(RouteState::up, "h2", 2), false, now_);
   EXPECT_TRUE(scheduler_.take().empty()) << "the answer to the first question comes, too";
+}
+
+TEST_F(SchedulerTwoQuestionsTest, WhenControlDiesBothAreLost) {
+  ASSERT_EQ(asks.size(), 2u);
+  scheduler_.control_reachable(false, now_);
+  ASSERT_EQ(taken<RaiseWithoutControl>().size(), 1u) << "nobody's answer is waited for";
+  scheduler_.relocated(WorkloadId("site"), route(RouteState::up, "h2", 2), false, now_);
+  EXPECT_FALSE(taken<Forward>().empty());
 }
 
 // ---- relocations -------------------------------------------------------------------------------------------------
