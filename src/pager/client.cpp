@@ -74,7 +74,7 @@ Result<json> Client::own(const json& call) {
   const json epoch = call.value("epoch", json());
   if (!epoch.is_number_unsigned()) return fail(Errc::invalid_argument, "own: under which \"epoch\"?");
   YADO_ASSIGN(const bool begins, network_.own(epoch.get<std::uint64_t>(), pager_), "own");
-  if (begins) network_.servers().start(pager_, network_.missing());
+  if (begins) network_.start(pager_);
   return json::object();
 }
 

@@ -8,6 +8,16 @@
 
 namespace yado::pager {
 
+Status RemoteMemory::none_lost(const PageBits& here) const {
+  std::uint64_t gone = 0;
+  PageNumber first = 0;
+  for (PageNumber page = here.size(); page-- > 0;)
+    if (!here.test(page) && lost(page)) ++gone, first = page;
+  if (gone == 0) return {};
+  if (gone == 1) return fail(Errc::unavailable, "page {} is lost: no server has it any more", first);
+  return fail(Errc::unavailable, "page {} and {} more are lost: no server has them any more", first, gone - 1);
+}
+
 Copies::Copies(const Options& options, std::vector<PageServer*> servers)
     : options_(options), servers_(std::move(servers)), room_(servers_.size()), entries_(options.pages) {
   YADO_CHECK(options.copies == 1 || options.copies == 2, "{} copies", options.copies);

@@ -60,6 +60,13 @@ void Network::take_in_loaded() {
   });
 }
 
+void Network::start(Pager& pager) {
+  servers_->start(pager, missing_);
+  servers_->on_death([this, &pager] {
+    if (holding_ == Holding::owned) pager.end_if_lost();  // what was left has another owner, to whom its servers listen now: take_back() looks
+  });
+}
+
 unsigned Network::columns() const {
   for (const ServiceConfig::Server& one : config_.servers)
     if (one.parity_columns != 0) return one.parity_columns;

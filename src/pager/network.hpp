@@ -43,8 +43,9 @@ class Network {
   std::uint64_t seed() const { return seed_; }  ///< of the sums
   boost::asio::any_io_executor executor() { return io_.get_executor(); }
   ServerSet& servers() { return *servers_; }
-  /// Who did not answer when it was opened, and is done without.
-  const std::vector<ServiceConfig::Server>& missing() const { return missing_; }
+  /// Of a memory that is owned: from here on its servers may come and go (ServerSet::start), and whoever takes pages along that nobody else has ends
+  /// it, if there is something to go back to (Pager::end_if_lost). From another thread.
+  void start(Pager& pager);
   const std::shared_ptr<const image::PageChain>& chain() const { return chain_; }
   std::uint64_t pages() const { return config_.memory_bytes / page_bytes; }
 

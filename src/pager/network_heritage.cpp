@@ -93,11 +93,7 @@ Status Network::inherit_all(std::uint64_t epoch) {
 Status Network::take_back(std::uint64_t epoch, const PageBits& here) {
   for (const auto& stats : inherit(executor(), links_of(living()), epoch))
     if (!stats && stats.error().code == Errc::stale_epoch) return owned_by_another(stats.error());
-  return run([&]() -> Status {
-    for (PageNumber page = 0; page < pages(); ++page)
-      if (!here.test(page) && memory_->lost(page)) return fail(Errc::unavailable, "page {} is lost: no server has it any more", page);
-    return {};
-  });
+  return run([&] { return memory_->none_lost(here); });
 }
 
 }  // namespace yado::pager

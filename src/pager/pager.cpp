@@ -211,6 +211,16 @@ void Pager::prefetch_later(Instant when) {
   });
 }
 
+void Pager::end_if_lost() {
+  std::optional<PageBits> here;
+  {
+    const std::lock_guard lock(table_mutex_);
+    if (has_cut_) here = table_.here();
+  }
+  if (!here) return;
+  if (const Status whole = remote_.none_lost(*here); !whole) give_up(whole.error());
+}
+
 // ---- evict thread --------------------------------------------------------------------------------------------------
 
 void Pager::serve_evictions() {

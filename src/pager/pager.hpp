@@ -61,6 +61,9 @@ class Pager {
   void count_changes(PageBits changed);
   /// What was written since the last cut that was kept, as far as it was noted; nothing when there is none.
   std::optional<PageBits> changed() const;
+  /// When servers have died: if pages that are not here are nowhere else, and a cut was kept, this memory is lost. What the process does from then on
+  /// can be saved no more; it goes back to the cut now rather than when it wants one of them. Without a cut it may be lucky. On the network's thread.
+  void end_if_lost();
   void set_local_limit(std::uint64_t pages);
   std::uint64_t local_limit() const;
   /// Fetches these in the background, in this order, as long as there is room. Once.

@@ -203,6 +203,48 @@ TEST_F(PagerLiveTest, WithOneCopyTheDeathOfItsServerEndsTheProcessAndNeverShowsI
   EXPECT_EQ(paged_->hear(), "") << "it went on without its memory";
 }
 
+TEST_F(PagerLiveTest, LostPagesEndAProcessThatDoesNotWantThemWhenThereIsACutToGoBackTo) {
+  start(pages / 4, 1);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  const auto dies = [&](MapServer& server, std::size_t number) {
+    network_.run([&] {
+      server.die();
+      remote_->server_died(number);
+      pager_->end_if_lost();
+    });
+  };
+  auto lost = lost_.get_future();
+  for (int cut = 0; cut < 2; ++cut) {
+    network_.run([&] { pager_->end_if_lost(); });
+    EXPECT_EQ(lost.wait_for(0s), std::future_status::timeout) << "both servers live";
+    ASSERT_TRUE(pager_->begin_save(false));
+    ASSERT_TRUE(pager_->fix_save());
+    pager_->end_save(cut == 1);  // the first one was abandoned
+    if (cut == 1) break;
+    dies(a_, 0);
+    EXPECT_EQ(lost.wait_for(0s), std::future_status::timeout) << "there is nothing to go back to";
+  }
+  dies(b_, 1);
+  EXPECT_NE(lost.get().find("more are lost"), std::string::npos);
+  EXPECT_EQ(paged_->hear(), "");
+}
+
+TEST_F(PagerLiveTest, WithTwoCopiesTheDeathOfOneServerDoesNotEndAProcessWithACut) {
+  start(pages / 4, 2);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  ASSERT_TRUE(pager_->begin_save(false));
+  ASSERT_TRUE(pager_->fix_save());
+  pager_->end_save(true);
+  paged_->tell("w 500 100");
+  network_.run([&] {
+    b_.die();
+    remote_->server_died(1);
+    pager_->end_if_lost();
+  });
+  expect_right(paged_->hear());
+  expect_right(paged_->ask("v"));
+}
+
 TEST_F(PagerLiveTest, FullServersSlowItDownAndDoNotStopIt) {
   start(pages / 4);
   paged_->tell("f");

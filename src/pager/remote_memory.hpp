@@ -59,6 +59,8 @@ class RemoteMemory {
   virtual void kept(std::span<const PageNumber> /*pages*/) {}
   /// Nobody has the page: its content is lost, unless it is in the memory file.
   virtual bool lost(PageNumber page) const = 0;
+  /// Of the pages that are not in the memory file (`here`) every one can be had. Error unavailable: how many cannot. Looks at every page.
+  Status none_lost(const PageBits& here) const;
   /// Pages whose only content would be remote, but which have too few copies.
   virtual std::uint64_t pages_without_redundancy() const = 0;
 

@@ -32,6 +32,20 @@ void ServerSet::start(Pager& pager, const std::vector<ServiceConfig::Server>& mi
   for (const ServiceConfig::Server& one : missing) take_up_later(one);
 }
 
+void ServerSet::on_death(std::function<void()> action) {
+  on_network([&] {
+    on_death_ = std::move(action);
+    if (std::ranges::any_of(members_, [](const Member& one) { return one.link && !one.link->alive(); })) tell_of_death();
+  });
+}
+
+/// Behind the answers that a dead one's requests get.
+void ServerSet::tell_of_death() {
+  asio::post(network_, [this] {
+    if (on_death_) on_death_();
+  });
+}
+
 // ---- a change --------------------------------------------------------------------------------------------------------
 
 bool ServerSet::same_place(const ServiceConfig::Server& one, const ServiceConfig::Server& other) {

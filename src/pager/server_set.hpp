@@ -53,6 +53,8 @@ class ServerSet {
   /// Pages that find no room elsewhere come to `pager`. Those that were to leave from the start begin to. `missing` were wanted and did not
   /// answer: they are taken up when they do.
   void start(Pager& pager, const std::vector<ServiceConfig::Server>& missing = {});
+  /// On the network's thread whenever one has died and what was asked of it is answered; now, if one is dead already.
+  void on_death(std::function<void()> action);
   /// These are to hold the memory from now on: the missing ones are connected, all others are emptied. `just_before` is called when nothing can
   /// fail any more, in front of the first page that goes (it may come here). Returns what is not as asked
   /// for, for people. Errors, and nothing has changed: conflict (a checkpoint is under way), no_space (too many), unsupported (too few for parity), those
@@ -102,6 +104,7 @@ class ServerSet {
   void watch(std::size_t number);
   void silent(std::size_t number);
   void lost(std::size_t number);
+  void tell_of_death();
   void take_up_later(ServiceConfig::Server server);
   void take_up_lost(const std::stop_token& stop);
   bool take_up(const ServiceConfig::Server& server);
@@ -121,6 +124,7 @@ class ServerSet {
   Parity* parity_;                               // of these two the one that memory_ is
   Connect connect_;
   Pager* pager_ = nullptr;                       // the network's thread
+  std::function<void()> on_death_;               // the network's thread
   std::vector<Member> members_;                  // the network's thread
   std::vector<std::pair<std::size_t, std::unique_ptr<Drain>>> drains_;  // the network's thread
   bool held_ = false;                            // the network's thread: somebody has it Unchanged

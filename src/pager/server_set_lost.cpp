@@ -49,6 +49,7 @@ void ServerSet::lost(std::size_t number) {
   for (const auto& link : {member.link, member.parity})  // of two sessions the other one is of no use any more
     if (link) asio::post(network_, [link] { link->give_up({Errc::unavailable, "its other session is lost"}); });
   if (!member.leaving && !member.gone) take_up_later(member.told);
+  tell_of_death();
 }
 
 void ServerSet::take_up_later(ServiceConfig::Server server) {

@@ -184,6 +184,32 @@ TEST_F(ServerSetTest, OneThatWasStartedAnewIsTakenUpAgain) {
   EXPECT_EQ(fetch({1, 600}).value(), all);
 }
 
+TEST_F(ServerSetTest, OfADeathIsToldBehindTheAnswersOfWhatWasAskedOfTheDead) {
+  for (const bool stores : {false, true}) {
+    start({"h2", "h3"}, 1);
+    ASSERT_TRUE(store({{1, 1}, {600, 3}}));
+    const std::size_t holder = network_.run([&] { return *memory_->owner(600); });
+    std::promise<Status> looked, told_later, stored;
+    set_->on_death([&] { looked.set_value(memory_->none_lost(PageBits(pages))); });
+    network_.run([&] {
+      if (stores) memory_->store(evicted({{600, 4}}), [&](const Status& status) { stored.set_value(status); });
+      set_->members()[holder].link->give_up({Errc::unavailable, "it was switched off"});
+    });
+    const Status whole = looked.get_future().get();
+    EXPECT_EQ(whole.has_value(), stores) << "its newest content is on its way to the other one";
+    if (!whole) {
+      EXPECT_EQ(whole.error().message, "page 600 is lost: no server has it any more");
+    }
+    if (stores) {
+      ASSERT_TRUE(stored.get_future().get());
+      EXPECT_EQ(fetch({600}).value(), (Contents{{600, 4}}));
+    }
+    set_->on_death([&] { told_later.set_value({}); });
+    told_later.get_future().get();
+    stop();
+  }
+}
+
 TEST_F(ServerSetTest, WhoeverIsNotWantedAnyMoreIsNotTakenUp) {
   start({"h2", "h3"}, 2);
   ASSERT_TRUE(store({{1, 1}, {600, 3}}));

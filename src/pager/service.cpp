@@ -114,7 +114,7 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
     }
   }
   if (!waits) YADO_TRY(memory->go(), "pager");
-  if (network.owns()) network.servers().start(pager, network.missing());
+  if (network.owns()) network.start(pager);
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
   if (heir.valid()) (void)os::write_all(heir, json{{"ok", true}}.dump() + "\n");
 

@@ -66,8 +66,6 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     // A move that lost its agent has to come to its end first.
     const auto later = [&] { return arguments.front() == "move" && ended.output.find("is under way (conflict)") != std::string::npos; };
     for (int i = 0; i < 5 && later() && right_again(); ++i) ended = yado(arguments);
-    // An agent that died took pages along that nobody has asked for since: with one copy only a person decides to go back.
-    if (ended.output.find("no server has it any more") != std::string::npos && std::string(GetParam()) == "none") return process_dies(arguments.at(1));
     EXPECT_EQ(ended.status, 0) << ended.output;
   }
   /// Its memory was on `host`, too; or, where nothing was, it may go on.
