@@ -254,8 +254,8 @@ supervisor::Events Instances::events_of(const LivePtr& live) {
     if (const auto one = weak.lock(); one && !one->killing)
       events_.runs(one->record.id, state == InstanceState::running);
   };
-  on.exited = [this, weak](os::ExitStatus status, const std::string& log) {
-    if (const auto one = weak.lock()) exited(one, status.text(), last_lines(log, 10));
+  on.exited = [this, weak](const std::string& how, const std::string& log) {
+    if (const auto one = weak.lock()) exited(one, how, last_lines(log, 10));
   };
   on.closed = [this, weak] {
     const auto one = weak.lock();

@@ -19,9 +19,10 @@ using api::Fields;
 struct ExitedMessage {
   WorkloadId workload;
   InstanceId instance;
+  std::string how;
 };
 static void read_json(const nlohmann::json& json, const std::string& path, Status& status, ExitedMessage& value) {
-  Fields(json, path, status).required("workload", value.workload).required("instance", value.instance);
+  Fields(json, path, status).required("workload", value.workload).required("instance", value.instance).optional("status", value.how);
 }
 
 struct RenewMessage {
@@ -75,7 +76,7 @@ Result<nlohmann::json> Shell::heartbeat(const HostId& host, const wire::Request&
 
 Result<nlohmann::json> Shell::exited(const HostId& host, const wire::Request& request) {
   YADO_ASSIGN(const ExitedMessage message, api::parse<ExitedMessage>(request.body), "exited");
-  core_.instance_exited(host, message.instance, message.workload, os::now());
+  core_.instance_exited(host, message.instance, message.workload, os::now(), message.how);
   settle();
   return Json::object();
 }

@@ -22,7 +22,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int hook_descriptor = 3, ready_descriptor = 4;
+constexpr int hook_descriptor = 3, told_descriptor = 4;
 
 /// One line from whoever connects; nobody, if the process ends before.
 Result<std::pair<os::Fd, json>> first_call(const wire::UnixListener& listener, const GuestMemory& memory) {
@@ -60,20 +60,20 @@ Result<os::Fd> wait_for_heritage(const wire::UnixListener& listener, const Guest
   }
 }
 
-Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
+Status serve(ServiceConfig config, os::Fd hook, const os::Fd& starter) {
   std::random_device random;
   const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
   // Whoever waits for a page of this memory must not wait for ever, nor get another: the process ends, and the hook sees to QEMU.
-  const auto lost = [](const Error& why) {
+  const auto lost = [&starter](const Error& why) {
     log::error("pager: {}: this memory is lost", why.text());
+    (void)os::write_all(starter, fmt::format("lost:{}\n", why.message));
     ::_exit(1);
   };
   std::optional<wire::UnixListener> listener;
   std::optional<GuestMemory> memory;
   const auto listen = [&]() -> Status {
     YADO_ASSIGN(listener, wire::make_unix_listener(config.control.native(), 0600), "pager");
-    YADO_TRY(os::write_all(ready, "ok"), "pager");
-    ready.reset();
+    YADO_TRY(os::write_all(starter, "ok\n"), "pager");
     YADO_ASSIGN(GuestMemory taken, GuestMemory::take(std::move(hook)), "pager");
     memory.emplace(std::move(taken));
     return {};
@@ -138,14 +138,14 @@ Status serve(ServiceConfig config, os::Fd hook, os::Fd& ready) {
 
 int run_service(const fs::path& path) {
   ::signal(SIGPIPE, SIG_IGN);
-  os::Fd hook(hook_descriptor), ready(ready_descriptor);
-  for (const os::Fd* fd : {&hook, &ready}) ::fcntl(fd->get(), F_SETFD, FD_CLOEXEC);
+  os::Fd hook(hook_descriptor), told(told_descriptor);
+  for (const os::Fd* fd : {&hook, &told}) ::fcntl(fd->get(), F_SETFD, FD_CLOEXEC);
   const auto text = os::read_text(path);
   const auto config = text ? config_from_text(*text) : Result<ServiceConfig>(std::unexpected(text.error()));
-  Status ended = config ? serve(*config, std::move(hook), ready) : Status(std::unexpected(config.error()));
+  Status ended = config ? serve(*config, std::move(hook), told) : Status(std::unexpected(config.error()));
   if (ended) return 0;
   log::error("pager: {}", ended.error().text());
-  if (ready.valid()) (void)os::write_all(ready, fmt::format("{}:{}", static_cast<int>(ended.error().code), ended.error().message));
+  (void)os::write_all(told, fmt::format("{}:{}\n", static_cast<int>(ended.error().code), ended.error().message));
   return 1;
 }
 

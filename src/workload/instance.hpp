@@ -68,6 +68,8 @@ class Instance {
   virtual const os::Pidfd& process() const = 0;
   /// Reaps it when it has ended.
   virtual Result<std::optional<os::ExitStatus>> reap() = 0;
+  /// After that, for people: more than its status says; empty: nothing.
+  virtual std::string why_ended() const { return {}; }
   /// What it writes for people: its standard output or its console. The descriptor is for poll(2).
   virtual int output_fd() const = 0;
   /// What has come since, at most some MiB; empty: nothing yet. None: it will write no more.

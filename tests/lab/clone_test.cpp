@@ -9,13 +9,7 @@ class CloneTest : public LabTest<CloneTest> {
   static ClusterOptions cluster_options() { return {.hosts = 4, .criu = true, .database = false, .disk = {}, .name = {}}; }
 
  protected:
-  Ended in(const std::string& guest, const std::string& script) { return cluster().yado({"exec", "--control", cluster().control_socket(), guest, "--", "/bin/sh", "-c", script}); }
-  /// Once with the guest's agent, which starts beside its service.
-  std::string said_by(const std::string& guest, const std::string& script) {
-    Ended said;
-    EXPECT_TRUE(cluster().until([&] { return (said = in(guest, script)).status == 0; })) << guest << ": " << said.output;
-    return said.output;
-  }
+  std::string said_by(const std::string& guest, const std::string& script) { return labtest::said_by(cluster(), guest, script); }
   /// What it keeps in memory, and on its disk.
   void tell(const std::string& guest, const std::string& word) { said_by(guest, "mountpoint -q /mnt || mount -t tmpfs none /mnt; echo " + word + " > /mnt/word && echo " + word + " > /var/word && sync"); }
   std::string word_of(const std::string& guest) { return said_by(guest, "cat /mnt/word /var/word | tr '\n' ' '"); }

@@ -16,8 +16,8 @@ TEST_F(FullDiskVmTest, AVmThatFindsNoRoomStandsStillUntilThereIsSome) {
   ASSERT_OK(cluster().deploy(spec));
   const auto load = load_of_split_guest(cluster().gate());
   ASSERT_TRUE(load && answered_after(*load, 0));
-  const auto in_guest = [&](const std::string& script) { return cluster().yado({"exec", "--control", cluster().control_socket(), "bigvm", "--", "/bin/sh", "-c", script}); };
-  ASSERT_TRUE(cluster().until([&] { return in_guest("true").status == 0; })) << in_guest("true").output;
+  const auto in_guest = [&](const std::string& script) { return labtest::in_guest(cluster(), "bigvm", script); };
+  said_by(cluster(), "bigvm", "true");
   const std::uint64_t epoch = cluster().epoch("bigvm");
   ASSERT_OK(cluster().fault("disk-full", "h1"));
   const auto says = [&](const std::string& what) { return cluster().until([&] { return cluster().yado({"logs", "bigvm"}).output.find(what) != std::string::npos; }); };

@@ -21,4 +21,14 @@ void expect_all_correct(drill::Load& load) {
   for (const drill::Sample& sample : load.finish()) EXPECT_TRUE(sample.correct) << sample.number << ": " << sample.error;
 }
 
+Ended in_guest(const Cluster& cluster, const std::string& guest, const std::string& script) {
+  return cluster.yado({"exec", "--control", cluster.control_socket(), guest, "--", "/bin/sh", "-c", script});
+}
+
+std::string said_by(const Cluster& cluster, const std::string& guest, const std::string& script) {
+  Ended said;
+  EXPECT_TRUE(cluster.until([&] { return (said = in_guest(cluster, guest, script)).status == 0; })) << guest << ": " << said.output;
+  return said.output;
+}
+
 }  // namespace yado::labtest

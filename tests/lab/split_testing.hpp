@@ -18,6 +18,11 @@ std::unique_ptr<drill::Load> load_of_split_guest(const Endpoint& gate, const std
 bool answered_after(const drill::Load& load, std::uint64_t epoch);
 void expect_all_correct(drill::Load& load);
 
+/// A script in a guest with an agent.
+Ended in_guest(const Cluster& cluster, const std::string& guest, const std::string& script);
+/// What it said when it succeeded, once the guest's agent, which starts beside its service, answers; else the test has failed.
+std::string said_by(const Cluster& cluster, const std::string& guest, const std::string& script);
+
 /// Incremental checkpoints of it on four hosts.
 template <class Suite>
 class SplitImagesTest : public LabTest<Suite> {

@@ -72,7 +72,7 @@ struct Client::Connection : std::enable_shared_from_this<Client::Connection> {
     std::uint64_t ticket = 0;
     Epoch epoch;
     os::ExitStatus ended;
-    std::string last_log;
+    std::string why, last_log;
     Status status;
     api::Fields(message, "", status)
         .required("event", event)
@@ -81,6 +81,7 @@ struct Client::Connection : std::enable_shared_from_this<Client::Connection> {
         .optional("epoch", epoch)
         .optional("code", ended.code)
         .optional("signal", ended.signal)
+        .optional("why", why)
         .optional("log", last_log);
     if (!status) return log::warn("an event of a supervisor: {}", status.error().text());
     // Copies: a handler may destroy the client, and with it the functions.
@@ -88,7 +89,7 @@ struct Client::Connection : std::enable_shared_from_this<Client::Connection> {
     if (event == "state" && on.state) on.state(state);
     if (event == "renew" && on.renew) on.renew(ticket, epoch);
     if (event == "lease-over" && on.lease_over) on.lease_over(epoch);
-    if (event == "exited" && on.exited) on.exited(ended, std::move(last_log));
+    if (event == "exited" && on.exited) on.exited(why.empty() ? ended.text() : why, std::move(last_log));
   }
 
   Result<std::uint64_t> send(const std::string& what, json fields) {

@@ -8,7 +8,7 @@
 //     │ ◀──────────────────────────────────── {"id":2,"ok":true}  │
 //     │ ◀───────────────────── {"event":"state","state":"running"} │
 //     │ ◀──────────────────────────── {"id":1,"ok":true,…}        │
-//     │ ◀── {"event":"exited","code":1,"signal":0,"log":"…"}      │
+//     │ ◀── {"event":"exited","code":1,"signal":0,"why":"","log":"…"} │
 //
 // A refusal is {"id":…,"error":{"code":"stale-epoch","message":"…"}}. A call with an "epoch" older than the one the
 // supervisor knows is refused. Any number of clients; events go to all of them. Answers may overtake each other.

@@ -216,7 +216,7 @@ void Supervisor::instance_ended() {
   for (const Asked& asked : std::exchange(waiting_, {}))
     answer(asked, fail(Errc::application, "the instance has ended: {}", exit_->text()));
   // Said first: what is left of it may take its time to go (a pager that waits for a dead host), and somebody waits for a new owner.
-  tell({{"event", "exited"}, {"code", exit_->code}, {"signal", exit_->signal}, {"log", log_->tail(log_tail_bytes)}});
+  tell({{"event", "exited"}, {"code", exit_->code}, {"signal", exit_->signal}, {"why", instance_->why_ended()}, {"log", log_->tail(log_tail_bytes)}});
   instance_.reset();
 }
 

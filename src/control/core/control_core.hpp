@@ -134,7 +134,8 @@ class ControlCore {
 
   // Agents.
   HeartbeatReply heartbeat(const HostReport& report, Instant now);
-  void instance_exited(const HostId& host, const InstanceId& instance, const WorkloadId& id, Instant now);
+  /// `how`: for people.
+  void instance_exited(const HostId& host, const InstanceId& instance, const WorkloadId& id, Instant now, const std::string& how = {});
   /// A supervisor asks for its lease through its agent. Only the current owner of the current epoch gets one.
   Result<milliseconds> renew(const WorkloadId& id, const InstanceId& instance, Epoch epoch, Instant now);
   void call_done(CallId id, const Result<CallReply>& result, Instant now);
@@ -346,7 +347,7 @@ class ControlCore {
   void owner_is_up(Workload& workload, const HostId& host, const InstanceReport& instance, std::uint64_t sequence,
                    Instant now);
   void give_up(Workload& workload, Error error, Instant now);
-  void owner_lost(Workload& workload, Evidence evidence, Instant now);
+  void owner_lost(Workload& workload, Evidence evidence, Instant now, const std::string& how = {});
   /// Counts a relocation, unless there were too many.
   Status admit_relocation(Workload& workload, Instant now);
   void reconcile(Workload& workload, Instant now);

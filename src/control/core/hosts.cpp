@@ -134,7 +134,7 @@ void ControlCore::judge_image(const HostId& host, const ImageReport& image, Hear
   reply.drop.push_back(DropImageCall{image.workload, workload ? workload->record.epoch : Epoch(), image.id});
 }
 
-void ControlCore::instance_exited(const HostId& host, const InstanceId& instance, const WorkloadId& id, Instant now) {
+void ControlCore::instance_exited(const HostId& host, const InstanceId& instance, const WorkloadId& id, Instant now, const std::string& how) {
   Workload* workload = find(id);
   if (!workload) return;
   Record& record = workload->record;
@@ -144,7 +144,7 @@ void ControlCore::instance_exited(const HostId& host, const InstanceId& instance
     emit("standby-lost", *workload, host);
     return reconcile(*workload, now);
   }
-  if (record.instance == instance && record.host == host) owner_lost(*workload, Evidence::exited, now);
+  if (record.instance == instance && record.host == host) owner_lost(*workload, Evidence::exited, now, how);
 }
 
 Result<milliseconds> ControlCore::renew(const WorkloadId& id, const InstanceId& instance, Epoch epoch, Instant now) {

@@ -235,11 +235,13 @@ void ControlCore::give_up(Workload& workload, Error error, Instant now) {
   answer_all(workload, std::unexpected(error), false);
 }
 
-void ControlCore::owner_lost(Workload& workload, Evidence evidence, Instant now) {
+void ControlCore::owner_lost(Workload& workload, Evidence evidence, Instant now, const std::string& how) {
   Record& record = workload.record;
   if (workload.owner || record.phase != OwnerPhase::up) return;
   const HostId host = record.host;
-  emit("owner-lost", workload, host, {{"evidence", std::string(name_of(evidence))}});
+  std::map<std::string, std::string> fields{{"evidence", std::string(name_of(evidence))}};
+  if (!how.empty()) fields["detail"] = how;
+  emit("owner-lost", workload, host, std::move(fields));
   if (proves_death(evidence)) leases_.proved_dead(record.spec.name, record.epoch);
   const bool on_demand = record.spec.policy.lifetime && workload.waiting.empty();
   if (!wants_owner(record) || (on_demand && proves_death(evidence))) {

@@ -114,8 +114,10 @@ class VmInstance final : public workload::Instance {
     YADO_ASSIGN(const std::optional<End> end, vm_.reap(), "VM");
     if (!end) return std::optional<os::ExitStatus>();
     log::info("QEMU has ended: {}", end->reason);
+    why_ended_ = end->reason;
     return std::optional(end->status);
   }
+  std::string why_ended() const override { return why_ended_; }
   int output_fd() const override { return const_cast<Vm&>(vm_).console().fd(); }
   std::optional<std::string> read_output() override {
     (void)vm_.take_events();  // or they would pile up
@@ -269,6 +271,7 @@ class VmInstance final : public workload::Instance {
   std::uint16_t port_;
   bool disks_frozen_;
   bool news_over_ = false;
+  std::string why_ended_;
   os::Pidfd attendant_;
 };
 

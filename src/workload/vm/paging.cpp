@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int hook_descriptor = 3, ready_descriptor = 4;  // in the pager
+constexpr int hook_descriptor = 3, told_descriptor = 4;  // in the pager
 
 /// A guest that stands still for so much stands still for some milliseconds.
 constexpr std::uint64_t little = 1024;  // pages
@@ -106,6 +106,17 @@ Status copy(const os::Fd& socket, std::string& heard, std::uint64_t before) {
   return {};
 }
 
+/// "ok", or "CODE:why" of a pager that cannot begin; later perhaps "lost:why". Empty: it has ended without a word.
+std::string line_of(const os::Fd& told) {
+  std::string line;
+  for (char one;;) {
+    const ssize_t n = ::read(told.get(), &one, 1);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0 || one == '\n') return line;
+    line += one;
+  }
+}
+
 }  // namespace
 
 Result<PagerProcess> PagerProcess::start(const Paging& paging, const fs::path& directory, std::uint64_t memory_bytes) {
@@ -126,11 +137,11 @@ Result<PagerProcess> PagerProcess::begin(const Paging& paging, const fs::path& d
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return fail_errno("socket to a pager");
   made.hook_ = os::Fd(ends[0]);
   const os::Fd theirs(ends[1]);
-  YADO_ASSIGN(os::Pipe ready, os::make_pipe(), "pager");
+  YADO_ASSIGN(os::Pipe told, os::make_pipe(), "pager");
   os::Spawn spawn{.arguments = paging.program};
   spawn.arguments.push_back(file);
   spawn.standard_error = STDERR_FILENO;
-  spawn.descriptors = {{theirs.get(), hook_descriptor}, {ready.write.get(), ready_descriptor}};
+  spawn.descriptors = {{theirs.get(), hook_descriptor}, {told.write.get(), told_descriptor}};
   spawn.death_signal = SIGKILL;
   spawn.in_child = [&paging]() -> Status {
     if (paging.network_namespace >= 0 && ::setns(paging.network_namespace, CLONE_NEWNET) != 0) return fail_errno("enter the host's network");
@@ -138,17 +149,23 @@ Result<PagerProcess> PagerProcess::begin(const Paging& paging, const fs::path& d
   };
   YADO_ASSIGN(made.process_, os::spawn(spawn), "pager");
   YADO_TRY(os::replace_text(directory / "pager.pid", fmt::format("{}\n", made.process_.pidfd().pid())), "pager");
-  made.ready_ = std::move(ready.read);
+  made.told_ = std::move(told.read);
   return made;
 }
 
 Status PagerProcess::wait_ready() {
-  const os::Fd ready = std::move(ready_);
-  YADO_ASSIGN(const std::string said, os::read_to_end(ready), "pager");
+  const std::string said = line_of(told_);
   if (said == "ok") return {};
   const std::size_t colon = said.find(':');
   if (colon == std::string::npos) return fail(Errc::internal, "the pager ended before it was ready");
   return fail(static_cast<Errc>(std::atoi(said.c_str())), "{}", said.substr(colon + 1));
+}
+
+std::string PagerProcess::last_words() const {
+  if (!os::readable_within(told_.get(), 0ns).value_or(false)) return {};
+  constexpr std::string_view lost = "lost:";
+  const std::string said = line_of(told_);
+  return said.starts_with(lost) ? said.substr(lost.size()) : std::string();
 }
 
 Status PagerProcess::inherit(pager::ServiceConfig config) const {

@@ -28,6 +28,8 @@ class PagerProcess {
   static Result<PagerProcess> begin(const Paging& paging, const std::filesystem::path& directory, std::uint64_t memory_bytes);
   /// Returns when it is connected to all servers and knows where every page is. Errors are the pager's.
   Status wait_ready();
+  /// After wait_ready: why it could not keep the memory any more, told once; empty: it did not say so. Does not wait.
+  std::string last_words() const;
   /// Of one that was begun with `waits`: it pages by this configuration from now on. Returns as wait_ready.
   Status inherit(pager::ServiceConfig config) const;
   /// What it inherited is its own from now on, or, of what it has left to another host, is so again (pager/service.hpp, `own`).
@@ -43,7 +45,7 @@ class PagerProcess {
 
  private:
   os::Process process_;
-  os::Fd hook_, library_, ready_;
+  os::Fd hook_, library_, told_;
   std::filesystem::path control_;
 };
 

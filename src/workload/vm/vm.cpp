@@ -287,8 +287,10 @@ struct Vm::State {
     if (!status) return std::optional<End>{};
     std::string reason = guest_end;
     if (reason.empty()) {
+      const std::string lost = pager ? pager->last_words() : std::string(), text = last_words();
       reason = status->text();
-      if (const std::string text = last_words(); !text.empty()) reason += ": " + text;
+      if (!lost.empty()) reason = "its memory is lost: " + lost;
+      else if (!text.empty()) reason += ": " + text;
     }
     ended = End{*status, std::move(reason)};
     return ended;
