@@ -76,7 +76,7 @@ void Host::kill_container(InstanceId id) {
   cluster_.world.trace(fmt::format("{}: {} exits", id_, id));
   remove(id, false);
   if (!agent_) return;
-  const bool news = agent_->exited(id, cluster_.world.now());
+  const bool news = agent_->exited(id, "killed", cluster_.world.now());
   act();
   if (news)
     cluster_.world.send(id_.str(), "control", [this, id, workload] { cluster_.control.exited(id_, id, workload); });

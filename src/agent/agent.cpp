@@ -146,7 +146,7 @@ asio::awaitable<Status> Agent::Impl::set_up() {
     const auto self = weak.lock();
     if (!self) return;
     log::info("{} ended: {}", id, how);
-    if (self->core.exited(id, os::now())) self->spawn(self->tell_exited(id, workload, how));
+    if (self->core.exited(id, how, os::now())) self->spawn(self->tell_exited(id, workload, how));
     self->pump();
     self->changed();
   };

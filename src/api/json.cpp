@@ -194,6 +194,7 @@ void to_json(json& j, const InstanceReport& v) {
            {"epoch", v.epoch.value()}, {"state", name_of(v.state)},    {"endpoint", v.endpoint},
            {"age_ms", v.age.count()}};
   if (v.image) j["image"] = v.image->str();
+  if (!v.how.empty()) j["how"] = v.how;
 }
 
 void read_json(const json& j, const std::string& path, Status& status, InstanceReport& v) {
@@ -205,7 +206,8 @@ void read_json(const json& j, const std::string& path, Status& status, InstanceR
       .required("state", v.state)
       .optional("endpoint", v.endpoint)
       .optional("image", v.image)
-      .optional("age_ms", v.age);
+      .optional("age_ms", v.age)
+      .optional("how", v.how);
 }
 
 void to_json(json& j, const ImageReport& v) {

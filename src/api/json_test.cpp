@@ -50,7 +50,8 @@ InstanceReport full_instance() {
           .state = InstanceState::frozen,
           .endpoint = {"10.1.0.2", 31000},
           .image = ImageId("site-img.3"),
-          .age = 99ms};
+          .age = 99ms,
+          .how = "exit status 7"};
 }
 
 HostReport full_host() {

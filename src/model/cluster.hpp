@@ -43,6 +43,7 @@ struct InstanceReport {
   Endpoint endpoint;           ///< where the gate reaches it: the host's address and a published port
   std::optional<ImageId> image;  ///< what it was restored from
   milliseconds age{0};         ///< since it was started, restored or last refreshed
+  std::string how;             ///< for people, of one that has exited
   bool operator==(const InstanceReport&) const = default;
 };
 

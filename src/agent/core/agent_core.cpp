@@ -391,7 +391,7 @@ void AgentCore::side_done(CallId id, Result<CallReply> result, Instant now) {
   (void)now;
 }
 
-bool AgentCore::exited(const InstanceId& id, Instant now) {
+bool AgentCore::exited(const InstanceId& id, const std::string& how, Instant now) {
   auto found = instances_.find(id);
   if (found == instances_.end()) return false;
   Instance& instance = found->second;
@@ -399,6 +399,7 @@ bool AgentCore::exited(const InstanceId& id, Instant now) {
   const bool news = instance.report.purpose != Purpose::builder && instance.report.state != InstanceState::starting;
   if (instance.report.state == InstanceState::starting) return false;  // launched() says so, with the reason
   instance.report.state = InstanceState::exited;
+  instance.report.how = how;
   kill(id);  // its supervisor and what else is left of it
   (void)now;
   return news;

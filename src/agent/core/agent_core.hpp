@@ -98,7 +98,7 @@ class AgentCore {
   void side_done(CallId id, Result<CallReply> result, Instant now);
 
   /// An instance ended without having been asked to. True when control should hear of it at once.
-  bool exited(const InstanceId& instance, Instant now);
+  bool exited(const InstanceId& instance, const std::string& how, Instant now);
   /// A supervisor froze its instance because its lease ended, or let it run again.
   void lease_state(const InstanceId& instance, bool runs, Instant now);
 

@@ -407,11 +407,12 @@ TEST_F(AgentCoreTest, StoppingARaiseByItsFirstNameStopsTheAttemptUnderWay) {
 
 TEST_F(AgentCoreTest, AnOwnerThatEndsByItselfIsNewsOnceAndReportedUntilItIsGone) {
   up(one, epoch(1));
-  EXPECT_TRUE(core.exited(one, now));
+  EXPECT_TRUE(core.exited(one, "killed by signal 9", now));
   EXPECT_EQ(only<Kill>(core.take()).instance, one);
-  EXPECT_FALSE(core.exited(one, now));
+  EXPECT_FALSE(core.exited(one, "killed by signal 9", now));
   ASSERT_EQ(report().size(), 1u);
   EXPECT_EQ(report()[0].state, InstanceState::exited);
+  EXPECT_EQ(report()[0].how, "killed by signal 9");
   gone(one);
   EXPECT_THAT(report(), IsEmpty());
 }
@@ -419,12 +420,12 @@ TEST_F(AgentCoreTest, AnOwnerThatEndsByItselfIsNewsOnceAndReportedUntilItIsGone)
 TEST_F(AgentCoreTest, AnExitThatWasAskedForIsNoNews) {
   up(one, epoch(1));
   call(StopCall{site, one, epoch(1)});
-  EXPECT_FALSE(core.exited(one, now));
+  EXPECT_FALSE(core.exited(one, "killed by signal 9", now));
 }
 
 TEST_F(AgentCoreTest, AnExitDuringTheStartIsToldByTheLaunch) {
   call(raise_of(one, epoch(1)));
-  EXPECT_FALSE(core.exited(one, now));
+  EXPECT_FALSE(core.exited(one, "killed by signal 9", now));
   EXPECT_THAT(core.take(), IsEmpty());
   EXPECT_FALSE(only<Reply>(failed(one, "exit status 1")).result);
 }

@@ -44,7 +44,7 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
       continue;
     auto found = std::ranges::find(report.instances, record.instance, &InstanceReport::id);
     if (found == report.instances.end() || found->state == InstanceState::exited)
-      owner_lost(workload, Evidence::exited, now);
+      owner_lost(workload, Evidence::exited, now, found == report.instances.end() ? std::string() : found->how);
     else if (found->state == InstanceState::frozen && checkpoints_owner(record.spec) && !workload.migration && !workload.owner &&
              record.spec.policy.consistency == Consistency::shared && !record.spec.policy.lifetime)
       begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);  // it was handed over, and nobody knows of a move any more

@@ -92,6 +92,26 @@ TEST_F(ControlHostsTest, AnOwnerMissingFromANewerReportIsLostFromAnOlderOneNot) 
   EXPECT_THAT(calls<RaiseCall>(actions), SizeIs(1));
 }
 
+std::string detail_of_loss(const std::vector<Action>& actions) {
+  for (const Emit& emit : all<Emit>(actions))
+    if (emit.event.kind == "owner-lost") return emit.event.fields.contains("detail") ? emit.event.fields.at("detail") : "none";
+  return "no loss";
+}
+
+TEST_F(ControlHostsTest, HowAnOwnerEndedIsSaidWhenItsAgentSaysSo) {
+  up(spec());
+  core().instance_exited(h1, record().instance, site, now, "exit status 7");
+  EXPECT_EQ(detail_of_loss(take()), "exit status 7");
+}
+
+TEST_F(ControlHostsTest, HowAnOwnerEndedIsSaidWhenAReportIsFaster) {
+  up(spec());
+  agent(h1).instances.front().state = InstanceState::exited;
+  agent(h1).instances.front().how = "exit status 7";
+  agent(h1).sequence += 1;
+  EXPECT_EQ(detail_of_loss(beats({h1})), "exit status 7");
+}
+
 TEST_F(ControlHostsTest, AReportThatWasOvertakenIsNotLookedAt) {
   up(spec());
   HostReport overtaken = agent(h1);
