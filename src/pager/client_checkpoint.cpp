@@ -93,10 +93,9 @@ Result<json> CheckpointCalls::copy() {
 
 Result<json> CheckpointCalls::finish() {
   YADO_TRY(pager_.copy_rest(), "checkpoint");  // first of all: the workload waits for these pages
-  const auto recency = pager_.by_recency();
   const auto shares = saving_->save.finish();
   if (!shares) return std::unexpected(shares.error());
-  YADO_TRY(write_order_of_use(part_, pager_.pages(), recency), "checkpoint");
+  YADO_TRY(write_order_of_use(part_, pager_.pages(), pager_.order_of_use()), "checkpoint");
   return shares_json(*shares);
 }
 

@@ -5,9 +5,9 @@
 namespace yado::pager {
 namespace fs = std::filesystem;
 
-Status write_order_of_use(const fs::path& part, std::uint64_t guest_pages, const std::vector<PageNumber>& by_recency) {
+Status write_order_of_use(const fs::path& part, std::uint64_t guest_pages, const std::vector<PageNumber>& order) {
   image::WorkingSet used{.guest_pages = guest_pages, .pages = {}};
-  for (const PageNumber page : by_recency) used.pages.push_back(image::PageNumber{page});
+  for (const PageNumber page : order) used.pages.push_back(image::PageNumber{page});
   return image::write_working_set(part, used);
 }
 

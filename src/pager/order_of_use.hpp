@@ -10,8 +10,8 @@
 
 namespace yado::pager {
 
-/// Into directory `part`. `by_recency`: last used first.
-Status write_order_of_use(const std::filesystem::path& part, std::uint64_t guest_pages, const std::vector<PageNumber>& by_recency);
+/// Into directory `part`. `order`: the likeliest to be wanted first.
+Status write_order_of_use(const std::filesystem::path& part, std::uint64_t guest_pages, const std::vector<PageNumber>& order);
 
 /// The pages that were in use when the image was taken, then all others in their order, which is that of a first round in its file.
 /// `chain`: what is restored, or null.

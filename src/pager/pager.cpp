@@ -32,7 +32,7 @@ struct Match : Visitors... {
 Pager::Pager(GuestMemory& memory, RemoteMemory& remote, asio::any_io_executor network, const Options& options)
     : memory_(memory), remote_(remote), network_(std::move(network)), options_(options),
       blocks_(block_pages * page_bytes), stop_event_(::eventfd(0, EFD_CLOEXEC)), retry_(network_), prefetch_timer_(network_), table_(options.limits),
-      pace_(os::now()), changed_(memory.pages()), changed_since_fix_(memory.pages()) {
+      pace_(os::now()), changed_(memory.pages()), changed_since_fix_(memory.pages()), seen_wanted_(memory.pages()) {
   fault_thread_ = std::thread([this] { serve_faults(); });
   evict_thread_ = std::thread([this] { serve_evictions(); });
 }
@@ -120,6 +120,7 @@ void Pager::serve_faults() {
     for (const PageNumber page : *faults)
       tell_table([&](Actions& actions) {
         table_.fault(page, actions);
+        note_wanted(page);
         if (!table_.needs_remote(page)) return;
         waiting_since_.try_emplace(page, now);
         pace_.wished(now);
@@ -390,6 +391,25 @@ void Pager::note_written(std::span<const PageRun> runs) {
   }
 }
 
+void Pager::note_wanted(PageNumber page) {
+  if (!fixed_ || seen_wanted_.test(page)) return;
+  seen_wanted_.set(page);
+  wanted_since_fix_.push_back(page);
+}
+
+std::vector<PageNumber> Pager::order_of_use() const {
+  std::vector<PageNumber> order;
+  PageBits listed(memory_.pages());
+  {
+    const std::lock_guard lock(table_mutex_);
+    order = wanted_since_fix_;
+    listed = seen_wanted_;
+  }
+  for (const PageNumber page : by_recency())
+    if (!listed.test(page)) order.push_back(page);
+  return order;
+}
+
 /// The kernel forgets what it tells.
 Status Pager::note_written_pages() {
   const std::lock_guard noting(noting_mutex_);
@@ -538,6 +558,8 @@ Result<Pager::Cut> Pager::fix_save() {
     rest = save_->take(0, memory_.pages(), cut.here, false);
     for (const PageNumber page : rest) rest_->set(page);
     changed_since_fix_.clear();
+    wanted_since_fix_.clear();
+    seen_wanted_.clear();
     fixed_ = true;
   }
   // Those that were out of view already count as written once more in the next delta: what they were written for left no marker.
@@ -598,6 +620,8 @@ void Pager::end_save(bool kept) {
   if (kept) changed_ = changed_since_fix_;
   has_cut_ = kept || has_cut_;
   fixed_ = false;
+  wanted_since_fix_ = {};
+  seen_wanted_.clear();
   save_.reset();
 }
 

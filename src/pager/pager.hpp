@@ -98,6 +98,9 @@ class Pager {
     PageBits changed;  ///< belongs into the image, wherever it is
   };
   Result<Cut> fix_save();
+  /// Until end_save(): what a process that goes on from the cut is likely to want. First what this one has wanted since, in that order, as far as it
+  /// trapped (was elsewhere, or out of view); then what is here, the last one seen in use first.
+  std::vector<PageNumber> order_of_use() const;
   /// Takes what is left into memory. Until this nothing leaves.
   Status copy_rest();
   Status finish_save(const SaveSink& sink);
@@ -131,6 +134,7 @@ class Pager {
   void serve_evictions();
   Status perform(Actions& actions);                 // table_mutex_ is held
   void note_written(std::span<const PageRun> runs);  // the same
+  void note_wanted(PageNumber page);                 // the same
   void fetch(std::vector<PageNumber> pages);
   Status place(const Piece& piece);
   Status evict(const Evict& evict);
@@ -187,6 +191,8 @@ class Pager {
   PageBits changed_since_fix_;                            // guarded by table_mutex_
   std::optional<SaveProgress> save_;                      // guarded by table_mutex_
   bool fixed_ = false;                                    // guarded by table_mutex_
+  std::vector<PageNumber> wanted_since_fix_;              // guarded by table_mutex_; each once
+  PageBits seen_wanted_;                                  // the same
   std::optional<PageBits> rest_;                          // guarded by table_mutex_: of the cut, has yet to be copied; while it is there nothing is punched
   std::condition_variable punches_allowed_;
   bool has_cut_ = false;                                  // changed by the owner's thread, with table_mutex_

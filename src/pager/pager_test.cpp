@@ -330,6 +330,32 @@ TEST_F(PagerLiveTest, ALiveCheckpointHoldsTheNewestOfEveryPageThatIsHere) {
   expect_right(paged_->ask("v"));
 }
 
+TEST_F(PagerLiveTest, TheOrderOfUseBeginsWithWhatWasWantedSinceTheCut) {
+  start(pages / 4, 1, 1);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  const auto touch = [&](PageNumber page) { paged_->ask(fmt::format("t {} {}", page, page)); };
+  ASSERT_TRUE(pager_->begin_save(false));
+  ASSERT_TRUE(pager_->fix_save());
+  ASSERT_TRUE(pager_->copy_rest());
+  EXPECT_EQ(pager_->order_of_use(), pager_->by_recency()) << "nothing was wanted yet";
+  std::vector<PageNumber> wanted;
+  const PageBits here = pager_->here();
+  for (const PageNumber near : {pages / 2, pages / 8, pages / 2 + 400, pages / 4}) {
+    PageNumber page = near;
+    while (here.test(page)) ++page;
+    touch(page);
+    wanted.push_back(page);
+  }
+  touch(wanted.front());
+  std::vector<PageNumber> order = pager_->order_of_use();
+  ASSERT_GT(order.size(), wanted.size());
+  EXPECT_TRUE(std::ranges::equal(std::span(order).first(wanted.size()), wanted)) << ::testing::PrintToString(std::span(order).first(8));
+  std::vector<PageNumber> recent = pager_->by_recency();
+  EXPECT_EQ(order.size(), recent.size()) << "each once, and what is here";
+  pager_->end_save(false);
+  EXPECT_EQ(pager_->order_of_use(), pager_->by_recency());
+}
+
 TEST_F(PagerLiveTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) {
   start(pages / 4);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
