@@ -330,17 +330,21 @@ TEST_F(PagedVmProcessTest, AServerThatIsSilentFromTheBeginningIsDoneWithoutAndTa
   expect_flawless();
 }
 
-TEST_F(PagedVmProcessTest, ADeadPagerEndsTheGuest) {
-  boot(place("a", memory_bytes / 4, {"h2"}));
-  hosts_.erase("h2");  // with the only copy of its pages
-  ASSERT_OK(vm_->console().send("v"));
-  const auto gone = vm_->process().ended_within(hang);
-  ASSERT_OK(gone);
-  EXPECT_TRUE(*gone);
-  const auto end = vm_->reap();
-  ASSERT_OK(end);
-  ASSERT_TRUE(*end);
-  EXPECT_NE((*end)->reason.find("pager"), std::string::npos) << (*end)->reason;
+TEST_F(PagedVmProcessTest, TheEndOfItsMemoryEndsTheGuestAndSaysWhy) {
+  for (const bool pages_lost : {true, false}) {
+    boot(place(pages_lost ? "a" : "b", memory_bytes / 4, {"h2"}));
+    if (pages_lost) hosts_.erase("h2");  // with the only copy of its pages
+    else kill_pager();
+    (void)vm_->console().send("v");  // it may have ended
+    const auto gone = vm_->process().ended_within(hang);
+    ASSERT_OK(gone);
+    EXPECT_TRUE(*gone);
+    const auto end = vm_->reap();
+    ASSERT_OK(end);
+    ASSERT_TRUE(*end);
+    EXPECT_NE((*end)->reason.find(pages_lost ? "its memory is lost: page " : "the pager has ended"), std::string::npos) << (*end)->reason;
+    if (pages_lost) add_host("h2");
+  }
 }
 
 }  // namespace
