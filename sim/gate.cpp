@@ -137,16 +137,16 @@ void Gate::forward(const gate::Forward& forward) {
   auto closed = [this, id, attempt, back] {
     back([this, id, attempt] { core_.failed(id, attempt, gate::Failure::closed, cluster_.world.now()); });
   };
-  auto answer = [this, id, attempt, back, current] {
-    back([this, id, attempt, current] {
+  const InstanceId instance(forward.endpoint.address);
+  auto answer = [this, id, attempt, instance, back, current] {
+    back([this, id, attempt, instance, current] {
       if (!current()) return;
       core_.answering(id, attempt, cluster_.world.now());
       attempt_.erase(id);
-      cluster_.ledger.answered(id, name_);
+      cluster_.ledger.answered(id, name_, instance.str());
       core_.finished(id, cluster_.world.now());
     });
   };
-  const InstanceId instance(forward.endpoint.address);
   // A fresh connection: SYN, SYN-ACK, then the request. A kept one: the request at once, and RST if it is dead.
   auto send_request = [this, id, attempt, host, instance, answer, closed, current] {
     if (!current()) return;

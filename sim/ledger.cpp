@@ -47,7 +47,7 @@ void Ledger::asked(gate::RequestId request, const WorkloadId& workload, gate::Me
 
 void Ledger::executed(gate::RequestId id, const std::string& instance, Epoch epoch) {
   Request& request = requests_.at(id);
-  request.last_epoch = epoch;
+  request.carried_out[instance] = epoch;
   if (++request.executions > 1 && request.method == gate::Method::other && !request.has_key)
     world_.violation(fmt::format("promise 3: request {} took effect {} times, last in {} ({})", id, request.executions,
                                  instance, epoch));
@@ -55,16 +55,18 @@ void Ledger::executed(gate::RequestId id, const std::string& instance, Epoch epo
     world_.violation(fmt::format("promise 3: request {} took effect after its client was told that it had not", id));
 }
 
-void Ledger::answered(gate::RequestId id, const std::string& gate) {
+void Ledger::answered(gate::RequestId id, const std::string& gate, const std::string& instance) {
   Request& request = requests_.at(id);
+  const auto carried_out = request.carried_out.find(instance);
+  if (carried_out == request.carried_out.end())
+    return world_.violation(fmt::format("promise 3: request {} was answered by {} without having been carried out there", id, instance));
+  const Epoch epoch = carried_out->second;
   Epoch& newest = newest_answer_[{gate, request.workload}];
-  if (request.last_epoch < newest)
+  if (epoch < newest)
     world_.violation(fmt::format("promise 3: {} passed on an answer of {} under {} after one under {}", gate,
-                                 request.workload, request.last_epoch, newest));
-  newest = std::max(newest, request.last_epoch);
+                                 request.workload, epoch, newest));
+  newest = std::max(newest, epoch);
   if (request.told) world_.violation(fmt::format("promise 3: request {} was answered twice", id));
-  if (request.executions == 0)
-    world_.violation(fmt::format("promise 3: request {} was answered without having been carried out", id));
   request.told = true;
   ++answered_;
 }

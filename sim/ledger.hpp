@@ -35,7 +35,7 @@ class Ledger {
   void executed(gate::RequestId request, const std::string& instance, Epoch epoch);
   /// The route points only at an owner: what a gate passes on never comes from an older epoch than what it passed on
   /// before.
-  void answered(gate::RequestId request, const std::string& gate);
+  void answered(gate::RequestId request, const std::string& gate, const std::string& instance);
   void refused(gate::RequestId request, gate::Outcome outcome, const std::string& why);
   /// When all is over: nobody was left without a word.
   void close();
@@ -51,7 +51,7 @@ class Ledger {
     gate::Method method;
     bool has_key = false;
     int executions = 0;
-    Epoch last_epoch;
+    std::map<std::string, Epoch> carried_out;  ///< by instance, under which epoch: an attempt that was given up may be carried out late
     bool told = false;
     std::optional<gate::Outcome> refusal;
   };

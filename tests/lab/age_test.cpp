@@ -60,7 +60,10 @@ TEST_P(AgeTest, AStandbyOfThisManyMinutesAnswersAtOnceAndGoesOn) {
     ASSERT_TRUE(ready) << name;
     EXPECT_EQ((*ready)["fields"].value("way", ""), "frozen") << ready->dump();
   }
+  const std::uint64_t dead = cluster().newest_event();
   ASSERT_OK(cluster().heal("h1"));
+  // The next one wants its owners there.
+  EXPECT_TRUE(cluster().event(dead, [](const json& event) { return event.value("kind", "") == "host-joined" && event.value("host", "") == "h1"; }));
   for (const char* name : {"counter", "site"})
     ASSERT_OK(cluster().control("DELETE", std::string("/v1/workloads/") + name));
 }
