@@ -8,6 +8,12 @@
 namespace yado::pager {
 using nlohmann::json;
 
+namespace {
+
+constexpr std::size_t longest_call = 1_MiB;
+
+}  // namespace
+
 json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
 
 Client::Client(os::Fd socket, ServedMemory& memory)
@@ -21,6 +27,10 @@ void Client::serve() {
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return;
     heard.append(text, static_cast<std::size_t>(n));
+    if (heard.size() > longest_call && heard.find('\n') == std::string::npos) {
+      (void)os::write_all(socket_, error_of({Errc::invalid_argument, fmt::format("a call is one line of at most {} bytes", longest_call)}).dump() + "\n");
+      return;
+    }
     for (std::size_t end; (end = heard.find('\n')) != std::string::npos; heard.erase(0, end + 1)) {
       const auto done = answer_to(heard.substr(0, end));
       json said = done ? *done : error_of(done.error());

@@ -1,11 +1,13 @@
 #include "pager/service.hpp"
 
+#include <atomic>
 #include <csignal>
 #include <fcntl.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <random>
 #include <sys/socket.h>
+#include <system_error>
 #include <thread>
 #include <unistd.h>
 
@@ -59,6 +61,35 @@ Result<os::Fd> wait_for_heritage(const wire::UnixListener& listener, const Guest
     (void)os::write_all(call.first, error_of(told.error()).dump() + "\n");
   }
 }
+
+/// The threads of those who ask. They end with the process: some wait for what will not come.
+class Clients {
+ public:
+  explicit Clients(ServedMemory& memory) : memory_(memory) {}
+
+  void take(os::Fd socket) {
+    if (const Status begun = begin(socket); !begun) (void)os::write_all(socket, error_of(begun.error()).dump() + "\n");
+  }
+
+ private:
+  static constexpr int most = 64;
+
+  Status begin(os::Fd& socket) try {
+    if (under_way_ >= most) return fail(Errc::no_space, "{} clients ask this pager already", most);
+    std::thread([this, fd = socket.get()]() noexcept {
+      Client(os::Fd(fd), memory_).serve();
+      --under_way_;
+    }).detach();
+    ++under_way_;
+    (void)socket.release();  // the thread's
+    return {};
+  } catch (const std::system_error& none) {
+    return fail(Errc::no_space, "no thread for a client: {}", none.what());
+  }
+
+  ServedMemory& memory_;
+  std::atomic<int> under_way_ = 0;  ///< begun by one thread, so never more than `most`
+};
 
 Status serve(ServiceConfig config, os::Fd hook, const os::Fd& starter) {
   std::random_device random;
@@ -118,20 +149,18 @@ Status serve(ServiceConfig config, os::Fd hook, const os::Fd& starter) {
   if (auto order = prefetch_order(config, network.chain().get()); !order.empty()) pager.prefetch(std::move(order));
   if (heir.valid()) (void)os::write_all(heir, json{{"ok", true}}.dump() + "\n");
 
-  std::vector<std::jthread> clients;
+  Clients clients(served);
   for (;;) {
     pollfd wanted[] = {{memory->process_fd(), POLLRDHUP, 0}, {listener->socket.get(), POLLIN, 0}};
-    if (::poll(wanted, 2, -1) < 0 && errno != EINTR) return fail_errno("poll");
+    if (::poll(wanted, 2, -1) < 0 && errno != EINTR) lost(fail_errno("poll").error());
     if (wanted[0].revents != 0) break;
     if (wanted[1].revents == 0) continue;
     os::Fd socket(::accept4(listener->socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket.valid()) continue;
-    clients.emplace_back([&, socket = std::move(socket)]() mutable { Client(std::move(socket), served).serve(); });
+    if (socket.valid()) clients.take(std::move(socket));
   }
   listener->file.remove();
   network.servers().end_sessions();
-  // Clients may wait for what will not come: nothing of this process is needed any more.
-  ::_exit(0);
+  ::_exit(0);  // nothing of this process is needed any more
 }
 
 }  // namespace

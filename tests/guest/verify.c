@@ -10,6 +10,7 @@
 //   f  fill anew      i  idle        w  write random pages     h  write random pages of the hot set
 //   v  verify once    r  read random pages                     d  as w, and a disk write first and every 64 pages
 //   s  say how it is  p  panic       q  power off (so does the power button)
+//   A thread per processor works; each writes pages of its own, and they lie beside each other.
 //   c  compare clocks: since the last c, how long this machine stood still. Its own clocks stand still with it; the
 //      CMOS clock is the host's. To some 0.1 ms, and takes up to a second (the CMOS clock counts whole ones)
 //
@@ -23,6 +24,7 @@
 #include <linux/input.h>
 #include <linux/rtc.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,7 +45,7 @@ enum { page_bytes = 4096, words = page_bytes / 8, batch = 16, disk_every = 64, s
 static uint64_t *memory;    // pages of the pattern
 static uint32_t *versions;  // how often each was written
 static uint64_t pages, hot_pages;
-static uint64_t writes;     // since the start
+static _Atomic uint64_t writes;  // since the start
 static int disk = -1, button = -1;
 static uint64_t disk_record;  // what the first sector says; 0: nothing written yet
 
@@ -62,8 +64,12 @@ static void look_at_clock(void) {
   last_look_us = now;
 }
 
+static _Thread_local unsigned worker;  // 0: the one that hears commands
+static unsigned workers = 1;
+
 static uint64_t random_number(void) {  // xorshift64
-  static uint64_t state = 88172645463325252u;
+  static _Thread_local uint64_t state;
+  if (state == 0) state = 88172645463325252u + worker;
   state ^= state << 13;
   state ^= state >> 7;
   return state ^= state << 17;
@@ -183,14 +189,57 @@ static void panic(void) {
 static void work(char mode) {
   struct Verdict seen = {0};
   for (int i = 0; i < batch; ++i) {
-    const uint64_t page = random_number() % (mode == 'h' ? hot_pages : pages);
+    uint64_t page = random_number() % (mode == 'h' ? hot_pages : pages);
+    page -= page % workers;
+    page = page + worker < pages ? page + worker : worker;
     if (mode == 'r') check_page(page, &seen);
     else write_page(page);
+    if (worker > 0) continue;
     look_at_clock();
     if (mode == 'd' && writes % disk_every == 0) write_disk();
   }
   if (seen.bad_words || seen.lost_counts)
     printf("GUEST read bad_words=%" PRIu64 " lost_counts=%" PRIu64 "\n", seen.bad_words, seen.lost_counts);
+}
+
+// ---- the workers beside the one that hears commands ----
+
+static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static char mode = 'i';       // written under guard, by the first thread, which reads it without
+static unsigned working = 0;  // under guard: others in a round
+
+static void *worker_main(void *number) {
+  worker = (unsigned)(uintptr_t)number;
+  pthread_mutex_lock(&guard);
+  for (;;) {
+    while (mode == 'i') pthread_cond_wait(&changed, &guard);
+    const char now = mode;
+    ++working;
+    pthread_mutex_unlock(&guard);
+    work(now);
+    pthread_mutex_lock(&guard);
+    if (--working == 0) pthread_cond_broadcast(&changed);
+  }
+  return NULL;
+}
+
+// Nobody else is at work when it returns from `i`.
+static void set_mode(char next) {
+  pthread_mutex_lock(&guard);
+  mode = next;
+  pthread_cond_broadcast(&changed);
+  while (mode == 'i' && working > 0) pthread_cond_wait(&changed, &guard);
+  pthread_mutex_unlock(&guard);
+}
+
+static void start_workers(void) {
+  const long processors = sysconf(_SC_NPROCESSORS_ONLN);
+  for (long i = 1; i < processors; ++i) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, worker_main, (void *)(uintptr_t)i) != 0) break;
+    ++workers;
+  }
 }
 
 static bool button_pressed(void) {
@@ -278,22 +327,22 @@ int main(void) {
   printf("GUEST up pages=%" PRIu64 " disk=%s disk_record=%" PRIu64 " button=%s\n", pages, disk < 0 ? "none" : "yes", disk_record,
          button < 0 ? "none" : "yes");
   fill();
-  char mode = 'i';
+  start_workers();
   for (;;) {
     const bool idle = mode == 'i';
     const char command = next_command(idle);
     if (idle) last_look_us = 0;  // waiting is not standing still
     look_at_clock();
     switch (command) {
-      case 'f': fill(); mode = 'i'; break;
-      case 'v': verify(); mode = 'i'; break;
+      case 'f': set_mode('i'); fill(); break;
+      case 'v': set_mode('i'); verify(); break;
       case 's': printf("GUEST is mode=%c writes=%" PRIu64 " disk_record=%" PRIu64 " longest_gap_us=%" PRIu64 "\n", mode, writes, disk_record, longest_gap_us); break;
       case 'c': compare_clocks(); last_look_us = 0; break;
       case 'p': panic(); break;
       case 'q': power_off(); break;
       case 'i': case 'w': case 'h': case 'r': case 'd':
-        mode = command;
-        if (mode == 'd') write_disk();
+        if (command == 'd') write_disk();
+        set_mode(command);
         printf("GUEST mode %c\n", mode);
     }
     if (mode != 'i') work(mode);

@@ -252,8 +252,33 @@ TEST_F(PagedVmProcessTest, ACallThatIsNotUnderstoodIsRefusedAndThePagerGoesOn) {
     const auto refused = ask_pager(vm_->pager(), call);
     EXPECT_FALSE(refused) << call;
   }
+  const auto endless = ask_pager(vm_->pager(), std::string(2_MiB, 'x'));
+  ASSERT_FALSE(endless);
+  EXPECT_NE(endless.error().message.find("one line of at most"), std::string::npos) << endless.error().text();
   Image image{.name = "a-img.1"};
   ASSERT_NO_FATAL_FAILURE(checkpoint(image));
+  expect_flawless();
+}
+
+/// `yado top` asks every second, for days.
+TEST_F(PagedVmProcessTest, WhoAskAgainAndAgainOrAllAtOnceDoNotEndThePager) {
+  boot(place("a", memory_bytes, {}));
+  const std::uint64_t before = pager_address_space();
+  constexpr int asked = 500;  // the stack of a thread that nobody joins is 8 MiB
+  for (int i = 0; i < asked; ++i) ASSERT_TRUE(figure("faults"));
+  EXPECT_LT(pager_address_space(), before + asked * 2_MiB);
+
+  std::vector<os::Fd> silent;
+  for (int i = 0; i < 100; ++i) silent.push_back(connected_to_pager());
+  const auto refused = ask_pager(vm_->pager(), R"({"do":"figures"})");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::no_space) << refused.error().text();
+  silent.clear();
+  for (bool heard = false; !heard;) {
+    const auto figures = ask_pager(vm_->pager(), R"({"do":"figures"})");
+    heard = figures.has_value();
+    ASSERT_TRUE(heard || figures.error().code == Errc::no_space) << figures.error().text();
+  }
   expect_flawless();
 }
 

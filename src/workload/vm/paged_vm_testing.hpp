@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <csignal>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "base/testing.hpp"
@@ -142,12 +144,28 @@ class PagedVmTest : public ::testing::Test {
     for (auto missing = figure("pages_without_redundancy"); missing != 0; missing = figure("pages_without_redundancy"))
       ASSERT_TRUE(missing) << "the pager has ended";
   }
-  void kill_pager() {
+  /// 0, with a failure: it says none.
+  pid_t pager_process() {
     const auto file = os::read_text(vm_->pager().parent_path() / "pager.pid");
-    ASSERT_OK(file);
-    const int process = std::atoi(file->c_str());
-    ASSERT_GT(process, 1);
-    ::kill(process, SIGKILL);
+    EXPECT_OK(file);
+    const int process = file ? std::atoi(file->c_str()) : 0;
+    EXPECT_GT(process, 1);
+    return process > 1 ? process : 0;
+  }
+  void kill_pager() {
+    if (const pid_t process = pager_process()) ::kill(process, SIGKILL);
+  }
+  std::uint64_t pager_address_space() {
+    const auto text = os::read_text(fmt::format("/proc/{}/statm", pager_process()));
+    EXPECT_OK(text);
+    return text ? std::strtoull(text->c_str(), nullptr, 10) * 4096 : 0;
+  }
+  os::Fd connected_to_pager() {
+    os::Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un where{.sun_family = AF_UNIX, .sun_path = {}};
+    vm_->pager().native().copy(where.sun_path, sizeof where.sun_path - 1);
+    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&where), sizeof where), 0);
+    return socket;
   }
   /// Lets it write for a while, without asking what the time is.
   void write_a_while(char mode, int looks = 20) {

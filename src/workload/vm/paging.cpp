@@ -60,13 +60,13 @@ Status send_all(const os::Fd& socket, std::string_view text) {
 
 /// One call and its answer, which is an error when the pager says so.
 Result<json> exchange(const os::Fd& socket, std::string& heard, const std::string& call) {
-  YADO_TRY(send_all(socket, call + "\n"), "pager");
+  const Status sent = send_all(socket, call + "\n");  // a pager that refuses has answered before it was asked
   std::size_t end;
   while ((end = heard.find('\n')) == std::string::npos) {
     char text[4096];
     const ssize_t n = ::read(socket.get(), text, sizeof text);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return fail(Errc::unavailable, "the pager has ended");
+    if (n <= 0) return sent ? fail(Errc::unavailable, "the pager has ended") : context(sent.error(), "pager");
     heard.append(text, static_cast<std::size_t>(n));
   }
   json answer = json::parse(heard.substr(0, end), nullptr, false);

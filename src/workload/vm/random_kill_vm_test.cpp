@@ -134,10 +134,15 @@ class RandomKillVmProcessTest : public PagedVmTest {
     ASSERT_EQ(::read(out->read.get(), ok, 2), 2) << one.name << " does not listen";
   }
 
+  VmSpec spec() const override {
+    VmSpec made = PagedVmTest::spec();
+    made.vcpus = vcpus_;
+    return made;
+  }
   /// A place for the next life, with a split of its own.
   Place next_place() {
     held_ = Held(random_() % 3);
-    local_bytes_ = memory_bytes / (random_() % 2 == 0 ? 4 : 2);
+    local_bytes_ = memory_bytes / 8 * (random_() % 2 == 0 ? 2 : 3);  // less than the pattern and the guest's kernel
     Place made{.directory = directory_.path() / fmt::format("life-{}", ++epoch_), .cgroup = fmt::format("yado-test/{}-{}", directory_.path().filename().native(), epoch_)};
     fs::create_directories(made.directory);
     Paging paging{.program = {YADO_PAGER_PROGRAM}};
@@ -320,7 +325,9 @@ class RandomKillVmProcessTest : public PagedVmTest {
   }
   void kill_and_recover() {
     const Fault fault = choose();
-    SCOPED_TRACE(fmt::format("life {} (held {}, {} MiB here): {}", epoch_, name_of(held_), local_bytes_ >> 20, text(fault)));
+    const std::string what = fmt::format("life {} (held {}, {} MiB here): {}", epoch_, name_of(held_), local_bytes_ >> 20, text(fault));
+    SCOPED_TRACE(what);
+    std::fprintf(stderr, "%s\n", what.c_str());
     if (fault.during == During::run) {
       ASSERT_NO_FATAL_FAILURE(kill_while_running(fault));
     } else if (fault.during == During::save) {
@@ -345,6 +352,7 @@ class RandomKillVmProcessTest : public PagedVmTest {
   Place place_;
   Image good_;
   unsigned images_ = 0, survived_ = 0;
+  unsigned vcpus_ = 1;
   Held held_ = Held::once;
   std::uint64_t local_bytes_ = 0;
 };
@@ -356,6 +364,7 @@ TEST_F(RandomKillVmProcessTest, TheGuestIsRightOrRecoveredFromACompleteImageWhoe
   SCOPED_TRACE(fmt::format("YADO_KILLS={} YADO_KILL_SEED={}", kills, seed));
   std::fprintf(stderr, "YADO_KILLS=%" PRIu64 " YADO_KILL_SEED=%" PRIu64 "\n", kills, seed);
   random_.seed(seed);
+  vcpus_ = 1 + static_cast<unsigned>(random_() % 3);
   place_ = next_place();
   boot(place_);
   const auto first = save(nullptr);
@@ -366,7 +375,7 @@ TEST_F(RandomKillVmProcessTest, TheGuestIsRightOrRecoveredFromACompleteImageWhoe
     ASSERT_NO_FATAL_FAILURE(kill_and_recover());
     if (HasFailure()) return;
   }
-  std::fprintf(stderr, "%" PRIu64 " kills: %u survived, %" PRIu64 " lives; %u checkpoints begun, the last whole one is %s\n", kills, survived_, epoch_, images_, good_.name.c_str());
+  std::fprintf(stderr, "%" PRIu64 " kills (%u vCPUs): %u survived, %" PRIu64 " lives; %u checkpoints begun, the last whole one is %s\n", kills, vcpus_, survived_, epoch_, images_, good_.name.c_str());
   vm_.reset();
   for (std::uint64_t life = 1; life <= epoch_; ++life) {
     auto group = os::Cgroup::open(fmt::format("yado-test/{}-{}", directory_.path().filename().native(), life));
