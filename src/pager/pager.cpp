@@ -314,10 +314,17 @@ void Pager::evict_again_later() {
   });
 }
 
+/// What is to be copied still is copied first. Not kept back until all is: whoever stands still for the checkpoint may want a page, and so its room.
 Status Pager::punch(const Punch& punch) {
   {
     std::unique_lock lock(table_mutex_);
-    punches_allowed_.wait(lock, [&] { return !rest_; });
+    punches_allowed_.wait(lock, [&] { return !fixing_; });
+    if (rest_) {
+      std::vector<PageNumber> rest;
+      for (const PageNumber page : punch.pages)
+        if (rest_->test(page)) rest.push_back(page);
+      YADO_TRY(copy_rest(rest), "page out");
+    }
     if (save_)
       for (const PageNumber page : punch.pages) save_->goes(page);
   }
@@ -547,7 +554,7 @@ Result<std::uint64_t> Pager::copy_round() {
 Result<Pager::Cut> Pager::fix_save() {
   {
     const std::lock_guard lock(table_mutex_);
-    rest_.emplace(memory_.pages());  // from here on nothing leaves
+    fixing_ = true;
   }
   YADO_TRY(note_written_pages(), "checkpoint");
   Cut cut{here(), PageBits(memory_.pages())};
@@ -556,12 +563,15 @@ Result<Pager::Cut> Pager::fix_save() {
     const std::lock_guard lock(table_mutex_);
     cut.changed = save_->wanted();
     rest = save_->take(0, memory_.pages(), cut.here, false);
+    rest_.emplace(memory_.pages());
     for (const PageNumber page : rest) rest_->set(page);
     changed_since_fix_.clear();
     wanted_since_fix_.clear();
     seen_wanted_.clear();
     fixed_ = true;
+    fixing_ = false;
   }
+  punches_allowed_.notify_all();
   // Those that were out of view already count as written once more in the next delta: what they were written for left no marker.
   YADO_TRY(unmap(rest), "checkpoint");
   return cut;
@@ -602,6 +612,7 @@ void Pager::let_punch() {
   {
     const std::lock_guard lock(table_mutex_);
     rest_.reset();
+    fixing_ = false;
   }
   punches_allowed_.notify_all();
 }

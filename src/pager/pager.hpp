@@ -193,7 +193,8 @@ class Pager {
   bool fixed_ = false;                                    // guarded by table_mutex_
   std::vector<PageNumber> wanted_since_fix_;              // guarded by table_mutex_; each once
   PageBits seen_wanted_;                                  // the same
-  std::optional<PageBits> rest_;                          // guarded by table_mutex_: of the cut, has yet to be copied; while it is there nothing is punched
+  bool fixing_ = false;                                   // guarded by table_mutex_: it is being decided what the cut has here; nothing is punched meanwhile
+  std::optional<PageBits> rest_;                          // guarded by table_mutex_: of the cut, has yet to be copied
   std::condition_variable punches_allowed_;
   bool has_cut_ = false;                                  // changed by the owner's thread, with table_mutex_
   std::map<PageNumber, std::vector<std::byte>> last_;     // the newest that was copied; empty: zeros. The owner's thread; while rest_ is there guarded by table_mutex_

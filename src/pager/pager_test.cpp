@@ -46,14 +46,15 @@ class PagerLiveTest : public ::testing::Test {
     return static_cast<std::uint64_t>(status.st_blocks) / 8;
   }
 
-  /// Of every page, while it stands still and nothing can leave: what is here is newer than what a server has.
+  /// Of every page, while it stands still: what is here is newer than what a server has, unless it has just left.
   std::vector<std::vector<std::byte>> contents(const PageBits& here) {
     std::vector<std::vector<std::byte>> all(pages, std::vector<std::byte>(page_bytes));
     network_.run([&] {
       for (PageNumber page = 0; page < pages; ++page) {
         if (here.test(page)) {
           EXPECT_TRUE(paged_->memory().read(page, all[page]));
-          continue;
+          const auto begin = static_cast<off_t>(page * page_bytes);
+          if (::lseek(paged_->file().get(), begin, SEEK_DATA) == begin) continue;
         }
         for (const MapServer* one : {&a_, &b_})
           if (const auto found = one->contents().find(page); found != one->contents().end() && !found->second.empty()) all[page] = found->second;
@@ -353,6 +354,25 @@ TEST_F(PagerLiveTest, TheOrderOfUseBeginsWithWhatWasWantedSinceTheCut) {
     EXPECT_TRUE(std::ranges::adjacent_find(order) == order.end()) << "each once";
     pager_->end_save(false);
   }
+}
+
+/// Whoever stands still for a checkpoint may want a page before it can go on, as QEMU's devices do.
+TEST_F(PagerLiveTest, BetweenTheCutAndItsCopyPagesComeAlthoughThereIsNoRoom) {
+  start(pages / 4, 1, 1);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  for (const bool kept : {false, true}) {
+    ASSERT_TRUE(pager_->begin_save(false));
+    const auto cut = pager_->fix_save();
+    ASSERT_TRUE(cut) << cut.error().text();
+    const auto at_cut = contents(cut->here);
+    expect_right(paged_->ask("v"));  // everything that was here has to leave for it
+    expect_right(paged_->ask("w 300 50"));
+    Log log;
+    ASSERT_TRUE(pager_->finish_save(log.sink()));
+    expect_newest(*cut, log, at_cut);
+    pager_->end_save(kept);
+  }
+  expect_right(paged_->ask("v"));
 }
 
 TEST_F(PagerLiveTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) {
