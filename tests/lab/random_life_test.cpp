@@ -254,6 +254,7 @@ TEST_P(RandomLifeTest, IsRightAndNeverBegunAnew) {
   LAB_MUST(json spec, cluster().spec("memvm", "bigvm"));
   spec["policy"]["placement"] = {"h1", "h2", "h3", "h4", "h5"};
   spec["vm"]["split"]["redundancy"] = GetParam();
+  spec["vm"]["vcpus"] = 1 + upto(3);
   if (with_parity()) spec["vm"]["split"]["over"].push_back({{"host", "h4"}});
   ASSERT_OK(cluster().deploy(spec));
   LAB_MUST(load, drill::Load::start(load_options("big.test")));
