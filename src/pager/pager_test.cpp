@@ -358,7 +358,7 @@ TEST_F(PagerLiveTest, TheOrderOfUseBeginsWithWhatWasWantedSinceTheCut) {
 
 /// Whoever stands still for a checkpoint may want a page before it can go on, as QEMU's devices do.
 TEST_F(PagerLiveTest, BetweenTheCutAndItsCopyPagesComeAlthoughThereIsNoRoom) {
-  start(pages / 4, 1, 1);
+  start(pages / 4);
   EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
   for (const bool kept : {false, true}) {
     ASSERT_TRUE(pager_->begin_save(false));

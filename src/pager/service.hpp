@@ -4,7 +4,8 @@
 //   descriptor 3  the hook's socket (hook_protocol.h)        descriptor 4  a pipe for "ok", or why it cannot begin
 //
 // Calls are JSON objects, a line each, over a unix stream socket in the instance's directory; one answer each:
-// {"ok":true,…} or {"error":{"code":…,"message":…}}. A connection that ends with a checkpoint under way abandons it.
+// {"ok":true,…} or {"error":{"code":…,"message":…}}. A connection that ends with a checkpoint under way abandons it. A call has at most 1 MiB; of
+// more than 64 connections at once the further ones are answered with no_space.
 //
 //   do        fields                                    answer besides "ok"
 //   figures                                             memory_bytes, faults, servers, … (docs/api.md); during a checkpoint saving: [{host, saved_bytes,
