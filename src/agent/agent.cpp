@@ -157,6 +157,12 @@ asio::awaitable<Status> Agent::Impl::set_up() {
     self->pump();
     self->changed();
   };
+  on.stands = [weak](const InstanceId& id, const std::string& why) {
+    const auto self = weak.lock();
+    if (!self) return;
+    self->core.stands(id, why);
+    self->changed();
+  };
   on.renew = [weak](const InstanceId& id, const WorkloadId& workload, Epoch epoch, std::uint64_t ticket) {
     if (const auto self = weak.lock()) self->spawn(self->renew(id, workload, epoch, ticket));
   };

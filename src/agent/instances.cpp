@@ -254,6 +254,9 @@ supervisor::Events Instances::events_of(const LivePtr& live) {
     if (const auto one = weak.lock(); one && !one->killing)
       events_.runs(one->record.id, state == InstanceState::running);
   };
+  on.stands = [this, weak](const std::string& why) {
+    if (const auto one = weak.lock(); one && !one->killing) events_.stands(one->record.id, why);
+  };
   on.exited = [this, weak](const std::string& how, const std::string& log) {
     if (const auto one = weak.lock()) exited(one, how, last_lines(log, 10));
   };
@@ -366,7 +369,8 @@ asio::awaitable<std::optional<InstanceReport>> Instances::adopt(InstanceRecord r
       .state = record.ready || found->state == InstanceState::exited ? found->state : InstanceState::starting,
       .endpoint = endpoint(record),
       .image = record.image,
-      .age = std::chrono::duration_cast<milliseconds>(age)};
+      .age = std::chrono::duration_cast<milliseconds>(age),
+      .how = found->stands};
 }
 
 void Instances::leave_to_others() {

@@ -44,6 +44,7 @@ class Instances {
   struct Events {
     std::function<void(const InstanceId&, const WorkloadId&, const std::string& how)> exited;
     std::function<void(const InstanceId&, bool runs)> runs;
+    std::function<void(const InstanceId&, const std::string& why)> stands;  ///< still, although it runs; empty: it goes on
     /// The supervisor wants its lease renewed (also while it is launched).
     std::function<void(const InstanceId&, const WorkloadId&, Epoch, std::uint64_t ticket)> renew;
   };

@@ -85,7 +85,9 @@ struct LabApi::Impl {
     HostId host;
     Status status;
     Fields(*body, "", status).optional("host", host);
-    if (status) status = host.empty() ? co_await cluster.heal_all() : co_await cluster.heal(host);
+    if (!status) co_return std::unexpected(status.error());
+    if (host.empty()) status = co_await cluster.heal_all();
+    else status = co_await cluster.heal(host);
     if (!status) co_return std::unexpected(status.error());
     co_return json::object();
   }

@@ -50,9 +50,11 @@ int restore_in_place(const RestoreOptions& options, const nlohmann::json& worklo
     auto other = std::ranges::find_if(holders, [&](const std::string& holder) { return holder != owner; });
     if (other != holders.end()) host = *other;
   }
-  if (std::ranges::find(holders, host) == holders.end())
-    return complain(Error{Errc::conflict, fmt::format("{} lies on {}, not on {}", image.value("id", ""),
-                                                      fmt::join(holders, ", "), host.empty() ? "another host" : host)});
+  if (std::ranges::find(holders, host) == holders.end()) {
+    std::string why = fmt::format("{} lies on {}, not on {}", image.value("id", ""), fmt::join(holders, ", "), host.empty() ? "another host" : host);
+    if (!image.value("redundant", false)) why += ": its copies are still on their way; try again, or name one of the hosts that have it";
+    return complain(Error{Errc::conflict, why});
+  }
   asked["from_image"] = true;
   const int moved = relocate(options.common, options.workload, host, std::move(asked));
   if (moved != Exit::ok || !has_memory_of_its_own(workload)) return moved;

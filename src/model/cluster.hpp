@@ -43,7 +43,8 @@ struct InstanceReport {
   Endpoint endpoint;           ///< where the gate reaches it: the host's address and a published port
   std::optional<ImageId> image;  ///< what it was restored from
   milliseconds age{0};         ///< since it was started, restored or last refreshed
-  std::string how;             ///< for people, of one that has exited
+  std::string how;             ///< for people: how it has exited, or why it stands still although it runs
+  bool stands_still() const { return state == InstanceState::running && !how.empty(); }
   bool operator==(const InstanceReport&) const = default;
 };
 
@@ -80,6 +81,11 @@ struct HostReport {
   std::uint64_t memory_free_bytes = 0;
   double load = 0;  ///< runnable tasks per core
   bool checkpoint_works = true;  ///< CRIU passed its restore self-test here
+  const InstanceReport* find(const InstanceId& id) const {
+    for (const InstanceReport& one : instances)
+      if (one.id == id) return &one;
+    return nullptr;
+  }
   bool operator==(const HostReport&) const = default;
 };
 

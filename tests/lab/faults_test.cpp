@@ -99,6 +99,17 @@ INSTANTIATE_TEST_SUITE_P(All, FaultTest, ::testing::ValuesIn(cases()), [](const 
 
 class LossyLinkTest : public LabTest<LossyLinkTest> {};
 
+TEST_F(LossyLinkTest, WhatElseIsBrokenStaysSoWhenOneHostIsHealed) {
+  const auto faults_of = [&](std::size_t host) { return cluster().lab("GET", "/v1/lab")->at("hosts").at(host).at("faults"); };
+  ASSERT_OK(cluster().fault("lossy", "h1"));
+  ASSERT_OK(cluster().fault("lossy", "h2"));
+  ASSERT_OK(cluster().heal("h2"));
+  EXPECT_EQ(faults_of(0), json::array({"lossy"}));
+  EXPECT_EQ(faults_of(1), json::array());
+  ASSERT_OK(cluster().heal("h1"));
+  EXPECT_EQ(faults_of(0), json::array());
+}
+
 /// It may be relocated meanwhile, or not: nobody can tell a host that is hardly heard from a dead one.
 TEST_F(LossyLinkTest, AnswersAreLateButRight) {
   LAB_MUST(json spec, cluster().spec("counter", "counter", "image"));

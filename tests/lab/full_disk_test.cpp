@@ -24,6 +24,8 @@ TEST_F(FullDiskVmTest, AVmThatFindsNoRoomStandsStillUntilThereIsSome) {
   // It may stand still before this is answered: its server writes, too.
   (void)in_guest("dd if=/dev/zero of=/var/fill bs=1M count=30 conv=fsync >/dev/null 2>&1 &");
   EXPECT_TRUE(says("the host's disk is full"));
+  const auto noted = [&](const std::string& note) { return cluster().until([&] { return cluster().workload("bigvm").value("note", "") == note; }); };
+  EXPECT_TRUE(noted("it stands still: its host's disk is full")) << cluster().workload("bigvm").dump();
   ASSERT_OK(cluster().heal("h1"));
   const std::size_t samples = load->samples().size();
   EXPECT_TRUE(load->wait_for([&](const drill::Sample& sample) { return sample.correct && sample.number > samples; }, generous));
@@ -31,6 +33,7 @@ TEST_F(FullDiskVmTest, AVmThatFindsNoRoomStandsStillUntilThereIsSome) {
   EXPECT_TRUE(cluster().until([&] { return in_guest("echo x > /var/written && sync").status == 0; })) << in_guest("mount; dmesg | tail").output;
   EXPECT_EQ(in_guest("dmesg | grep -c 'I/O error'").output, "0\n");
   EXPECT_EQ(cluster().epoch("bigvm"), epoch) << "raised anew";
+  EXPECT_TRUE(noted("")) << cluster().workload("bigvm").dump();
   EXPECT_TRUE(says("there is room on the host's disk")) << cluster().yado({"logs", "bigvm"}).output;
   for (const drill::Sample& sample : load->finish()) EXPECT_TRUE(sample.correct || sample.status != 200) << sample.number << ": " << sample.error;
 }

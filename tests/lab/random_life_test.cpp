@@ -90,7 +90,7 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     EXPECT_TRUE(cluster().until([&] {
       const std::vector<json> all = cluster().events();
       return std::any_of(all.begin() + static_cast<std::ptrdiff_t>(std::min(events_before, all.size())), all.end(), joined);
-    })) << host;
+    })) << host << fmt::format(": {} of {} events before", events_before, cluster().events().size());
   }
   /// A link that was healed just now may not have carried anything yet, and an agent that was started anew has to report.
   void is_heard_again(const std::string& host, Instant since) {
@@ -108,28 +108,45 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
     return load.wait_for([&](const drill::Sample& sample) { return sample.correct && sample.number >= samples; }, limit).has_value();
   }
 
+  struct Fault {
+    std::string kind, host;
+  };
+  /// One, or two: of these only one takes a host out of service, because an image is to outlive one.
+  std::vector<Fault> faults() {
+    const auto at = [&](const std::string& kind) { return Fault{.kind = kind, .host = kind == "process" || one_in(2) ? home() : others(home()).front()}; };
+    std::vector<Fault> all{at(one_of({"process", "host-silent", "cut", "one-way-in", "one-way-out", "lossy", "freeze", "agent", "disk-full"}))};
+    if (one_in(2)) return all;
+    const Fault second = at(one_of({"process", "lossy", "disk-full"}));
+    if (second.host == all.front().host && second.kind != "process") return all;  // a host has one fault
+    all.insert(one_in(2) ? all.begin() : all.end(), second);
+    return all;
+  }
   /// What a fault meets may fail, and says so; the guest is right, or recovered from its image.
   void disturb(const std::vector<std::string>& arguments) {
-    const std::string kind = one_of({"process", "host-silent", "cut", "one-way-in", "one-way-out", "lossy", "freeze", "agent", "disk-full"});
-    const std::string host = kind == "process" || one_in(2) ? home() : others(home()).front();
-    const std::size_t events = upto(6), answers = upto(20);
-    const bool by_answers = one_in(2);
-    say(fmt::format("yado {}, and after {} {} {}", fmt::join(arguments, " "), by_answers ? fmt::format("{} answers", answers) : fmt::format("{} events", events), kind, host));
-    const std::uint64_t since = cluster().newest_event();
-    const std::size_t samples = load->samples().size();
+    const std::vector<Fault> all = faults();
+    say(fmt::format("yado {}", fmt::join(arguments, " ")));
     std::future<Ended> done = std::async(std::launch::async, [&] { return cluster().yado(arguments); });
     const auto is_over = [&] { return done.wait_for(std::chrono::seconds(0)) == std::future_status::ready; };
-    EXPECT_TRUE(cluster().until([&] { return (by_answers ? load->samples().size() >= samples + answers : cluster().events(since).size() >= events) || is_over(); }, recovery));
-    if (kind == "process") (void)cluster().fault(kind, host, "bigvm");  // it may have ended, or gone
-    else ASSERT_OK(cluster().fault(kind, host));
+    for (const Fault& fault : all) {
+      const std::size_t events = upto(6), answers = upto(20), samples = load->samples().size();
+      const bool by_answers = one_in(2);
+      say(fmt::format("  and after {} {} {}", by_answers ? fmt::format("{} answers", answers) : fmt::format("{} events", events), fault.kind, fault.host));
+      const std::uint64_t since = cluster().newest_event();
+      // No answers may come after the first fault.
+      EXPECT_TRUE(cluster().until([&] { return (by_answers ? load->samples().size() >= samples + answers : cluster().events(since).size() >= events) || is_over(); }, recovery));
+      if (fault.kind == "process") (void)cluster().fault(fault.kind, fault.host, "bigvm");  // it may have ended, or gone
+      else ASSERT_OK(cluster().fault(fault.kind, fault.host));
+    }
     EXPECT_TRUE(right_again());
     const Ended ended = done.get();
     say(fmt::format("  -> {} {}", ended.status, ended.status == 0 ? "" : ended.output));
-    if (kind == "process") return;
-    const std::size_t before = cluster().events().size();
-    ASSERT_OK(cluster().heal(host));
-    if (kind == "host-silent") comes_back(host, before);
-    is_heard_again(host, os::now());
+    for (const Fault& fault : all) {
+      if (fault.kind == "process") continue;
+      const std::size_t before = cluster().events().size();
+      ASSERT_OK(cluster().heal(fault.host));
+      if (fault.kind == "host-silent") comes_back(fault.host, before);
+      is_heard_again(fault.host, os::now());
+    }
   }
 
   /// One host's files of its image are changed where they lie; then it is needed.

@@ -418,6 +418,11 @@ void AgentCore::lease_state(const InstanceId& id, bool runs, Instant now) {
   found->second.since = now;
 }
 
+void AgentCore::stands(const InstanceId& id, const std::string& why) {
+  const auto found = instances_.find(id);
+  if (found != instances_.end() && found->second.report.state != InstanceState::exited) found->second.report.how = why;
+}
+
 // ---- views ---------------------------------------------------------------------------------------------------------
 
 std::vector<InstanceReport> AgentCore::report(std::uint64_t& sequence, Instant now) {

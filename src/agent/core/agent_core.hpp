@@ -101,6 +101,8 @@ class AgentCore {
   bool exited(const InstanceId& instance, const std::string& how, Instant now);
   /// A supervisor froze its instance because its lease ended, or let it run again.
   void lease_state(const InstanceId& instance, bool runs, Instant now);
+  /// It stands still although it runs, or, `why` empty, goes on.
+  void stands(const InstanceId& instance, const std::string& why);
 
   /// Numbered: a reply to a call carries the number of the last report that could not know of its effect.
   std::vector<InstanceReport> report(std::uint64_t& sequence, Instant now);

@@ -417,6 +417,19 @@ TEST_F(AgentCoreTest, AnOwnerThatEndsByItselfIsNewsOnceAndReportedUntilItIsGone)
   EXPECT_THAT(report(), IsEmpty());
 }
 
+TEST_F(AgentCoreTest, AnInstanceThatStandsStillIsReportedSoUntilItGoesOn) {
+  up(one, epoch(1));
+  core.stands(one, "its host's disk is full");
+  EXPECT_TRUE(report()[0].stands_still());
+  EXPECT_EQ(report()[0].how, "its host's disk is full");
+  core.stands(one, "");
+  EXPECT_FALSE(report()[0].stands_still());
+  core.stands(one, "its host's disk is full");
+  EXPECT_TRUE(core.exited(one, "killed by signal 9", now));
+  core.stands(one, "");
+  EXPECT_EQ(report()[0].how, "killed by signal 9");
+}
+
 TEST_F(AgentCoreTest, AnExitThatWasAskedForIsNoNews) {
   up(one, epoch(1));
   call(StopCall{site, one, epoch(1)});

@@ -118,6 +118,7 @@ json Supervisor::describe() const {
   d.log_path = log_->path();
   d.lease_needed = lease_.has_value();
   d.lease_held = lease_ && lease_->may_run(os::now());
+  d.stands = why_it_stands();
   if (exit_) {
     d.exit_code = exit_->code;
     d.exit_signal = exit_->signal;

@@ -89,6 +89,7 @@ struct Client::Connection : std::enable_shared_from_this<Client::Connection> {
     if (event == "state" && on.state) on.state(state);
     if (event == "renew" && on.renew) on.renew(ticket, epoch);
     if (event == "lease-over" && on.lease_over) on.lease_over(epoch);
+    if (event == "stands" && on.stands) on.stands(why);
     if (event == "exited" && on.exited) on.exited(why.empty() ? ended.text() : why, std::move(last_log));
   }
 

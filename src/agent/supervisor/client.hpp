@@ -32,6 +32,7 @@ struct Events {
   std::function<void(InstanceState)> state;
   std::function<void(std::uint64_t ticket, Epoch epoch)> renew;  ///< ask control, then call `renewed` or `refused`
   std::function<void(Epoch epoch)> lease_over;                   ///< it has frozen the instance
+  std::function<void(std::string why)> stands;                   ///< still, although it runs; empty: it goes on
   std::function<void(std::string how, std::string last_log)> exited;
   std::function<void()> closed;  ///< the supervisor is gone; nothing is called after this
 };

@@ -102,6 +102,7 @@ class Supervisor {
   void instance_ended();
   void read_log();
   void look_for_room();
+  std::string why_it_stands() const { return !exit_ && look_for_room_at_ != Instant::max() ? "its host's disk is full" : ""; }
   void reap_orphans();
   void set_state(InstanceState state);
   void arm_timer();

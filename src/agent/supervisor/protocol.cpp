@@ -80,6 +80,7 @@ void to_json(nlohmann::json& json, const Description& v) {
           {"log_path", v.log_path},
           {"lease_needed", v.lease_needed},
           {"lease_held", v.lease_held},
+          {"stands", v.stands},
           {"exit_code", v.exit_code},
           {"exit_signal", v.exit_signal}};
 }
@@ -100,6 +101,7 @@ void read_json(const nlohmann::json& json, const std::string& path, Status& stat
       .optional("log_path", v.log_path)
       .optional("lease_needed", v.lease_needed)
       .optional("lease_held", v.lease_held)
+      .optional("stands", v.stands)
       .optional("exit_code", v.exit_code)
       .optional("exit_signal", v.exit_signal);
   for (std::size_t i = 0; i < std::size(how_words); ++i)

@@ -8,6 +8,7 @@
 //     │ ◀──────────────────────────────────── {"id":2,"ok":true}  │
 //     │ ◀───────────────────── {"event":"state","state":"running"} │
 //     │ ◀──────────────────────────── {"id":1,"ok":true,…}        │
+//     │ ◀── {"event":"stands","why":"its host's disk is full"}  │  why "": it goes on
 //     │ ◀── {"event":"exited","code":1,"signal":0,"why":"","log":"…"} │
 //
 // A refusal is {"id":…,"error":{"code":"stale-epoch","message":"…"}}. A call with an "epoch" older than the one the
@@ -93,6 +94,7 @@ struct Description {
   std::string log_path;
   bool lease_needed = false;
   bool lease_held = false;
+  std::string stands;          ///< why it stands still although it runs; empty: it does not
   int exit_code = 0, exit_signal = 0;  ///< when exited
 };
 void to_json(nlohmann::json& json, const Description& value);

@@ -193,17 +193,18 @@ void Supervisor::look_for_room() {
   const auto say = [&](std::string_view what) {
     log::warn("{}: {}", config_.instance, what);
     log_->append(fmt::format("yado: {}\n", what));
+    tell({{"event", "stands"}, {"why", why_it_stands()}});
   };
   if (!waits && stands) {
-    say("the host's disk is full: it stands still until there is room");
     look_for_room_at_ = os::now() + pause;
+    say("the host's disk is full: it stands still until there is room");
   }
   if (!waits || os::now() < look_for_room_at_) return;
   look_for_room_at_ = os::now() + pause;
   if (state_ != InstanceState::running || busy("checkpoint") || busy("hand_over")) return;
   if (stands) return (void)instance_->try_again();
-  say("there is room on the host's disk: it goes on");
   look_for_room_at_ = Instant::max();
+  say("there is room on the host's disk: it goes on");
 }
 
 void Supervisor::instance_ended() {

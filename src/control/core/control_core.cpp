@@ -346,10 +346,12 @@ std::vector<plan::HostView> ControlCore::views(const Workload& workload) const {
 
 const InstanceReport* ControlCore::standby_of(const Workload& workload) const {
   const Record& record = workload.record;
-  if (!record.standby || !alive(record.standby_host)) return nullptr;
-  const auto& instances = hosts_.at(record.standby_host).report.instances;
-  auto found = std::ranges::find(instances, *record.standby, &InstanceReport::id);
-  return found == instances.end() ? nullptr : &*found;
+  return record.standby && alive(record.standby_host) ? hosts_.at(record.standby_host).report.find(*record.standby) : nullptr;
+}
+
+const InstanceReport* ControlCore::owner_of(const Workload& workload) const {
+  const Record& record = workload.record;
+  return record.phase == OwnerPhase::up && alive(record.host) ? hosts_.at(record.host).report.find(record.instance) : nullptr;
 }
 
 std::vector<WorkloadView> ControlCore::workloads() const {
@@ -357,6 +359,7 @@ std::vector<WorkloadView> ControlCore::workloads() const {
   for (const auto& [id, workload] : workloads_) {
     if (workload.record.removed || workload.record.revision == 0) continue;
     WorkloadView view{workload.record, route_state(workload), holders(workload), redundant(workload), std::nullopt, {}, workload.note};
+    if (const InstanceReport* owner = owner_of(workload); owner && owner->stands_still() && view.note.empty()) view.note = "it stands still: " + owner->how;
     if (const InstanceReport* standing = standby_of(workload)) {
       view.standby = *standing;
       view.standby_host = workload.record.standby_host;

@@ -330,6 +330,7 @@ class ControlCore {
   void answer_all(Workload& workload, const Result<Route>& route, bool fenced);
   std::vector<plan::HostView> views(const Workload& workload) const;
   const InstanceReport* standby_of(const Workload& workload) const;
+  const InstanceReport* owner_of(const Workload& workload) const;
 
   void begin_owner(Workload& workload, Evidence evidence, const HostId& suspect, std::optional<HostId> only, Instant now);
   void grant(Workload& workload, Instant now);

@@ -28,6 +28,10 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
     actions_.push_back(Emit{Event{"host-answers", {}, report.host, {}, {}, {}}});
   host.voice = Voice::heard;
   host.late = 0;
+  for (const auto& [id, workload] : workloads_) {
+    const InstanceReport *was = owner_of(workload), *is = workload.record.host == report.host ? report.find(workload.record.instance) : nullptr;
+    if (is && is->stands_still() != (was && was->stands_still())) emit(is->stands_still() ? "stands-still" : "goes-on", workload, report.host, {{"why", is->how}});
+  }
   host.report = report;
   std::erase_if(host.effects, [&](const Effect& effect) { return !same_boot || effect.sequence < report.sequence; });
   for (const Effect& effect : host.effects) apply(effect, host.report);
@@ -42,9 +46,9 @@ HeartbeatReply ControlCore::heartbeat(const HostReport& report, Instant now) {
     const Record& record = workload.record;
     if (record.phase != OwnerPhase::up || record.host != report.host || report.sequence <= workload.owner_sequence)
       continue;
-    auto found = std::ranges::find(report.instances, record.instance, &InstanceReport::id);
-    if (found == report.instances.end() || found->state == InstanceState::exited)
-      owner_lost(workload, Evidence::exited, now, found == report.instances.end() ? std::string() : found->how);
+    const InstanceReport* found = report.find(record.instance);
+    if (!found || found->state == InstanceState::exited)
+      owner_lost(workload, Evidence::exited, now, found ? found->how : "");
     else if (found->state == InstanceState::frozen && checkpoints_owner(record.spec) && !workload.migration && !workload.owner &&
              record.spec.policy.consistency == Consistency::shared && !record.spec.policy.lifetime)
       begin_owner(workload, Evidence::asleep, {}, std::nullopt, now);  // it was handed over, and nobody knows of a move any more

@@ -112,6 +112,23 @@ TEST_F(ControlHostsTest, HowAnOwnerEndedIsSaidWhenAReportIsFaster) {
   EXPECT_EQ(detail_of_loss(beats({h1})), "exit status 7");
 }
 
+TEST_F(ControlHostsTest, AnOwnerThatStandsStillIsLeftWhereItIsAndSaidSo) {
+  up(spec());
+  const auto reported = [&](const std::string& why) {
+    agent(h1).instances.front().how = why;
+    agent(h1).sequence += 1;
+    return beats({h1});
+  };
+  const auto note = [&] { return core().workloads().front().note; };
+  const auto stands = reported("its host's disk is full");
+  EXPECT_THAT(events(stands), ::testing::ElementsAre("stands-still"));
+  EXPECT_THAT(all<Call>(stands), IsEmpty());
+  EXPECT_EQ(note(), "it stands still: its host's disk is full");
+  EXPECT_THAT(events(reported("its host's disk is full")), IsEmpty());
+  EXPECT_THAT(events(reported("")), ::testing::ElementsAre("goes-on"));
+  EXPECT_EQ(note(), "");
+}
+
 TEST_F(ControlHostsTest, AReportThatWasOvertakenIsNotLookedAt) {
   up(spec());
   HostReport overtaken = agent(h1);
