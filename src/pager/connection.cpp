@@ -53,6 +53,7 @@ asio::awaitable<void> Connection::serve(std::shared_ptr<Connection> self, bool t
   co_await Channel::drained(self->channel_, 0);
   self->channel_->close();
   for (const auto& [id, move] : std::exchange(self->moves_, {})) move->end();
+  for (const auto& [to, link] : std::exchange(self->idle_, {})) link->close();
 }
 
 asio::awaitable<void> Connection::answer_requests(std::shared_ptr<Connection> self) {
@@ -170,7 +171,7 @@ Status Connection::get(const Frame& frame) {
 Status Connection::put(const Frame& frame) {
   YADO_ASSIGN(const Batch batch, parse_batch(frame.body, BatchUse::put), "PUT");
   const bool unchanged = frame.header.flags == flag_unchanged;
-  YADO_TRY(hello_.role == Role::mover ? session_->store().add(batch) : session_->store().put(owner(), batch, unchanged), "PUT");
+  YADO_TRY(hello_.role == Role::mover ? session_->store().add(hello_.epoch, batch) : session_->store().put(owner(), batch, unchanged), "PUT");
   done(frame.header.id);
   return {};
 }
@@ -298,13 +299,23 @@ Status Connection::load(const Frame& frame) {
   });
 }
 
+std::shared_ptr<ServerLink> Connection::idle_link(const MovedTo& to) {
+  while (auto node = idle_.extract(to)) {
+    if (node.mapped()->connected()) return std::move(node.mapped());
+    node.mapped()->close();
+  }
+  return nullptr;
+}
+
 Status Connection::move(const Frame& frame) {
   YADO_ASSIGN(MoveRequest request, parse_move(frame.body), "MOVE");
   Hello hello = hello_;
   hello.role = Role::mover;
   hello.generation = request.instance;
   const std::uint64_t id = frame.header.id;
-  const auto answer = [this, id](const Result<std::uint64_t>& moved) {  // not after end(), so we are there
+  const MovedTo to{request.to.text(), request.to.expected_peer, request.instance};
+  const auto answer = [this, id, to](const Result<std::uint64_t>& moved, std::shared_ptr<ServerLink> link) {  // not after end(), so we are there
+    if (link) idle_.emplace(to, std::move(link));
     if (moved)
       done(id, make_number(*moved));
     else
@@ -312,7 +323,7 @@ Status Connection::move(const Frame& frame) {
     moves_.erase(id);
   };
   const PageMove::What what{worker_.io.get_executor(), parts_.blocks, {session_, &session_->store()}, owner(), parts_.identity(),
-                            std::move(hello), std::move(request)};
+                            std::move(hello), std::move(request), idle_link(to)};
   PageMove::start(moves_[id] = std::make_shared<PageMove>(what, answer));
   return {};
 }

@@ -20,6 +20,7 @@
 namespace yado::pager {
 
 class PageMove;
+class ServerLink;
 
 /// A thread with an io_context.
 struct Worker {
@@ -67,7 +68,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Status keep(const Frame& frame);
   Status abandon(const Frame& frame);
   Status load(const Frame& frame);
+  struct MovedTo {
+    std::string address, expected_peer;
+    std::uint64_t instance;
+    auto operator<=>(const MovedTo&) const = default;
+  };
   Status move(const Frame& frame);
+  std::shared_ptr<ServerLink> idle_link(const MovedTo& to);
 
   using Work = std::function<Result<std::vector<std::byte>>()>;
   Status archive(std::uint64_t id, const boost::asio::any_io_executor& where, Work work);
@@ -86,6 +93,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Hello hello_;
   std::shared_ptr<Session> session_;  ///< after HELLO
   std::map<std::uint64_t, std::shared_ptr<PageMove>> moves_;  ///< by request; they end with the connection
+  std::multimap<MovedTo, std::shared_ptr<ServerLink>> idle_;  ///< of moves that are done, for the next ones: making one takes longer than moving many pages
 };
 
 }  // namespace yado::pager

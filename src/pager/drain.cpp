@@ -8,13 +8,21 @@
 
 namespace yado::pager {
 namespace {
-/// Of one MOVE, whose connection from server to server is made anew each time; its frame has room for as many runs.
+/// Of one MOVE: its frame has room for as many runs.
 constexpr std::size_t moved_at_once = most_runs;
 constexpr unsigned most_moves_under_way = 2;
 /// Guests' own fetches never wait behind more than so many pages.
 constexpr std::size_t most_coming = most_data_pages;
 /// A target that could not be reached so often in a row is not asked again.
 constexpr unsigned most_failures = 2;
+
+void put_behind(std::deque<PageNumber>& queue, const std::vector<PageNumber>& pages) { queue.insert(queue.end(), pages.begin(), pages.end()); }
+std::vector<PageNumber> take_first(std::deque<PageNumber>& queue, std::size_t most) {
+  const auto end = queue.begin() + static_cast<long>(std::min(queue.size(), most));
+  const std::vector<PageNumber> first(queue.begin(), end);
+  queue.erase(queue.begin(), end);
+  return first;
+}
 }  // namespace
 
 Drain::Drain(Copies& copies, std::size_t server, Ways ways, Done done)
@@ -43,13 +51,20 @@ void Drain::step() {
   }
   look_at(std::exchange(later_, {}));
   bring(begin_moves(std::exchange(coming_, {}), Copies::all_servers));
-  while (moves_under_way_ < most_moves_under_way && next_ < copies_.pages() && homeless_.size() < moved_at_once) {
+  while (next_ < copies_.pages() && std::max(to_move_.size(), to_bring_.size()) < moved_at_once) {
     const auto pages = copies_.pages_on(server_, next_, moved_at_once);
     next_ = pages.size() < moved_at_once ? copies_.pages() : pages.back() + 1;
     look_at(pages);
   }
-  while (!homeless_.empty() && coming_.size() < most_coming) bring_some();
+  place_some();
   if (moves_under_way_ == 0 && later_.empty() && coming_.empty() && next_ == copies_.pages()) finish();
+}
+
+/// The way that is tried first comes first: what finds no room by it is left for the other one.
+void Drain::place_some() {
+  if (!ways_.bring_first) move_some();
+  bring_some();
+  if (ways_.bring_first) move_some();
 }
 
 /// Returns those that found no target.
@@ -61,16 +76,18 @@ std::vector<PageNumber> Drain::begin_moves(const std::vector<PageNumber>& pages,
   return std::move(moves.nowhere);
 }
 
-void Drain::look_at(const std::vector<PageNumber>& pages) {
-  const auto left = begin_moves(pages, ways_.bring_first ? Copies::all_servers : avoided_);
-  homeless_.insert(homeless_.end(), left.begin(), left.end());
+void Drain::look_at(const std::vector<PageNumber>& pages) { put_behind(ways_.bring_first ? to_bring_ : to_move_, pages); }
+
+void Drain::move_some() {
+  while (!to_move_.empty() && moves_under_way_ < most_moves_under_way) {
+    const auto left = begin_moves(take_first(to_move_, moved_at_once), avoided_);
+    if (ways_.bring_first) stuck_.insert(stuck_.end(), left.begin(), left.end());
+    else put_behind(to_bring_, left);
+  }
 }
 
 void Drain::bring_some() {
-  const auto end = homeless_.begin() + static_cast<long>(std::min(homeless_.size(), most_coming - coming_.size()));
-  const std::vector<PageNumber> some(homeless_.begin(), end);
-  homeless_.erase(homeless_.begin(), end);
-  bring(begin_moves(some, Copies::all_servers));
+  while (!to_bring_.empty() && coming_.size() < most_coming) bring(begin_moves(take_first(to_bring_, most_coming - coming_.size()), Copies::all_servers));
 }
 
 void Drain::bring(std::vector<PageNumber> pages) {
@@ -79,8 +96,8 @@ void Drain::bring(std::vector<PageNumber> pages) {
   const auto come = pages.begin() + static_cast<long>(ways_.bring(pages));
   coming_.insert(coming_.end(), pages.begin(), come);
   pages.erase(pages.begin(), come);
-  const auto left = begin_moves(pages, ways_.bring_first ? avoided_ : Copies::all_servers);
-  stuck_.insert(stuck_.end(), left.begin(), left.end());
+  if (ways_.bring_first) put_behind(to_move_, pages);
+  else stuck_.insert(stuck_.end(), pages.begin(), pages.end());
 }
 
 void Drain::move(Copies::Moving moving) {
@@ -112,10 +129,8 @@ void Drain::moved(const Copies::Moving& moving, const Status& status) {
 /// All pages were looked at and nothing is under way: those that found no room try once more, as long as that is of use.
 void Drain::finish() {
   look_at(std::exchange(stuck_, {}));
-  if (!homeless_.empty()) bring_some();
+  place_some();
   if (moves_under_way_ > 0 || !later_.empty() || !coming_.empty()) return;
-  stuck_.insert(stuck_.end(), homeless_.begin(), homeless_.end());
-  homeless_.clear();
   if (stuck_.empty() && copies_.pages_at(server_) > 0) {  // what a move to it left behind, of a page that was stored meanwhile
     next_ = 0;
     again_ = true;

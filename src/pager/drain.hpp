@@ -38,8 +38,10 @@ class Drain {
 
  private:
   void step();
+  void place_some();
   std::vector<PageNumber> begin_moves(const std::vector<PageNumber>& pages, Copies::Servers avoided);
   void look_at(const std::vector<PageNumber>& pages);
+  void move_some();
   void bring_some();
   void bring(std::vector<PageNumber> pages);
   void move(Copies::Moving moving);
@@ -53,7 +55,8 @@ class Drain {
   Done done_;
   PageNumber next_ = 0;              ///< pages before it were looked at
   std::vector<PageNumber> later_;    ///< busy, or to be moved once more
-  std::deque<PageNumber> homeless_;  ///< to be brought here
+  std::deque<PageNumber> to_move_;   ///< to other servers: gathered while moves are under way, because a small one takes as long as a large one
+  std::deque<PageNumber> to_bring_;  ///< into the memory file
   std::vector<PageNumber> coming_;   ///< on their way here
   std::vector<PageNumber> stuck_;    ///< nobody had room
   std::map<std::size_t, unsigned> failures_;  ///< of moves in a row, by target

@@ -19,6 +19,7 @@ void PageMove::start(const std::shared_ptr<PageMove>& self) {
 }
 
 boost::asio::awaitable<void> PageMove::connect(std::shared_ptr<PageMove> self) {
+  if (self->link_) co_return self->pump();
   auto link = ServerLink::make(self->what_.executor, self->what_.blocks, self->what_.request.to,
                                {.hello = self->what_.hello, .identity = self->what_.identity.get()});
   if (!link) co_return self->tell(context(link.error(), "MOVE"));
@@ -75,8 +76,9 @@ Status PageMove::send_some() {
 void PageMove::tell(const Result<std::uint64_t>& result) {
   if (!done_) return;
   const Done done = std::exchange(done_, nullptr);
-  if (link_) link_->close();
-  done(result);
+  const std::shared_ptr<ServerLink> link = std::exchange(link_, nullptr);
+  if (link && !result) link->close();
+  done(result, result ? link : nullptr);
 }
 
 void PageMove::end() {

@@ -20,10 +20,11 @@ class PageMove : public std::enable_shared_from_this<PageMove> {
     std::shared_ptr<const wire::Identity> identity; ///< null: only to a server on this host
     Hello hello;                                    ///< a mover's
     MoveRequest request;
+    std::shared_ptr<ServerLink> link;               ///< that an earlier one had, of the same hello and to the same server; null: it is made
   };
-  /// How many pages were there to be copied, or why they could not be: then some may have been.
-  using Done = std::function<void(Result<std::uint64_t>)>;
-  PageMove(What what, Done done) : what_(std::move(what)), done_(std::move(done)) {}
+  /// How many pages were there to be copied, or why they could not be: then some may have been. `link`: for the next one; null where it is of no use any more.
+  using Done = std::function<void(Result<std::uint64_t>, std::shared_ptr<ServerLink> link)>;
+  PageMove(What what, Done done) : what_(std::move(what)), done_(std::move(done)), link_(what_.link) {}
   PageMove(const PageMove&) = delete;
   PageMove& operator=(const PageMove&) = delete;
   ~PageMove();

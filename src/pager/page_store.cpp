@@ -170,8 +170,9 @@ Status PageStore::put(const Owner& owner, const Batch& batch, bool unchanged) {
   return store(batch, false, unchanged);
 }
 
-Status PageStore::add(const Batch& batch) {
+Status PageStore::add(std::uint64_t epoch, const Batch& batch) {
   const std::lock_guard lock(writer_);
+  if (const std::uint64_t now = owner().epoch; now != epoch) return fail(Errc::stale_epoch, "epoch {} has taken over from epoch {}", now, epoch);
   return store(batch, true, false);
 }
 

@@ -47,8 +47,8 @@ class PageStore {
   /// All of the batch or nothing. Errors: stale_epoch, invalid_argument (a page outside), no_space.
   /// `unchanged`: since the last cut that was kept.
   Status put(const Owner& owner, const Batch& batch, bool unchanged = false);
-  /// For a mover: the same, but pages that are held stay as they are.
-  Status add(const Batch& batch);
+  /// For a mover, told by the owner of that epoch: the same, but pages that are held stay as they are.
+  Status add(std::uint64_t epoch, const Batch& batch);
   /// What there is of these pages: the runs of the answer and, copied to the beginning of `space`, their content. Reads
   /// from the disk what is only there; errors as of PagePart::read.
   struct Found {
