@@ -180,6 +180,19 @@ TEST_F(DrainTest, HereFirstWhereThatIsWanted) {
   EXPECT_EQ(servers[1]->held, Contents(numbered(30, 100)));
 }
 
+/// A MOVE of one page takes both servers as long as one of hundreds.
+TEST_F(DrainTest, WhatFindsNoRoomHereOneByOneGoesElsewhereTogether) {
+  make(1, 1);
+  for (const PageNumber first : {0, 200, 400}) store(numbered(first, first + 200));
+  add_server(1000);
+  room_here = most_data_pages - 1;
+  drain_all_of(0, true);
+  ASSERT_TRUE(ended && *ended) << ended->error().text();
+  EXPECT_EQ(here.size(), room_here);
+  EXPECT_EQ(servers[1]->held.size(), 600 - room_here);
+  EXPECT_LE(moves->asked, 3u);
+}
+
 TEST_F(DrainTest, WithoutRoomAnywhereItStaysAndSaysHowMuchIsMissing) {
   make(2, 1, 100);
   store(numbered(0, 100));

@@ -274,6 +274,36 @@ TEST_F(ImageArchiveTest, PagesMoveFromServerToServer) {
   EXPECT_EQ(get(*to_one, {{8, 2}}).value(), (Contents{{8, 0}, {9, 10}})) << "and they are still here";
 }
 
+TEST_F(ImageArchiveTest, MovesToAServerUseOneConnection) {
+  std::atomic<int> connections = 0, puts = 0;
+  RawServer raw(path("raw"), [&](RawPeer& peer, int) {
+    ++connections;
+    while (const auto frame = peer.read()) {
+      if (frame->header.operation == Operation::put) ++puts;
+      if (frame->header.operation == Operation::hello) peer.send(Operation::welcome, frame->header.id, make_welcome({77, 0}));
+      else peer.send(Operation::done, frame->header.id, {});
+    }
+  });
+  auto one = start("h1");
+  const auto to_one = open("h1");
+  put(*to_one, {{1, 1}, {2, 2}});
+  for (const PageNumber page : {1, 2, 1})
+    EXPECT_EQ(answer_of<std::uint64_t>([&](auto told) { to_one->move({{page, 1}}, {.unix_path = path("raw")}, 77, told); }).value(), 1u);
+  EXPECT_EQ(puts, 3);
+  EXPECT_EQ(connections, 1);
+}
+
+TEST_F(ImageArchiveTest, AMoverThatAnEarlierOwnerSentMayNotPut) {
+  auto server = start("h1");
+  const auto link = open("h1");
+  const RawPeer mover = RawPeer::connect(path("h1"));
+  const Hello hello{.epoch = 1, .generation = link->instance(), .pages = guest_pages, .quota_pages = 0, .role = Role::mover, .session = "vm"};
+  ASSERT_EQ(mover.ask(Operation::hello, 1, make_hello(hello))->header.operation, Operation::welcome);
+  ASSERT_TRUE(answer_of<SessionStats>([&](auto told) { link->inherit(2, 2, told); }));
+  EXPECT_EQ(mover.ask(Operation::put, 2, put_body({{1, 1}}).bytes)->error().code, Errc::stale_epoch);
+  EXPECT_EQ(get(*link, {{1, 1}}).value(), Contents{});
+}
+
 TEST_F(ImageArchiveTest, AMoveThatCannotBeSaysWhy) {
   auto one = start("h1"), two = start("h2");
   const auto to_one = open("h1"), to_two = open("h2");
