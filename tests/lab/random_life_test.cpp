@@ -64,7 +64,11 @@ class RandomLifeTest : public LabTest<RandomLifeTest>, public ::testing::WithPar
   void expect_done(const std::vector<std::string>& arguments) {
     Ended ended = yado(arguments);
     // A move that lost its agent has to come to its end first.
-    const auto later = [&] { return arguments.front() == "move" && ended.output.find("is under way (conflict)") != std::string::npos; };
+    // Without redundancy a checkpoint may be the first to want what a host had that died and came back at once: the VM goes back to its image then.
+    const auto later = [&] {
+      return (arguments.front() == "move" && ended.output.find("is under way (conflict)") != std::string::npos) ||
+             (arguments.front() == "checkpoint" && GetParam() == "none" && ended.output.find("the pager has ended") != std::string::npos);
+    };
     for (int i = 0; i < 5 && later() && right_again(); ++i) ended = yado(arguments);
     EXPECT_EQ(ended.status, 0) << ended.output;
   }

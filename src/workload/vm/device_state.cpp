@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
+#include <future>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -124,12 +125,20 @@ DeviceStateSaving::~DeviceStateSaving() {
 }
 
 Result<std::uint64_t> DeviceStateSaving::save(nanoseconds limit) {
+  // Read from the beginning, not from QEMU's answer on: its migration thread may hold QEMU's lock, which the answer needs, and stand still at a full socket.
+  auto drained = std::async(std::launch::async, [&] {
+    const auto bytes = drain(stream_, file_, limit);
+    if (!bytes) ::shutdown(stream_.get(), SHUT_RDWR);  // with nobody to write to QEMU gives up by itself
+    return bytes;
+  });
   if (auto begun = qmp_->execute("migrate", json{{"uri", state_uri}}.dump(), limit); !begun) {
+    ::shutdown(stream_.get(), SHUT_RDWR);
+    (void)drained.get();
     (void)qmp_->execute("closefd", json{{"fdname", state_name}}.dump(), limit);
     return context(begun.error(), "device state");
   }
-  const auto bytes = drain(stream_, file_, limit);
-  stream_.reset();  // with nobody to write to QEMU gives up by itself
+  const auto bytes = drained.get();
+  stream_.reset();
   if (!bytes) (void)qmp_->execute("migrate_cancel", "{}", limit);
   const auto status = last_status(*qmp_, limit);
   if (!bytes) return context(bytes.error(), "device state");
