@@ -13,10 +13,10 @@ namespace yado::pager {
 /// Copies over servers that answer when they are told to.
 class CopiesFixture : public RemoteFixture {
  protected:
-  void make(unsigned how_many_servers, unsigned copies, std::uint64_t quota = 1000) {
+  void make(unsigned how_many_servers, unsigned copies, std::uint64_t quota = 1000, std::uint64_t pages = 2000) {
     std::vector<PageServer*> all;
     for (unsigned i = 0; i < how_many_servers; ++i) all.push_back(new_server("s" + std::to_string(i), quota));
-    remote = std::make_unique<Copies>(Copies::Options{.pages = 2000, .copies = copies, .seed = seed_of_sums}, all);
+    remote = std::make_unique<Copies>(Copies::Options{.pages = pages, .copies = copies, .seed = seed_of_sums}, all);
   }
   FakeServer* new_server(const std::string& name, std::uint64_t quota) {
     servers.push_back(std::make_unique<FakeServer>(name, quota));

@@ -51,12 +51,16 @@ void Drain::step() {
   }
   look_at(std::exchange(later_, {}));
   bring(begin_moves(std::exchange(coming_, {}), Copies::all_servers));
-  while (next_ < copies_.pages() && std::max(to_move_.size(), to_bring_.size()) < moved_at_once) {
-    const auto pages = copies_.pages_on(server_, next_, moved_at_once);
-    next_ = pages.size() < moved_at_once ? copies_.pages() : pages.back() + 1;
-    look_at(pages);
-  }
-  place_some();
+  // What was looked at may need nothing: only what is under way calls this again.
+  const auto can_look = [&] { return next_ < copies_.pages() && std::max(to_move_.size(), to_bring_.size()) < moved_at_once; };
+  do {
+    if (can_look()) {
+      const auto pages = copies_.pages_on(server_, next_, moved_at_once);
+      next_ = pages.size() < moved_at_once ? copies_.pages() : pages.back() + 1;
+      look_at(pages);
+    }
+    place_some();
+  } while (can_look());
   if (moves_under_way_ == 0 && later_.empty() && coming_.empty() && next_ == copies_.pages()) finish();
 }
 

@@ -60,8 +60,8 @@ class Moves {
 
 class DrainTest : public CopiesFixture {
  protected:
-  void make(unsigned how_many, unsigned copies, std::uint64_t quota = 1000) {
-    CopiesFixture::make(how_many, copies, quota);
+  void make(unsigned how_many, unsigned copies, std::uint64_t quota = 1000, std::uint64_t pages = 2000) {
+    CopiesFixture::make(how_many, copies, quota, pages);
     for (const auto& server : servers) by_number.push_back(server.get());
     moves = std::make_unique<Moves>(*remote, by_number);
   }
@@ -76,6 +76,11 @@ class DrainTest : public CopiesFixture {
     Contents contents;
     for (PageNumber page = from; page < to; ++page) contents[page] = page + 1;
     return contents;
+  }
+  static std::vector<PageNumber> pages_of(const Contents& contents) {
+    std::vector<PageNumber> pages;
+    for (const auto& [page, number] : contents) pages.push_back(page);
+    return pages;
   }
   void start(std::size_t server, bool bring_first = false) {
     const auto bring = [this](const std::vector<PageNumber>& pages) {
@@ -191,6 +196,21 @@ TEST_F(DrainTest, WhatFindsNoRoomHereOneByOneGoesElsewhereTogether) {
   EXPECT_EQ(here.size(), room_here);
   EXPECT_EQ(servers[1]->held.size(), 600 - room_here);
   EXPECT_LE(moves->asked, 3u);
+}
+
+TEST_F(DrainTest, ManyDuplicatesAreNotTheEnd) {
+  constexpr PageNumber duplicates = most_runs + 200;
+  make(1, 1, 10'000, 10'000);
+  for (PageNumber first = 0; first < duplicates; first += 100) {
+    store(numbered(first, first + 100));
+    fetch(pages_of(numbered(first, first + 100)));
+  }
+  store(numbered(duplicates, duplicates + 10));
+  room_here = 100;
+  drain_all_of(0, true);
+  ASSERT_TRUE(ended && *ended);
+  EXPECT_EQ(here, numbered(duplicates, duplicates + 10));
+  EXPECT_TRUE(servers[0]->held.empty());
 }
 
 TEST_F(DrainTest, WithoutRoomAnywhereItStaysAndSaysHowMuchIsMissing) {
