@@ -9,10 +9,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <random>
 #include <set>
+#include <sstream>
 #include <string>
 
 #include "base/testing.hpp"
@@ -52,8 +52,9 @@ inline std::filesystem::path new_part(const std::filesystem::path& directory, st
 }
 
 inline std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  std::ostringstream content;  // many times as fast as a string of stream iterators where nothing is inlined
+  content << std::ifstream(path, std::ios::binary).rdbuf();
+  return std::move(content).str();
 }
 
 inline std::uint64_t allocated_bytes(const std::filesystem::path& path) {
