@@ -59,7 +59,7 @@ class MovingDiskVmProcessTest : public MovingVmTest {
       node = json{{"driver", "qcow2"}, {"backing", node}, {"file", {{"driver", "file"}, {"filename", layer.native()}}}};
     const fs::path now = directory_.path() / "now.raw";
     ASSERT_NO_FATAL_FAILURE(run({qemu().image_tool, "convert", "-U", "-O", "raw", "json:" + node.dump(), now}));
-    ASSERT_NO_FATAL_FAILURE(run({"cmp", fmt::format("--ignore-initial={}", first_written), now, directory_.path() / "data.raw"})) << "another content";
+    ASSERT_NO_FATAL_FAILURE(run({"/usr/bin/cmp", fmt::format("--ignore-initial={}", first_written), now, directory_.path() / "data.raw"})) << "another content";
   }
   void expect_flawless_disk() {
     const auto values = verify(*vm_);
