@@ -95,12 +95,7 @@ asio::awaitable<Status> Agent::Impl::run(std::function<void(std::uint16_t)> list
         return serve(weak.lock(), request, responder);
       },
       wire::Server::Limits{});
-  const std::uint16_t wanted = config.port != 0 ? config.port : directory->last_port();
-  auto bound = server->listen_tls(config.address, wanted, identity);
-  if (!bound && config.port == 0 && wanted != 0) bound = server->listen_tls(config.address, 0, identity);
-  if (!bound) co_return std::unexpected(bound.error());
-  port = *bound;
-  if (auto saved = directory->save_port(port); !saved) log::warn("{}", saved.error().text());
+  if (Status serves = server->listen_tls(std::move(listener), identity); !serves) co_return serves;
   log::info("agent of {} listens on {}:{}", config.host, config.address, port);
   if (listening) listening(port);
 
@@ -170,7 +165,23 @@ asio::awaitable<Status> Agent::Impl::set_up() {
       Instances::Surroundings{io, config, *directory, workers, *network, *images, [weak] { return weak.lock(); }}, on);
   if (Status swept = image::forget_indices(images->store()); !swept) log::warn("{}", swept.error().text());
   sides = std::make_unique<SideCalls>(SideCalls::Surroundings{io, config, workers, *images, *instances, identity});
+  if (Status bound = bind_api(); !bound) co_return bound;
   co_return offer_memory();
+}
+
+/// Before anything of ours asks for any free port and gets the one of the last time.
+Status Agent::Impl::bind_api() {
+  const std::uint16_t wanted = config.port != 0 ? config.port : directory->last_port();
+  auto bound = wire::make_tcp_listener(config.address, wanted);
+  if (!bound && config.port == 0 && wanted != 0) {
+    log::warn("not the API's port of the last time: {}", bound.error().text());
+    bound = wire::make_tcp_listener(config.address, 0);
+  }
+  if (!bound) return std::unexpected(bound.error());
+  listener = std::move(*bound);
+  YADO_ASSIGN(port, wire::check_listener(listener, true), "agent");
+  if (auto saved = directory->save_port(port); !saved) log::warn("{}", saved.error().text());
+  return {};
 }
 
 /// What it keeps ends with this process: whoever wants more has it kept twice (Redundancy).

@@ -17,7 +17,9 @@
 #include "agent/state_directory.hpp"
 #include "agent/workers.hpp"
 #include "net/host_network.hpp"
+#include "os/fd.hpp"
 #include "wire/client.hpp"
+#include "wire/listen.hpp"
 #include "wire/server.hpp"
 #include "wire/tls.hpp"
 
@@ -29,6 +31,7 @@ struct Agent::Impl : std::enable_shared_from_this<Agent::Impl> {
   // agent.cpp: start-up, in this order.
   boost::asio::awaitable<Status> run(std::function<void(std::uint16_t)> listening);
   boost::asio::awaitable<Status> set_up();
+  Status bind_api();
   Status offer_memory();
   boost::asio::awaitable<void> check_criu();
   Status recover();
@@ -84,6 +87,7 @@ struct Agent::Impl : std::enable_shared_from_this<Agent::Impl> {
   std::unique_ptr<wire::Client> control;
   std::unique_ptr<wire::Server> server;
   std::unique_ptr<Heartbeat> heartbeat;
+  os::Fd listener;  ///< of the API until all is adopted: who calls it before waits
   std::uint16_t port = 0;
 
   CallId last_call = 0;
