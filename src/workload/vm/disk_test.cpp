@@ -2,8 +2,6 @@
 
 #include <csignal>
 #include <fcntl.h>
-#include <fstream>
-#include <sstream>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,11 +32,7 @@ class DiskTest : public ::testing::Test {
   static void put(const os::Fd& file, off_t at, std::string_view text) {
     ASSERT_EQ(::pwrite(file.get(), text.data(), text.size(), at), static_cast<ssize_t>(text.size()));
   }
-  std::string content(const std::string& name) const {
-    std::ostringstream content;
-    content << std::ifstream(path(name), std::ios::binary).rdbuf();
-    return std::move(content).str();
-  }
+  std::string content(const std::string& name) const { return os::read_text(path(name)).value_or(""); }
   std::uint64_t room(const std::string& name) const {
     struct stat status {};
     EXPECT_EQ(::stat(path(name).c_str(), &status), 0);
