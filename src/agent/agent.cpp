@@ -164,7 +164,9 @@ asio::awaitable<Status> Agent::Impl::set_up() {
   instances = std::make_unique<Instances>(
       Instances::Surroundings{io, config, *directory, workers, *network, *images, [weak] { return weak.lock(); }}, on);
   if (Status swept = image::forget_indices(images->store()); !swept) log::warn("{}", swept.error().text());
-  sides = std::make_unique<SideCalls>(SideCalls::Surroundings{io, config, workers, *images, *instances, identity});
+  sides = std::make_unique<SideCalls>(SideCalls::Surroundings{io, config, workers, *images, *instances, identity, [weak](asio::awaitable<void> work) {
+    if (const auto self = weak.lock()) self->spawn(std::move(work));
+  }});
   if (Status bound = bind_api(); !bound) co_return bound;
   co_return offer_memory();
 }

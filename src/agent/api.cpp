@@ -110,6 +110,8 @@ asio::awaitable<wire::Response> Agent::Impl::answer(const wire::Request& request
   if (request.method == "GET" && parts.size() >= 3 && parts.size() <= 4 && parts[0] == "v1" && parts[1] == "images" && valid_name(parts[2]) &&
       (parts.size() == 3 || parts[3] == "memory"))
     co_return co_await answer_image(request, ImageId(parts[2]), parts.size() == 4);
+  if (request.method == "GET" && parts.size() == 4 && parts[0] == "v1" && parts[1] == "images" && valid_name(parts[2]) && parts[3] == "use")
+    co_return co_await answer_use(request, ImageId(parts[2]));
   co_return refusal(Error{Errc::not_found, fmt::format("an agent has no {}", path)});
 }
 

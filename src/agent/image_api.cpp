@@ -1,4 +1,4 @@
-// What control asks of an image that this host has (docs/api.md, "Agent").
+// What control and other agents ask of an image that this host has (docs/api.md, "Agent").
 
 #include <charconv>
 
@@ -58,6 +58,14 @@ asio::awaitable<wire::Response> Agent::Impl::answer_image(const wire::Request& r
   json answered = std::move(*said);
   answered["host"] = config.host.str();
   co_return reply(200, answered);
+}
+
+/// As secret as the image.
+asio::awaitable<wire::Response> Agent::Impl::answer_use(const wire::Request& request, ImageId id) {
+  if (!request.peer.starts_with("agent:")) co_return refusal(Error{Errc::permission, fmt::format("{} may not look into images", request.peer)});
+  auto bytes = co_await sides->use_orders().get(std::move(id));
+  if (!bytes) co_return refusal(bytes.error());
+  co_return wire::Response{.status = 200, .headers = {{"content-type", "application/octet-stream"}}, .body = std::move(*bytes)};
 }
 
 }  // namespace yado::agent

@@ -68,6 +68,7 @@ struct Agent::Impl : std::enable_shared_from_this<Agent::Impl> {
   boost::asio::awaitable<wire::Response> answer(const wire::Request& request);
   boost::asio::awaitable<wire::Response> answer_call(const wire::Request& request, std::string kind);
   boost::asio::awaitable<wire::Response> answer_image(const wire::Request& request, ImageId id, bool memory);
+  boost::asio::awaitable<wire::Response> answer_use(const wire::Request& request, ImageId id);
   boost::asio::awaitable<wire::Response> answer_instance(const wire::Request& request, InstanceId id, std::string what);
   Status may_call(const std::string& peer, const AgentCall& what) const;
 

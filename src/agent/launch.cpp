@@ -85,6 +85,7 @@ asio::awaitable<Result<ImageSource>> Instances::source_of(ImageId id, WorkloadSp
   const image::Store& store = around_.images.store();
   ImageSource source{.properties = manifest->properties};
   for (const image::Part& part : manifest->parts) source.directories.emplace(part.name, store.part_directory(id, part.name));
+  if (const auto use = store.use_file(id); std::filesystem::exists(use)) source.directories.emplace(vm::use_key, use);
   if (const auto names = manifest->properties.find(vm::ahead_property); names != manifest->properties.end()) {
     std::istringstream words(names->second);
     std::vector<ImageId> images;

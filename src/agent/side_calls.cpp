@@ -98,7 +98,10 @@ asio::awaitable<Result<CallReply>> SideCalls::build(BuildCall call) {
   }
   co_await around_.images.added(*manifest);
   reply.image = around_.images.report(*manifest);
-  if (of_owner) reply.detail = told_of(*manifest, around_.config.host, why_whole);
+  if (of_owner) {
+    reply.detail = told_of(*manifest, around_.config.host, why_whole);
+    use_orders_.expect(manifest->id, builder);
+  }
   co_return reply;
 }
 
@@ -307,7 +310,9 @@ asio::awaitable<Status> SideCalls::pull_one(ImageId image, Endpoint from, Worklo
                    "of files on every host?)",
                    image);
   }
-  co_await around_.images.added(*manifest);
+  const bool of_running = !manifest->member_of && manifest->properties.contains("cut");  // of a VM with split memory
+  co_await around_.images.added(std::move(*manifest));
+  if (of_running) use_orders_.fetch(std::move(image), std::move(from));
   co_return Status{};
 }
 

@@ -6,6 +6,7 @@
 #include "agent/images.hpp"
 #include "agent/instances.hpp"
 #include "agent/merger.hpp"
+#include "agent/use_orders.hpp"
 #include "wire/tls.hpp"
 
 namespace yado::agent {
@@ -19,11 +20,14 @@ class SideCalls {
     Images& images;
     Instances& instances;
     const wire::Identity& identity;
+    std::function<void(boost::asio::awaitable<void>)> spawn;
   };
   explicit SideCalls(Surroundings around)
-      : around_(around), pace_(around.config.background_bytes_per_second), merger_({around.io, around.images, around.identity, pace_}) {}
+      : around_(std::move(around)), pace_(around_.config.background_bytes_per_second), merger_({around_.io, around_.images, around_.identity, pace_}),
+        use_orders_({around_.io, around_.workers, around_.images, around_.instances, around_.identity, around_.spawn}) {}
 
   boost::asio::awaitable<Result<CallReply>> run(AgentCall what);
+  UseOrders& use_orders() { return use_orders_; }
 
  private:
   boost::asio::awaitable<Result<CallReply>> build(BuildCall call);
@@ -36,6 +40,7 @@ class SideCalls {
   Surroundings around_;
   ImagePace pace_;
   Merger merger_;
+  UseOrders use_orders_;
 };
 
 }  // namespace yado::agent

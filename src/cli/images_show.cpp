@@ -50,6 +50,7 @@ void print(const json& all) {
              format_age(std::max<std::int64_t>(0, os::wall_ms() - all.value("created_wall_ms", std::int64_t{0}))));
   fmt::print("chain     {}{}\n", fmt::join(chain, " <- "), all.value("merged", false) ? " (merged)" : "");
   if (all.contains("member_of")) fmt::print("member of {}\n", all.value("member_of", ""));
+  if (all.contains("used_pages")) fmt::print("used      {} in the first seconds after it: fetched first, in that order\n", format_bytes(all["used_pages"].get<std::uint64_t>() * 4096));
   if (all.contains("verified"))
     fmt::print("verified  every checksum of {} in {} image(s)\n", format_bytes(all["verified"].value("bytes", 0ull)),
                all["verified"].value("images", 0));

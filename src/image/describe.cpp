@@ -8,6 +8,7 @@
 
 #include "image/chain.hpp"
 #include "image/working_set.hpp"
+#include "os/file.hpp"
 
 namespace yado::image {
 namespace {
@@ -128,6 +129,8 @@ std::string describe(const Store& store, const Held& held) {
   if (manifest.base) all["base"] = manifest.base->str();
   if (manifest.member_of) all["member_of"] = manifest.member_of->str();
   if (manifest.stands_for) all["merged"] = true;
+  if (const auto bytes = os::read_text(store.use_file(manifest.id)))
+    if (const auto used = working_set_from_bytes(*bytes)) all["used_pages"] = used->pages.size();
   for (const Member& member : manifest.members) all["members"].push_back(member_json(store, member));
   return all.dump(-1, ' ', false, json::error_handler_t::replace);
 }

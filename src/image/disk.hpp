@@ -16,6 +16,7 @@ namespace yado::image {
 inline constexpr std::string_view draft_prefix = ".draft-";
 inline constexpr std::string_view removed_prefix = ".removed-";
 inline constexpr std::string_view indices_prefix = ".indices-";
+inline constexpr std::string_view use_prefix = ".use-";
 
 enum class Durable { no, yes };
 

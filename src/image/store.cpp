@@ -29,13 +29,14 @@ Status check_id(const ImageId& id) {
   return {};
 }
 
-// Drafts of a process that died, and deletions it did not finish. The lock is held: they are nobody's.
+// Drafts of a process that died, deletions it did not finish, and what is known of images that are gone. The lock is held: they are nobody's.
 void sweep(const fs::path& root) {
   std::error_code error;
   std::vector<fs::path> leftovers;
   for (fs::directory_iterator entry(root, error); !error && entry != fs::end(entry); entry.increment(error)) {
     const std::string name = entry->path().filename().native();
-    if (name.starts_with(draft_prefix) || name.starts_with(removed_prefix)) leftovers.push_back(entry->path());
+    const bool of_nothing = name.starts_with(use_prefix) && !fs::exists(root / name.substr(use_prefix.size()) / manifest_file);
+    if (of_nothing || name.starts_with(draft_prefix) || name.starts_with(removed_prefix)) leftovers.push_back(entry->path());
   }
   for (const fs::path& leftover : leftovers) {
     fs::remove_all(leftover, error);
@@ -175,6 +176,7 @@ Status Store::remove(const ImageId& id, Dependents dependents) const {
         return fail(Errc::conflict, "image {} is {} of {}: remove that first", id, as, image.id);
   }
   YADO_PASS(remove_directory(root_ / id.str(), id));
+  forget_use(id);
   return forget_indices(id);
 }
 
@@ -225,6 +227,10 @@ Status Store::forget_indices(const ImageId& id) const {
   YADO_PASS(check_id(id));
   return remove_directory(root_ / fmt::format("{}{}", indices_prefix, id), id);
 }
+
+fs::path Store::use_file(const ImageId& id) const { return root_ / fmt::format("{}{}", use_prefix, id); }
+
+void Store::forget_use(const ImageId& id) const { ::unlink(use_file(id).c_str()); }
 
 Result<Held> Store::find(const ImageId& id) const {
   auto manifest = read(id);

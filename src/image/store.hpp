@@ -6,6 +6,7 @@
 //   <root>/.draft-<image id>-<random>/     being written; swept when the store is opened
 //   <root>/.removed-<image id>-<random>/   being deleted; swept, too
 //   <root>/.indices-<image id>/            of an image that lies elsewhere: its manifest and the indices of its pages
+//   <root>/.use-<image id>                 of an image: in which order its pages were used after its cut (working_set.hpp)
 //   <root>/.lock
 //
 // Owned by one agent (an flock says so). Not thread-safe for the same image; different images may be handled by
@@ -101,6 +102,10 @@ class Store {
   std::vector<ImageId> kept() const;
   /// They go, whatever becomes of an image of that name.
   Status forget_indices(const ImageId& id) const;
+  /// Where it lies, or would lie, in which order an image's pages were used after its cut: known only when the image is long there, and not of it.
+  /// Whoever writes it replaces the whole file; it goes with the image.
+  std::filesystem::path use_file(const ImageId& id) const;
+  void forget_use(const ImageId& id) const;
   /// The image, or what is kept of it; the image when there are both. `not_found` when there is neither.
   Result<Held> find(const ImageId& id) const;
   /// The directory of a part; valid while the image exists.

@@ -250,6 +250,19 @@ TEST_F(ImageStoreTest, RemovingLeavesNothingAndCanBeRepeated) {
   EXPECT_EQ(entries(), std::vector<std::string>{".lock"});
 }
 
+TEST_F(ImageStoreTest, TheOrderOfUseIsNotOfTheImageAndGoesWithIt) {
+  make();
+  put_file(store_->use_file(id), "advice");
+  EXPECT_EQ(verify_error(), "(verified)");
+  put_file(store_->use_file(ImageId("gone-img.1")), "of an image that is not there any more");
+  reopen();
+  EXPECT_TRUE(fs::exists(store_->use_file(id)));
+  EXPECT_FALSE(fs::exists(store_->use_file(ImageId("gone-img.1"))));
+  EXPECT_EQ(store_->list().size(), 1u);
+  EXPECT_TRUE(store_->remove(id));
+  EXPECT_EQ(entries(), std::vector<std::string>{".lock"});
+}
+
 // Sparse files, and parts of pages whose index proves the log.
 
 TEST_F(ImageStoreTest, HolesCountAsTheZerosThatTheyAre) {

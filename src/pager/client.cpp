@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "os/file.hpp"
+#include "pager/order_of_use.hpp"
 
 namespace yado::pager {
 using nlohmann::json;
@@ -17,7 +18,7 @@ constexpr std::size_t longest_call = 1_MiB;
 json error_of(const Error& error) { return {{"error", {{"code", name_of(error.code)}, {"message", error.message}}}}; }
 
 Client::Client(os::Fd socket, ServedMemory& memory)
-    : socket_(std::move(socket)), config_(memory.config), pager_(memory.pager), network_(memory.network), watch_(memory.watch), checkpoint_(socket_, memory), move_(memory) {}
+    : socket_(std::move(socket)), config_(memory.config), pager_(memory.pager), network_(memory.network), watch_(memory.watch), kept_(memory.kept), checkpoint_(socket_, memory), move_(memory) {}
 
 void Client::serve() {
   std::string heard;
@@ -57,6 +58,7 @@ Result<json> Client::answer(const json& call) {
   }
   if (what == "own") return own(call);
   if (!network_.owns()) return fail(Errc::conflict, "\"{}\": this memory is not inherited yet", what);
+  if (what == "used") return used(call);
   if (what == "servers") return servers(call);
   if (what == "drained") {
     YADO_TRY(network_.servers().drained(), "memory");
@@ -78,6 +80,16 @@ Result<json> Client::servers(const json& call) {
   const auto set_limit = [&] { pager_.set_local_limit(local_bytes.get<std::uint64_t>() / page_bytes); };
   YADO_ASSIGN(const auto notes, network_.servers().change(wanted, set_limit), "memory");
   return json{{"notes", notes}};
+}
+
+Result<json> Client::used(const json& call) {
+  const std::lock_guard lock(kept_.mutex);
+  const auto cut = image::CutId::from_hex(call.value("cut", ""));
+  if (cut.none() || cut != kept_.cut) return fail(Errc::conflict, "used: the last cut is another");
+  const std::vector<PageNumber> order = pager_.used_since_cut();
+  if (order.empty()) return fail(Errc::not_found, "used: no page, or the next checkpoint is under way");
+  YADO_TRY(replace_order_of_use(call.value("into", ""), pager_.pages(), order), "used");
+  return json{{"pages", order.size()}};
 }
 
 Result<json> Client::own(const json& call) {

@@ -31,6 +31,7 @@ class Client {
   Result<nlohmann::json> answer(const nlohmann::json& call);
   Result<nlohmann::json> servers(const nlohmann::json& call);
   Result<nlohmann::json> own(const nlohmann::json& call);
+  Result<nlohmann::json> used(const nlohmann::json& call);
   nlohmann::json figures() const;
   nlohmann::json saving_json() const;
 
@@ -39,6 +40,7 @@ class Client {
   Pager& pager_;
   Network& network_;
   std::shared_ptr<SaveWatch> watch_;
+  KeptCut& kept_;
   CheckpointCalls checkpoint_;
   MoveCalls move_;
 };

@@ -93,6 +93,7 @@ Result<json> CheckpointCalls::copy() {
 
 Result<json> CheckpointCalls::finish() {
   YADO_TRY(pager_.copy_rest(), "checkpoint");  // first of all: the workload waits for these pages
+  pager_.watch_use();
   const auto shares = saving_->save.finish();
   if (!shares) return std::unexpected(shares.error());
   YADO_TRY(write_order_of_use(part_, pager_.pages(), pager_.order_of_use()), "checkpoint");

@@ -130,18 +130,25 @@ Result<std::span<const PageNumber>> GuestMemory::faults(std::span<PageNumber> sp
   return space.first(count);
 }
 
-Result<bool> GuestMemory::map(PageNumber page, Writes writes) const {
-  for (;;) {
+Result<bool> GuestMemory::map(PageRun run, Writes writes) const {
+  while (run.pages > 0) {
     uffdio_continue call{};
-    call.range = state_->range(page, 1);
+    call.range = state_->range(run.first, run.pages);
     call.mode = writes == Writes::noticed ? UFFDIO_CONTINUE_MODE_WP : 0;
     if (::ioctl(state_->faults.get(), UFFDIO_CONTINUE, &call) == 0) return true;
-    if (errno == EAGAIN) continue;  // the address space is changing
-    if (errno == EFAULT) return false;
-    if (errno != EEXIST) return fail_errno(fmt::format("UFFDIO_CONTINUE of page {}", page));
-    YADO_TRY(wake({page, 1}), "map");
-    return true;
+    const int error = errno;
+    std::uint32_t done = call.mapped > 0 ? static_cast<std::uint32_t>(call.mapped / static_cast<std::int64_t>(page_bytes)) : 0;
+    if (done == 0 && error == EFAULT) return false;
+    if (done == 0 && error == EEXIST) {  // that one is in view
+      YADO_TRY(wake({run.first, 1}), "map");
+      done = 1;
+    } else if (done == 0 && error != EAGAIN) {  // EAGAIN: the address space is changing
+      return fail_errno(error, fmt::format("UFFDIO_CONTINUE of page {}", run.first));
+    }
+    run.first += done;
+    run.pages -= done;
   }
+  return true;
 }
 
 Status GuestMemory::place(PageNumber first, std::span<const std::byte> contents, Writes writes) const {

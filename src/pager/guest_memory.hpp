@@ -46,7 +46,7 @@ class GuestMemory {
   Result<std::span<const PageNumber>> faults(std::span<PageNumber> space) const;
 
   /// Into view, as it lies in the file, and wakes who waits. False: it is not in the file.
-  Result<bool> map(PageNumber page, Writes writes) const;
+  Result<bool> map(PageRun run, Writes writes) const;
   /// Into the file and into view, pages in a row that are not in the file, and wakes who waits.
   Status place(PageNumber first, std::span<const std::byte> contents, Writes writes) const;
   Status wake(const PageRun& pages) const;

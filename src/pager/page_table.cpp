@@ -65,8 +65,9 @@ void PageTable::fault(PageNumber page, Actions& out) {
       entry.ticket = 0;
       map(page, out);
       break;
-    case PageState::local:  // the report is old, or the page was unmapped behind our back (the kernel may)
-      out.push_back(Map{page});
+    case PageState::local:  // the report is old, or the page was taken out of view without the table (by Pager::watch_use, or by the kernel)
+      unlink(active_, page);
+      map(page, out);
       break;
   }
   balance(out);

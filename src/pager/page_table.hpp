@@ -44,7 +44,10 @@ struct TableLimits {
 };
 
 /// Make the page visible to the guest as it lies in the file (UFFDIO_CONTINUE), or, where it is visible, wake who waits.
-struct Map { PageNumber page; };
+struct Map {
+  PageNumber page;
+  std::uint32_t pages = 1;  ///< from there on; the table asks for one at a time
+};
 /// Get these, ascending, and put them into place; report `fetched`, all together or piece by piece.
 struct Fetch { std::vector<PageNumber> pages; bool urgent; };
 /// Take these out of the guest's view; nothing to report.

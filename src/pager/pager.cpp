@@ -32,7 +32,7 @@ struct Match : Visitors... {
 Pager::Pager(GuestMemory& memory, RemoteMemory& remote, asio::any_io_executor network, const Options& options)
     : memory_(memory), remote_(remote), network_(std::move(network)), options_(options),
       blocks_(block_pages * page_bytes), stop_event_(::eventfd(0, EFD_CLOEXEC)), retry_(network_), prefetch_timer_(network_), table_(options.limits),
-      pace_(os::now()), changed_(memory.pages()), changed_since_fix_(memory.pages()), seen_wanted_(memory.pages()) {
+      pace_(os::now()), changed_(memory.pages()), changed_since_fix_(memory.pages()), watched_(memory.pages()) {
   fault_thread_ = std::thread([this] { serve_faults(); });
   evict_thread_ = std::thread([this] { serve_evictions(); });
 }
@@ -77,12 +77,36 @@ void Pager::tell_table(Event event) {
   if (broken) give_up(*broken);
 }
 
+/// A page that was out of view only to see its use comes back with its block, as the kernel's own fault-around does: one trap for all of it.
+void Pager::note_use(PageNumber page, Instant now, Actions& actions) {
+  if (use_) use_->used(page, now);
+  if (!watched_.test(page)) return;
+  const PageNumber first = page / watch_block_ * watch_block_, end = std::min(first + watch_block_, memory_.pages());
+  Map run{first, 0};
+  const auto show = [&] {
+    if (run.pages > 0) actions.push_back(run);
+  };
+  for (PageNumber at = first; at < end; ++at) {
+    if (at == page || !watched_.test(at) || table_.state(at) != PageState::local) continue;
+    if (use_) use_->used(at, now);
+    if (run.page + run.pages != at) {
+      show();
+      run = {at, 0};
+    }
+    ++run.pages;
+  }
+  show();
+}
+
 /// In their order: what the threads are told is queued under the lock.
 Status Pager::perform(Actions& actions) {
   for (Action& action : actions) {
     if (const Map* map = std::get_if<Map>(&action)) {
-      if (rest_ && rest_->test(map->page)) YADO_TRY(copy_rest({&map->page, 1}), "page in");
-      const auto mapped = memory_.map(map->page, writes_);
+      for (PageNumber page = map->page; page < map->page + map->pages; ++page) {
+        if (rest_ && rest_->test(page)) YADO_TRY(copy_rest({&page, 1}), "page in");
+        watched_.reset(page);
+      }
+      const auto mapped = memory_.map({map->page, map->pages}, writes_);
       if (!mapped) return std::unexpected(mapped.error());
       if (!*mapped) return fail(Errc::internal, "page {} should be in the memory file and is not", map->page);
       continue;
@@ -120,7 +144,7 @@ void Pager::serve_faults() {
     for (const PageNumber page : *faults)
       tell_table([&](Actions& actions) {
         table_.fault(page, actions);
-        note_wanted(page);
+        note_use(page, now, actions);
         if (!table_.needs_remote(page)) return;
         waiting_since_.try_emplace(page, now);
         pace_.wished(now);
@@ -228,12 +252,20 @@ void Pager::serve_evictions() {
   ::pthread_setname_np(::pthread_self(), "evictions");
   for (;;) {
     Action job;
+    bool watch = false;
     {
       std::unique_lock lock(jobs_mutex_);
-      jobs_there_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
+      jobs_there_.wait(lock, [&] { return stopping_ || !jobs_.empty() || watch_from_; });
       if (stopping_) return;
-      job = std::move(jobs_.front());
-      jobs_.pop_front();
+      watch = jobs_.empty();
+      if (!watch) {
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+    }
+    if (watch) {
+      if (const Status done = watch_piece(); !done) return give_up(done.error());
+      continue;
     }
     const Status done = std::visit(Match{[&](const Unmap& unmap) { return this->unmap(unmap.pages); },
                                          [&](const Evict& evict) { return this->evict(evict); },
@@ -293,6 +325,59 @@ Status Pager::evict(const Evict& evict) {
     });
   });
   return {};
+}
+
+/// A trap costs some 65 us whatever it brings back, a page in it 0.3 (adr/0010): so few of them that a process which uses all of its memory in the
+/// first seconds loses a twentieth of them at most. Finer than the kernel's fault-around (64 KiB) it is never.
+void Pager::watch_use() {
+  constexpr PageNumber most_traps = 2048, least = 16;
+  {
+    const std::lock_guard lock(table_mutex_);
+    watch_block_ = std::bit_ceil(std::max(least, table_.counts().mapped / most_traps));
+  }
+  {
+    const std::lock_guard lock(jobs_mutex_);
+    watch_from_ = 0;
+  }
+  jobs_there_.notify_one();
+}
+
+void Pager::watch_no_more() {
+  const std::lock_guard lock(jobs_mutex_);
+  watch_from_.reset();
+}
+
+/// Small: whoever puts pages into place waits for it. What is being put there is not of it: a trap of a page that the table takes for one on its way
+/// would be answered by nobody.
+Status Pager::watch_piece() {
+  constexpr PageNumber piece = 512;
+  PageNumber from = 0;
+  {
+    const std::lock_guard lock(jobs_mutex_);
+    if (!watch_from_) return {};
+    from = *watch_from_;
+  }
+  const std::lock_guard placing(placing_mutex_);
+  std::vector<PageNumber> pages;
+  {
+    const std::lock_guard lock(table_mutex_);
+    for (PageNumber page = from; page < std::min(from + piece, memory_.pages()); ++page) {
+      if (table_.state(page) != PageState::local) continue;
+      watched_.set(page);
+      pages.push_back(page);
+    }
+  }
+  if (!pages.empty()) YADO_TRY(unmap(pages), "watch its use");
+  const std::lock_guard lock(jobs_mutex_);
+  if (watch_from_ != from) return {};  // it was ended, or begun anew
+  if (from + piece < memory_.pages()) watch_from_ = from + piece;
+  else watch_from_.reset();
+  return {};
+}
+
+bool Pager::watching() const {
+  const std::lock_guard lock(jobs_mutex_);
+  return watch_from_.has_value();
 }
 
 /// Asked after they were read: who used a page since it was unmapped has undone its eviction, and what was read of it may be of any time.
@@ -398,23 +483,21 @@ void Pager::note_written(std::span<const PageRun> runs) {
   }
 }
 
-void Pager::note_wanted(PageNumber page) {
-  if (!fixed_ || seen_wanted_.test(page)) return;
-  seen_wanted_.set(page);
-  wanted_since_fix_.push_back(page);
-}
-
 std::vector<PageNumber> Pager::order_of_use() const {
-  std::vector<PageNumber> order;
-  PageBits listed(memory_.pages());
+  std::optional<UseOrder> use;
   {
     const std::lock_guard lock(table_mutex_);
-    order = wanted_since_fix_;
-    listed = seen_wanted_;
+    use = use_;
   }
+  std::vector<PageNumber> order = use ? use->order() : std::vector<PageNumber>();
   for (const PageNumber page : by_recency())
-    if (!listed.test(page)) order.push_back(page);
+    if (!use || !use->has(page)) order.push_back(page);
   return order;
+}
+
+std::vector<PageNumber> Pager::used_since_cut() const {
+  const std::lock_guard lock(table_mutex_);
+  return use_ && !fixed_ ? use_->order() : std::vector<PageNumber>();
 }
 
 /// The kernel forgets what it tells.
@@ -556,6 +639,7 @@ Result<Pager::Cut> Pager::fix_save() {
     const std::lock_guard lock(table_mutex_);
     fixing_ = true;
   }
+  watch_no_more();
   YADO_TRY(note_written_pages(), "checkpoint");
   Cut cut{here(), PageBits(memory_.pages())};
   std::vector<PageNumber> rest;
@@ -566,8 +650,7 @@ Result<Pager::Cut> Pager::fix_save() {
     rest_.emplace(memory_.pages());
     for (const PageNumber page : rest) rest_->set(page);
     changed_since_fix_.clear();
-    wanted_since_fix_.clear();
-    seen_wanted_.clear();
+    use_.emplace(memory_.pages(), os::now());
     fixed_ = true;
     fixing_ = false;
   }
@@ -631,8 +714,7 @@ void Pager::end_save(bool kept) {
   if (kept) changed_ = changed_since_fix_;
   has_cut_ = kept || has_cut_;
   fixed_ = false;
-  wanted_since_fix_ = {};
-  seen_wanted_.clear();
+  if (!kept) use_.reset();
   save_.reset();
 }
 

@@ -29,6 +29,7 @@
 #include "pager/page_table.hpp"
 #include "pager/remote_memory.hpp"
 #include "pager/save_progress.hpp"
+#include "pager/use_order.hpp"
 
 namespace yado::pager {
 
@@ -98,13 +99,20 @@ class Pager {
     PageBits changed;  ///< belongs into the image, wherever it is
   };
   Result<Cut> fix_save();
-  /// Until end_save(): what a process that goes on from the cut is likely to want. First what this one has wanted since, in that order, as far as it
-  /// trapped (was elsewhere, or out of view); then what is here, the last one seen in use first.
-  std::vector<PageNumber> order_of_use() const;
   /// Takes what is left into memory. Until this nothing leaves.
   Status copy_rest();
+  /// After copy_rest(): what is in view is taken out of it, piece by piece while nothing has to leave, so that its use traps and is seen.
+  void watch_use();
+  /// That is not done yet.
+  bool watching() const;
+  /// Until end_save(): what a process that goes on from the cut is likely to want. First what this one has wanted since, in that order, as far as it
+  /// was noticed; then what is here, the last one seen in use first.
+  std::vector<PageNumber> order_of_use() const;
   Status finish_save(const SaveSink& sink);
   void end_save(bool kept);
+  /// In which order pages were used in the first seconds (use_window) after the last cut that was kept; until they are over, as far as they have
+  /// come. Nothing while the next checkpoint stands between its cut and its end, and without any.
+  std::vector<PageNumber> used_since_cut() const;
   /// Pages that are here and have yet to be saved; none without a checkpoint. What is written between two rounds is not known of yet.
   std::uint64_t unsaved() const;
 
@@ -134,7 +142,9 @@ class Pager {
   void serve_evictions();
   Status perform(Actions& actions);                 // table_mutex_ is held
   void note_written(std::span<const PageRun> runs);  // the same
-  void note_wanted(PageNumber page);                 // the same
+  void note_use(PageNumber page, Instant now, Actions& actions);  // the same
+  Status watch_piece();
+  void watch_no_more();
   void fetch(std::vector<PageNumber> pages);
   Status place(const Piece& piece);
   Status evict(const Evict& evict);
@@ -191,19 +201,21 @@ class Pager {
   PageBits changed_since_fix_;                            // guarded by table_mutex_
   std::optional<SaveProgress> save_;                      // guarded by table_mutex_
   bool fixed_ = false;                                    // guarded by table_mutex_
-  std::vector<PageNumber> wanted_since_fix_;              // guarded by table_mutex_; each once
-  PageBits seen_wanted_;                                  // the same
+  std::optional<UseOrder> use_;                           // guarded by table_mutex_; since the last cut
+  PageNumber watch_block_ = 1;                            // the same: how many pages come back at once
+  PageBits watched_;                                      // guarded by table_mutex_: out of view only so that their use is seen, or used since
   bool fixing_ = false;                                   // guarded by table_mutex_: it is being decided what the cut has here; nothing is punched meanwhile
   std::optional<PageBits> rest_;                          // guarded by table_mutex_: of the cut, has yet to be copied
   std::condition_variable punches_allowed_;
   bool has_cut_ = false;                                  // changed by the owner's thread, with table_mutex_
   std::map<PageNumber, std::vector<std::byte>> last_;     // the newest that was copied; empty: zeros. The owner's thread; while rest_ is there guarded by table_mutex_
 
-  std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held
+  mutable std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held
   std::condition_variable jobs_there_;
   std::condition_variable job_done_;
   std::deque<Action> jobs_;                               // guarded by jobs_mutex_
   std::uint64_t jobs_told_ = 0, jobs_done_ = 0;           // guarded by jobs_mutex_
+  std::optional<PageNumber> watch_from_;                  // guarded by jobs_mutex_: what is before it was taken out of view already
   bool stopping_ = false;                                 // guarded by jobs_mutex_
 
   std::thread fault_thread_, evict_thread_;

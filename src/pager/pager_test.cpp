@@ -4,6 +4,7 @@
 #include <future>
 #include <numeric>
 
+#include "os/clock.hpp"
 #include "pager/paged_testing.hpp"
 
 namespace yado::pager {
@@ -321,6 +322,7 @@ TEST_F(PagerLiveTest, ALiveCheckpointHoldsTheNewestOfEveryPageThatIsHere) {
     Log last = log;
     ASSERT_TRUE(pager_->finish_save(last.sink()));
     expect_newest(*cut, last, at_cut);
+    pager_->watch_use();  // goes on during the next one
     if (image > 0) expect_right(paged_->hear());
     EXPECT_LT(last.puts - log.puts, pages / 2);
     if (image == 3) {
@@ -356,6 +358,40 @@ TEST_F(PagerLiveTest, TheOrderOfUseBeginsWithWhatWasWantedSinceTheCut) {
   }
 }
 
+/// What is here and in view is read without a trap: it is taken out of view for that, and comes back in blocks of 16 pages (of so small a memory).
+TEST_F(PagerLiveTest, AfterTheCutItIsSeenInWhichOrderPagesAreUsedThatAreHere) {
+  start(pages);
+  EXPECT_EQ(paged_->ask("f"), fmt::format("ok pages={}", pages));
+  for (const std::vector<PageNumber>& places : {std::vector<PageNumber>{pages / 2 + 5, 3, pages - 1}, std::vector<PageNumber>{pages / 4, pages / 2 + 5}}) {
+    ASSERT_TRUE(pager_->begin_save(false));
+    ASSERT_TRUE(pager_->save_round([](PageNumber, const std::byte*) { return Status(); }));
+    ASSERT_TRUE(pager_->fix_save());
+    EXPECT_TRUE(pager_->used_since_cut().empty()) << "of the last cut it is too late, of this one too early";
+    ASSERT_TRUE(pager_->copy_rest());
+    pager_->watch_use();
+    while (pager_->watching()) std::this_thread::yield();
+    std::vector<PageNumber> wanted;
+    const Instant begun = os::now();
+    for (const PageNumber page : places) {
+      paged_->ask(fmt::format("t {} {}", page, page));
+      wanted.push_back(page);
+      for (PageNumber at = page / 16 * 16; at < std::min<PageNumber>(page / 16 * 16 + 16, pages); ++at)
+        if (at != page) wanted.push_back(at);
+    }
+    if (os::now() - begun > use_window / 2) GTEST_SKIP() << "the machine is too busy for that";
+    std::vector<PageNumber> order = pager_->order_of_use();
+    ASSERT_EQ(order.size(), pages);
+    EXPECT_TRUE(std::ranges::equal(std::span(order).first(wanted.size()), wanted)) << ::testing::PrintToString(std::span(order).first(wanted.size()));
+    pager_->end_save(true);
+    EXPECT_EQ(pager_->used_since_cut(), wanted);
+  }
+  ASSERT_TRUE(pager_->begin_save(true));
+  ASSERT_TRUE(pager_->fix_save());
+  pager_->end_save(false);
+  EXPECT_TRUE(pager_->used_since_cut().empty()) << "of a cut that was not kept";
+  expect_right(paged_->ask("v"));
+}
+
 /// Whoever stands still for a checkpoint may want a page before it can go on, as QEMU's devices do.
 TEST_F(PagerLiveTest, BetweenTheCutAndItsCopyPagesComeAlthoughThereIsNoRoom) {
   start(pages / 4);
@@ -382,6 +418,8 @@ TEST_F(PagerLiveTest, AnIncrementalCheckpointMissesNoChangedPageWhereverItWent) 
   const auto first = pager_->fix_save();
   ASSERT_TRUE(first);
   const auto old = contents(first->here);
+  ASSERT_TRUE(pager_->copy_rest());
+  pager_->watch_use();
   pager_->end_save(true);
   expect_right(paged_->ask("w 300 20"));
   expect_right(paged_->ask("v"));  // everything moves once

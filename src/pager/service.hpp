@@ -24,6 +24,9 @@
 //   finish                                              shares: [{host, pages, bytes, sum}], base_cut: empty if all was saved,
 //                                                       bytes_per_second: the limit of each host, 0: none
 //   keep                                                shares, now with the sum of each server's manifest
+//   used      cut, into                                 —             (the order in which pages were used in the first seconds after that cut, as far
+//                                                                     as they are over: a file, docs/formats/pages.md, "working-set". Error conflict:
+//                                                                     the last cut that was kept is another)
 //   leave     to                                        pages, left   (another main host is to go on: write_back.hpp. `to`: its name)
 //   inherit   config: another configuration             —             (of one that waits: the first call, and the only one until it is answered.
 //                                                                     What it is to inherit it only reads, until `own`)
@@ -87,6 +90,7 @@ struct ServiceConfig {
   /// What to restore: of each image of the chain, the self-contained one first, the directories of its parts of pages, as far as they are on
   /// this host; of a chain of several, of all its parts, perhaps without their logs.
   std::vector<std::vector<std::filesystem::path>> image;
+  std::filesystem::path use;      ///< file: in which order pages of `image` were used after its cut; empty: not known
   std::filesystem::path left_in;  ///< directory with what else was left of an inherited memory: the order of use, and what changed since an image; empty: nothing
   /// It does not know yet what it is to inherit: lets the process go and waits to be told (`inherit`). No server is asked before; whoever of the
   /// process touches the memory waits, too.

@@ -53,7 +53,7 @@ std::string to_text(const ServiceConfig& config) {
   return json{{"control", config.control.native()}, {"memory_bytes", config.memory_bytes}, {"local_bytes", config.local_bytes},
               {"prefetch_pages", config.prefetch_pages}, {"copies", config.copies}, {"parity", config.parity}, {"save_bytes_per_second", config.save_bytes_per_second}, {"session", config.session}, {"epoch", config.epoch},
               {"identity", config.identity.native()}, {"servers", std::move(servers)}, {"image", std::move(images)},
-              {"left_in", config.left_in.native()}, {"waits", config.waits}}
+              {"use", config.use.native()}, {"left_in", config.left_in.native()}, {"waits", config.waits}}
       .dump(2);
 }
 
@@ -72,6 +72,7 @@ Result<ServiceConfig> config_from_text(std::string_view text) {
     all.at("session").get_to(config.session);
     all.at("epoch").get_to(config.epoch);
     for (const json& one : all.at("servers")) config.servers.push_back(server_from_json(one));
+    config.use = all.value("use", "");
     config.left_in = all.at("left_in").get<std::string>();
     config.waits = all.value("waits", false);
     for (const json& one : all.at("image")) {

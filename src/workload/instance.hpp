@@ -115,6 +115,8 @@ class Instance {
   virtual bool runs_during_checkpoint() const { return false; }
   /// Its memory lies here and on the hosts of `split` from now on. Returns when it does: what is not quite as asked for.
   virtual Result<std::string> resplit(const Split& /*split*/) const { return fail(Errc::unsupported, "all of its memory is on this host"); }
+  /// In which order its memory was used in the first seconds after `cut` of a checkpoint, as far as they are over: into a file, for restores.
+  virtual Status used(const std::string& /*cut*/, const std::filesystem::path& /*into*/) const { return fail(Errc::unsupported, "nobody sees how it uses its memory"); }
   /// Runs a program inside and waits for it.
   virtual Result<os::ExitStatus> exec(const std::vector<std::string>& command, const ExecIo& io) const = 0;
   /// Returns when the start-up is complete, as seen from outside. `already`: how long it has been running.

@@ -50,6 +50,13 @@ TEST_F(SplitVmTest, AVirtualMachineOnSeveralHostsOutlivesItsMainHost) {
     // The copy of the whole is where the main image's copy is; that host's own share is there already.
     for (const std::string& copy : holders(image)) EXPECT_TRUE(copy == "h1" || held.contains(copy)) << host << " not on " << copy;
   }
+  // In which order it is used is known some seconds later, on whichever host it is raised.
+  for (const std::string& host : holders(image)) {
+    const auto order = cluster().host_directory(host) / "images" / (".use-" + image);
+    EXPECT_TRUE(load->wait_for([&](const drill::Sample&) { return std::filesystem::exists(order); }, generous)) << order;
+  }
+  const Ended shown = cluster().yado({"images", "show", image});
+  EXPECT_NE(shown.output.find("in the first seconds after it"), std::string::npos) << shown.output;
   const std::uint64_t before = cluster().epoch("bigvm");
   const std::uint64_t since = cluster().newest_event();
   ASSERT_OK(cluster().fault("host-silent", "h1"));

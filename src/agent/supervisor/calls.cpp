@@ -42,6 +42,7 @@ Result<std::optional<json>> Supervisor::call(const std::string& what, const json
   if (what == "checkpoint") return checkpoint(message, asked);
   if (what == "hand_over") return hand_over(message, asked);
   if (what == "resplit") return resplit(message, asked);
+  if (what == "used") return used(message, asked);
   if (what == "exec") return exec(message, asked);
   if (what == "console") return console(message, asked);
   if (what == "wait_startup") return wait_startup(message, asked);
@@ -308,6 +309,21 @@ Result<std::optional<json>> Supervisor::resplit(const json& message, Asked asked
     return json{{"detail", detail}};
   }), "resplit");
   operations_.push_back({asked, "resplit", std::move(operation), [](Result<json> result, const Operation&) { return result; }});
+  return std::optional<json>{};
+}
+
+/// Not by this thread, which keeps the lease: the file's disk may take its time.
+Result<std::optional<json>> Supervisor::used(const json& message, Asked asked) {
+  YADO_TRY(need_instance(), "used");
+  std::string cut, into;
+  Status status;
+  api::Fields(message, "", status).required("cut", cut).required("into", into);
+  YADO_TRY(status, "used");
+  YADO_ASSIGN(Operation operation, begin([&](int) -> Result<json> {
+    YADO_TRY(instance_->used(cut, into), "used");
+    return json::object();
+  }), "used");
+  operations_.push_back({asked, "used", std::move(operation), [](Result<json> result, const Operation&) { return result; }});
   return std::optional<json>{};
 }
 

@@ -74,6 +74,7 @@ class Supervisor {
   Result<std::optional<json>> checkpoint(const json& message, Asked asked);
   Result<std::optional<json>> hand_over(const json& message, Asked asked);
   Result<std::optional<json>> resplit(const json& message, Asked asked);
+  Result<std::optional<json>> used(const json& message, Asked asked);
   Result<std::optional<json>> exec(const json& message, Asked asked);
   Result<std::optional<json>> wait_startup(const json& message, Asked asked);
   Result<std::optional<json>> promote(const json& message, Asked asked);

@@ -30,6 +30,7 @@
 //   console       input (base64), wait_ms                     taken: how many bytes, as soon as it has taken all; both at the latest after wait_ms (at most 5 s)
 //   signal        number                                      —
 //   memory                                                    where the pages of a VM with split memory are (pager/service.hpp, figures)
+//   used          cut, into                                   —            (in which order a VM used its memory after that cut: a file; pager/service.hpp)
 //   stats                                                     cpu_us, memory_bytes, memory_limit_kills
 //   log                                                       log (its last 16 KiB)
 //   promote       epoch, lease_ms, thaw                       —            (a standby becomes the owner)

@@ -192,6 +192,10 @@ class VmInstance final : public workload::Instance {
     if (vm_.pager().empty()) return Instance::memory();
     return ask_pager(vm_.pager(), R"({"do":"figures"})");
   }
+  Status used(const std::string& cut, const std::filesystem::path& into) const override {
+    if (vm_.pager().empty()) return Instance::used(cut, into);
+    return write_use(vm_.pager(), cut, into);
+  }
   Result<std::string> resplit(const Split& split) const override {
     if (vm_.pager().empty()) return Instance::resplit(split);
     YADO_ASSIGN(const auto notes, change_memory_servers(vm_.pager(), split.local_bytes, servers_of(split, vm_.memory_bytes())), "memory");
@@ -370,6 +374,7 @@ class VmDriver final : public workload::Driver {
         elsewhere[name.substr(share_prefix.size())].emplace_back(directory);
     }
     for (auto& [name, parts] : images) paging.config.image.push_back(std::move(parts));
+    if (const auto use = image.directories.find(std::string(use_key)); use != image.directories.end()) paging.config.use = use->second;
     for (pager::ServiceConfig::Server& server : paging.config.servers) {
       const auto load = image.properties.find(std::string(load_prefix) + server.host);
       if (load == image.properties.end()) continue;

@@ -31,6 +31,8 @@ std::unique_ptr<workload::Driver> make_driver(std::string name, const yado::VmSp
 // "base-NN/disk": those that its part "disk" lies on, the oldest first; none when it has all of its disks.
 // "shares": what each host saved, a line each: host, pages, bytes, sum of its manifest (a `-` for none). "cut": the instant. "base_cut": of a delta, that of its base.
 inline constexpr std::string_view share_prefix = "memory@", load_prefix = "load@", base_prefix = "base-";
+/// Among the directories of an image, but a file: in which order its pages were used after its cut.
+inline constexpr const char* use_key = "use";
 // What is handed over to another main host has no part "memory" but the property "servers": the sessions of memory servers that hold
 // all of it (pager::servers_from_text). Whoever goes on with it inherits them, once.
 inline constexpr const char* servers_property = "servers";

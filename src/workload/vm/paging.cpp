@@ -316,6 +316,11 @@ Result<std::vector<std::string>> change_memory_servers(const fs::path& control, 
   return json::parse(answer).value("notes", std::vector<std::string>());
 }
 
+Status write_use(const fs::path& control, const std::string& cut, const fs::path& into) {
+  YADO_TRY(ask_pager(control, json{{"do", "used"}, {"cut", cut}, {"into", into.native()}}.dump()), "memory");
+  return {};
+}
+
 Status wait_until_drained(const fs::path& control) {
   YADO_TRY(ask_pager(control, R"({"do":"drained"})"), "memory");
   return {};

@@ -146,5 +146,7 @@ Result<std::vector<std::string>> change_memory_servers(const std::filesystem::pa
                                                        const std::vector<pager::ServiceConfig::Server>& servers);
 /// Returns when nobody is being emptied any more. Error no_space: somebody could not be.
 Status wait_until_drained(const std::filesystem::path& control);
+/// In which order pages were used in the first seconds after a cut, as far as they are over, into a file (pager/service.hpp, `used`).
+Status write_use(const std::filesystem::path& control, const std::string& cut, const std::filesystem::path& into);
 
 }  // namespace yado::vm
