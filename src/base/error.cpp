@@ -42,7 +42,7 @@ const Row& row_of(Errc code) {
 
 Errc code_of_errno(int error_number) {
   switch (error_number) {
-    case ENOENT: case ESRCH: return Errc::not_found;
+    case ENOENT: case ESRCH: case ENODEV: return Errc::not_found;  // ENODEV: removed since it was opened (kernfs)
     case EEXIST: return Errc::already_exists;
     case EACCES: case EPERM: return Errc::permission;
     case ENOSPC: case EDQUOT: return Errc::no_space;

@@ -1,5 +1,6 @@
 #include "os/cgroup.hpp"
 
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <functional>
@@ -129,6 +130,27 @@ TEST_P(CgroupTest, RemoveKillsTheFrozenTooAndLeavesNoDirectory) {
     EXPECT_EQ((*ended)->signal, SIGKILL);
     EXPECT_FALSE(Cgroup::open(name_).has_value());
     EXPECT_FALSE(Cgroup::open(std::filesystem::path(name_).parent_path()).has_value());
+  });
+}
+
+/// Whoever kills it need not be who removes it: what is gone between the open and the read (ENODEV) has no processes.
+TEST_P(CgroupTest, AGroupThatIsRemovedMeanwhileHasNoProcesses) {
+  run_seeing(GetParam(), [&] {
+    std::atomic<bool> over{false};
+    Status listed;
+    std::thread reader([&] {
+      while (!over && listed)
+        if (auto group = Cgroup::open(name_))
+          if (auto all = group->processes(); !all) listed = std::unexpected(all.error());
+    });
+    for (int i = 0; i < 500 && !HasFailure(); ++i) {
+      auto group = Cgroup::create(name_);
+      EXPECT_OK(group);
+      if (group) EXPECT_OK(group->remove());
+    }
+    over = true;
+    reader.join();
+    EXPECT_OK(listed);
   });
 }
 
