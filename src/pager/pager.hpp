@@ -210,7 +210,7 @@ class Pager {
   bool has_cut_ = false;                                  // changed by the owner's thread, with table_mutex_
   std::map<PageNumber, std::vector<std::byte>> last_;     // the newest that was copied; empty: zeros. The owner's thread; while rest_ is there guarded by table_mutex_
 
-  mutable std::mutex jobs_mutex_;                                 // may be taken while table_mutex_ is held
+  mutable std::mutex jobs_mutex_;                         // may be taken while table_mutex_ is held
   std::condition_variable jobs_there_;
   std::condition_variable job_done_;
   std::deque<Action> jobs_;                               // guarded by jobs_mutex_
