@@ -23,7 +23,7 @@ struct Part {
   Status (*measure)(PagingBench&);
 };
 /// The last one kills hosts.
-constexpr Part parts[] = {{"touch", touch_hosts, measure_touches}, {"database", database_hosts, measure_database}, {"death", death_hosts, measure_deaths}};
+constexpr Part parts[] = {{"touch", touch_hosts, measure_touches}, {"database", database_hosts, measure_database}, {"restore", restore_hosts, measure_restores}, {"death", death_hosts, measure_deaths}};
 
 struct Options {
   PagingOptions paging;
@@ -84,7 +84,7 @@ int main_of(int argc, char** argv) {
   paging.guests = guests ? guests : "";
   std::vector<std::string> names;
   for (const Part& part : parts) names.emplace_back(part.name);
-  CLI::App app{"What it costs that memory lies on other hosts: page faults beside swap and beside the network alone, a database, the death of a memory server.", "./run bench paging"};
+  CLI::App app{"What it costs that memory lies on other hosts: page faults beside swap and beside the network alone, a database, its restore, the death of a memory server.", "./run bench paging"};
   app.add_option("--only", options.only, "These parts; the figures of the others stay as they are")->delimiter(',')->check(CLI::IsMember(names));
   app.add_option("--repeat", paging.repeat, "How often each variant meets each case")->check(CLI::Range(1, 100))->capture_default_str();
   app.add_flag("--quick", paging.quick, "Once, with less memory and fewer cases: to see that it works");

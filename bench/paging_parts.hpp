@@ -41,9 +41,11 @@ struct PagingBench {
 Status measure_touches(PagingBench& bench);
 /// "database …": PostgreSQL in a guest, of whose memory a share is local.
 Status measure_database(PagingBench& bench);
+/// "restore …": the same goes on from a checkpoint, with and without the order in which its pages were used after it.
+Status measure_restores(PagingBench& bench);
 /// "death …": a guest that writes, one of whose memory servers dies.
 Status measure_deaths(PagingBench& bench);
 /// Hosts that each of them needs, the main one included: one memory server gives what one link gives; of four, redundancy (parity, too) can be had again without a dead one.
-inline constexpr std::uint32_t touch_hosts = 2, database_hosts = 2, death_hosts = 5;
+inline constexpr std::uint32_t touch_hosts = 2, database_hosts = 2, restore_hosts = 2, death_hosts = 5;
 
 }  // namespace yado::bench

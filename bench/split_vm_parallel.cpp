@@ -2,17 +2,14 @@
 // but their images. The guest runs as soon as its devices are there; pages come from the images when they are touched, and in the
 // background.
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <thread>
 
 #include <nlohmann/json.hpp>
 
 #include "os/clock.hpp"
-#include "os/file.hpp"
 #include "split_vm_hosts.hpp"
+#include "split_vm_image.hpp"
 #include "split_vm_variant.hpp"
 #include "workload/vm/vm.hpp"
 
@@ -27,15 +24,6 @@ constexpr auto look_every = 10ms;                   // how exact restore_all_s i
 constexpr auto restore_limit = 300s;                // keeps a broken run from hanging
 
 double seconds_since(Instant begun) { return to_ms(os::now() - begun) / 1000; }
-
-/// One checkpoint: parts on the main host's disk, shares in the stores of the others.
-struct Image {
-  std::string name;
-  image::CutId cut;
-  vm::Saved saved;
-  std::vector<vm::MemoryShare> shares;
-  std::uint64_t bytes = 0;
-};
 
 Status make_directory(const fs::path& path) {
   std::error_code error;
@@ -68,7 +56,7 @@ class Parallel final : public Variant {
   Result<Outcome> measure(Rig& rig, const Case& one) override {
     YADO_ASSIGN(const WorkDirectories work, WorkDirectories::create(rig), name());
     Outcome outcome;
-    YADO_ASSIGN(const std::vector<Image> chain, save(rig, work, one, outcome), "checkpoint");
+    YADO_ASSIGN(const std::vector<SplitImage> chain, save(rig, work, one, outcome), "checkpoint");
     YADO_TRY(work.forget_cached(), "restore");
     YADO_TRY(restore(rig, work, one, chain, outcome), "restore");
     return outcome;
@@ -81,33 +69,16 @@ class Parallel final : public Variant {
     return made;
   }
 
-  /// Returns when everything is on the disks. A guest that stands still goes on standing still.
-  Result<Image> checkpoint(const vm::Vm& vm, const WorkDirectories& work, const Image* base) const {
-    Image image{.name = base ? "second" : "first", .cut = {}, .saved = {}, .shares = {}};
-    image.cut = image::CutId::of(image.name);
-    const fs::path directory = work.of(0) / image.name;
-    for (const char* part : {"device-state", "disk", "memory"}) YADO_TRY(make_directory(directory / part), "image");
-    vm::PagedMemory memory({.control = vm.pager(), .part = directory / "memory", .name = image.name, .cut = image.cut,
-                            .base_cut = base ? base->cut : image::CutId(), .progress = {}});
-    YADO_ASSIGN(image.saved, vm.save(directory / "device-state", directory / "disk", memory), "save");
-    YADO_TRY(memory.keep(), "save");
-    // Servers fsync their shares themselves, and the pager the main host's; this is for devices and directories.
-    YADO_ASSIGN(const os::Fd disk, os::open_path(directory, O_RDONLY | O_DIRECTORY), "save");
-    if (::syncfs(disk.get()) < 0) return fail_errno("sync the image");
-    image.shares = memory.shares();
-    return image;
-  }
-
-  Result<std::vector<Image>> save(Rig& rig, const WorkDirectories& work, const Case& one, Outcome& outcome) const {
+  Result<std::vector<SplitImage>> save(Rig& rig, const WorkDirectories& work, const Case& one, Outcome& outcome) const {
     YADO_ASSIGN(const SplitHosts hosts, SplitHosts::start(rig, work, one.hosts, spec_.memory_bytes), "hosts");
     YADO_ASSIGN(const vm::Place where, place(rig, work, hosts, one, "guest"), "boot");
     YADO_ASSIGN(vm::Vm vm, vm::Vm::start(spec_, where, qemu_), "boot");
     WriterGuest guest(vm.console());
     YADO_TRY(guest.wait_up(), "boot");
     YADO_TRY(guest.fill(), "boot");
-    std::vector<Image> chain;
+    std::vector<SplitImage> chain;
     if (incremental_) {
-      YADO_ASSIGN(Image first, checkpoint(vm, work, nullptr), "base");
+      YADO_ASSIGN(SplitImage first, take_image(vm, work, "first", nullptr), "base");
       chain.push_back(std::move(first));
       if (!one.load.live) YADO_TRY(guest.rewrite(incremental_share_percent), "before");
     }
@@ -117,7 +88,7 @@ class Parallel final : public Variant {
 
     const Instant begun = os::now();
     if (!one.load.live) YADO_TRY(vm.pause(), "stop");
-    YADO_ASSIGN(Image image, checkpoint(vm, work, chain.empty() ? nullptr : &chain.back()), "save");
+    YADO_ASSIGN(SplitImage image, take_image(vm, work, chain.empty() ? "first" : "second", chain.empty() ? nullptr : &chain.back()), "save");
     outcome.checkpoint_s = seconds_since(begun);
     if (!one.load.live) YADO_TRY(vm.resume(), "go on");
 
@@ -136,12 +107,12 @@ class Parallel final : public Variant {
     return hosts.store(server) / (image + "." + host) / ("pages-" + host);
   }
 
-  static Status spread_indices(const WorkDirectories& work, const SplitHosts& hosts, const std::vector<Image>& chain) {
-    for (const Image& image : chain)
+  static Status spread_indices(const WorkDirectories& work, const SplitHosts& hosts, const std::vector<SplitImage>& chain) {
+    for (const SplitImage& image : chain)
       for (std::size_t i = 0; i < hosts.servers().size(); ++i) {
         const fs::path share = share_of(hosts, i, image.name), beside = share.parent_path();
-        YADO_TRY(copy_index(share, work.of(0) / image.name / share.filename()), "main host");
-        YADO_TRY(copy_index(work.of(0) / image.name / "memory", beside / "pages-main"), "server");
+        YADO_TRY(copy_index(share, image.directory / share.filename()), "main host");
+        YADO_TRY(copy_index(image.directory / "memory", beside / "pages-main"), "server");
         for (std::size_t other = 0; other < hosts.servers().size(); ++other)
           if (const fs::path from = share_of(hosts, other, image.name); other != i) YADO_TRY(copy_index(from, beside / from.filename()), "server");
       }
@@ -149,20 +120,20 @@ class Parallel final : public Variant {
   }
 
   /// Every host has its share in its own store.
-  void use(const std::vector<Image>& chain, const WorkDirectories& work, const SplitHosts& hosts, vm::Paging& paging) const {
-    for (const Image& image : chain) {
-      auto& parts = paging.config.image.emplace_back(std::vector<fs::path>{work.of(0) / image.name / "memory"});
+  void use(const std::vector<SplitImage>& chain, const WorkDirectories& work, const SplitHosts& hosts, vm::Paging& paging) const {
+    for (const SplitImage& image : chain) {
+      auto& parts = paging.config.image.emplace_back(std::vector<fs::path>{image.directory / "memory"});
       for (std::size_t i = 0; i < hosts.servers().size(); ++i) {
-        if (incremental_) parts.push_back(work.of(0) / image.name / share_of(hosts, i, image.name).filename());
+        if (incremental_) parts.push_back(image.directory / share_of(hosts, i, image.name).filename());
         paging.config.servers[i].load.push_back(image.name + "." + hosts.servers()[i].str());
       }
     }
   }
 
   /// Until no server has anything left to read, and the main host is as full as it gets: a pager keeps up to an eighth of its share free.
-  Status wait_all_in(SplitHosts& hosts, const vm::Vm& vm, const std::vector<Image>& chain, std::uint64_t local_limit) const {
+  Status wait_all_in(SplitHosts& hosts, const vm::Vm& vm, const std::vector<SplitImage>& chain, std::uint64_t local_limit) const {
     std::uint64_t saved_here = 0;
-    for (const Image& image : chain)
+    for (const SplitImage& image : chain)
       for (const vm::MemoryShare& share : image.shares) saved_here += share.host.empty() ? share.bytes : 0;
     const std::uint64_t full = std::min(saved_here, local_limit) / 8 * 7;
     for (const Instant deadline = os::now() + restore_limit; os::now() < deadline; std::this_thread::sleep_for(look_every)) {
@@ -173,12 +144,12 @@ class Parallel final : public Variant {
     return fail(Errc::timed_out, "its memory is not in after {} s", restore_limit.count());
   }
 
-  Status restore(Rig& rig, const WorkDirectories& work, const Case& one, const std::vector<Image>& chain, Outcome& outcome) const {
+  Status restore(Rig& rig, const WorkDirectories& work, const Case& one, const std::vector<SplitImage>& chain, Outcome& outcome) const {
     const Instant begun = os::now();
     YADO_ASSIGN(SplitHosts hosts, SplitHosts::start(rig, work, one.hosts, spec_.memory_bytes), "hosts");
     YADO_ASSIGN(vm::Place where, place(rig, work, hosts, one, "restored"), "VM");
     use(chain, work, hosts, *where.paging);
-    const fs::path directory = work.of(0) / chain.back().name;
+    const fs::path& directory = chain.back().directory;
     vm::PagedMemory by_the_pager({});
     YADO_ASSIGN(vm::Vm vm, vm::Vm::restore(spec_, where, qemu_, {directory / "device-state", directory / "disk", chain.back().saved.properties}, by_the_pager, vm::Begin::paused), "VM");
     WriterGuest guest(vm.console());
