@@ -96,7 +96,7 @@ std::vector<std::string> build(const CommandLine& call) {
     add_object("-blockdev", {{"node-name", below}, {"driver", name_of(call.base_formats[i])}, {"read-only", true},
                              {"file", {{"driver", "file"}, {"filename", spec.disks[i].native()}}}});
     for (const fs::path& layer : call.layers[i]) {
-      add_object("-blockdev", {{"node-name", node_of(layer)}, {"driver", "qcow2"}, {"backing", below}, {"discard", "unmap"},
+      add_object("-blockdev", {{"node-name", node_of(layer)}, {"driver", "qcow2"}, {"backing", below}, {"discard", "unmap"}, {"read-only", is_shared(layer)},
                                {"file", {{"driver", "file"}, {"filename", layer.native()}, {"discard", "unmap"}}}});
       below = node_of(layer);
     }

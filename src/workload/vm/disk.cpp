@@ -169,6 +169,17 @@ Status copy_disk(const fs::path& from, const fs::path& to) {
   return {};
 }
 
+Status share_disk(const fs::path& from, const fs::path& to) {
+  if (::link(from.c_str(), to.c_str()) == 0) return {};
+  if (errno == EXDEV || errno == EMLINK || errno == EPERM || errno == EOPNOTSUPP) return copy_disk(from, to);
+  return fail_errno(fmt::format("disk {} as {}", from.native(), to.native()));
+}
+
+bool is_shared(const fs::path& layer) {
+  struct stat status {};
+  return ::stat(layer.c_str(), &status) == 0 && status.st_nlink > 1;
+}
+
 Status replace_content(const fs::path& from, const fs::path& to) {
   YADO_ASSIGN(const os::Fd source, os::open_path(from, O_RDONLY), "copy");
   YADO_ASSIGN(const os::Fd target, os::open_path(to, O_WRONLY | O_TRUNC), "copy");

@@ -5,6 +5,9 @@
 //
 // A save seals the last layer by putting a new one on top (disk_seal.hpp), and can then copy what is sealed while the
 // guest runs. A layer is called the same in QEMU as its file, without ".qcow2".
+//
+// A restore does not copy what an image has: its layers are the image's own files, by hard links, and nobody writes to a layer that has another name
+// (is_shared). The file system counts: when the image and all other instances of it are gone, the layer is like any other.
 
 #include <filesystem>
 #include <string>
@@ -39,7 +42,12 @@ Status make_overlay(const Qemu& qemu, const std::filesystem::path& base, const s
 /// error nothing is left at `to`.
 Status copy_disk(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// The same into a file that is there, and stays the same file. After an error it is neither the one nor the other.
+/// The same file under another name, or a copy where that cannot be (another file system). Who has it must not write to it: it may be shared. Errors: those of copy_disk.
+Status share_disk(const std::filesystem::path& from, const std::filesystem::path& to);
+/// The file has other names: an image's, or of another instance of that. One that is not there is not shared.
+bool is_shared(const std::filesystem::path& layer);
+
+/// As copy_disk, into a file that is there, and stays the same file. After an error it is neither the one nor the other.
 Status replace_content(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Data at the same offsets, holes and pages of zeros as holes, the same length.

@@ -82,14 +82,17 @@ Result<std::size_t> layers_ahead(const std::vector<fs::path>& layers, std::size_
   return names.size() - 1;
 }
 
-/// The upper ones of `layers[from]` … `layers[to - 1]` into the lowest.
-Status merge_into_lowest(Qmp& qmp, std::size_t disk, const std::vector<fs::path>& layers, std::size_t from, std::size_t to, nanoseconds limit) {
-  if (to < from + 2) return {};
+/// The upper ones of `layers[from]` … `layers[to - 1]` into the lowest that nobody shares. Returns how many of them are left then.
+Result<std::size_t> merge_into_lowest(Qmp& qmp, std::size_t disk, const std::vector<fs::path>& layers, std::size_t from, std::size_t to, nanoseconds limit) {
+  std::size_t kept = 0;
+  for (; from < to && is_shared(layers[from]); ++from) ++kept;
+  if (to < from + 2) return kept + (to - from);
   const json arguments = {{"job-id", fmt::format("merge-{}", disk)}, {"device", node_of(layers.back())},
                           {"top-node", node_of(layers[to - 1])}, {"base-node", node_of(layers[from])},
                           {"backing-file", layers[from].native()}};  // else what QEMU calls it, which may be too long for a header (seal_disks)
   YADO_TRY(qmp.execute("block-commit", arguments.dump(), limit), "disk merge");
-  return finish_merges(qmp, limit);
+  YADO_TRY(finish_merges(qmp, limit), "disk merge");
+  return kept + 1;
 }
 
 }  // namespace
@@ -135,7 +138,8 @@ Result<std::uint64_t> copy_sealed(const fs::path& directory, std::size_t disks, 
     if (!layers.empty()) layers.pop_back();  // written at this moment
     for (std::size_t at = without.empty() ? 0 : without[i]; at < layers.size(); ++at) {
       YADO_ASSIGN(const std::uint64_t size, allocated(layers[at]), "copy disks");
-      YADO_TRY(copy_disk(layers[at], to / layers[at].filename()), "copy disks");
+      const fs::path copy = to / layers[at].filename();
+      YADO_TRY(is_shared(layers[at]) ? share_disk(layers[at], copy) : copy_disk(layers[at], copy), "copy disks");
       bytes += size;
     }
   }
@@ -169,11 +173,10 @@ Status merge_sealed(Qmp& qmp, const fs::path& directory, std::size_t disks, nano
     const auto layers = layers_of(directory, i);
     if (layers.size() < 3) continue;
     const std::size_t sealed = layers.size() - 1, since = in_image[i];
-    YADO_TRY(merge_into_lowest(qmp, i, layers, 0, since, limit), "disk merge");
-    YADO_TRY(merge_into_lowest(qmp, i, layers, since, sealed, limit), "disk merge");
+    YADO_ASSIGN(const std::size_t kept, merge_into_lowest(qmp, i, layers, 0, since, limit), "disk merge");
+    YADO_ASSIGN(const std::size_t kept_since, merge_into_lowest(qmp, i, layers, since, sealed, limit), "disk merge");
     YADO_TRY(tidy_disks(qmp, directory, disks, limit), "disk merge");
-    const std::size_t wanted = since == 0 || since == sealed ? 2 : 3;
-    if (const auto left = layers_of(directory, i); left.size() > wanted) return fail(Errc::io, "disk merge: QEMU has not merged {}", left[left.size() - 2].native());
+    if (const auto left = layers_of(directory, i); left.size() > kept + kept_since + 1) return fail(Errc::io, "disk merge: QEMU has not merged {}", left[left.size() - 2].native());
   }
   return {};
 }

@@ -32,15 +32,16 @@ Status seal_disks(Qmp& qmp, const NewLayers& next, nanoseconds limit);
 /// ahead was merged with something newer since.
 Result<std::vector<std::size_t>> layers_ahead(const std::filesystem::path& directory, std::size_t disks, const std::vector<std::filesystem::path>& ahead);
 
-/// Copies the sealed layers of every disk, but for so many of the oldest (none: all of them). Returns how many bytes. Error `no_space`.
+/// Copies the sealed layers of every disk, but for so many of the oldest (none: all of them); what is shared already is shared with this image, too. Returns how many
+/// bytes they are. Error `no_space`.
 Result<std::uint64_t> copy_sealed(const std::filesystem::path& directory, std::size_t disks, const std::filesystem::path& to,
                                   const std::vector<std::size_t>& without = {});
 
 /// What the layers that are written take on the disk.
 Result<std::uint64_t> unsealed_bytes(const NewLayers& next);
 
-/// Tidies, and merges what is sealed, so that each disk has at most two layers, or three: what an image has that was kept (disk_mark.hpp) is not mixed
-/// with what was written since. `timed_out` when a merge makes no progress for `limit`. After an error the disk is as good as before, in
+/// Tidies, and merges what is sealed and not shared (disk.hpp), so that each disk has at most two such layers, or three: what an image has that was kept
+/// (disk_mark.hpp) is not mixed with what was written since. `timed_out` when a merge makes no progress for `limit`. After an error the disk is as good as before, in
 /// more layers.
 Status merge_sealed(Qmp& qmp, const std::filesystem::path& directory, std::size_t disks, nanoseconds limit);
 

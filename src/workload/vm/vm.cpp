@@ -345,7 +345,8 @@ Result<Vm> Vm::start(const VmSpec& spec, const Place& place, const Qemu& qemu, B
     // A layer without a header was never finished, so nobody has written to it.
     for (const fs::path& layer : layers_of(place.directory, i))
       if (format_of(layer).value_or(DiskFormat::qcow2) != DiskFormat::qcow2) ::unlink(layer.c_str());
-    if (layers_of(place.directory, i).empty()) YADO_TRY(make_overlay(qemu, spec.disks[i], first_layer(place.directory, i)), "start");
+    // The newest is written to.
+    if (const auto layers = layers_of(place.directory, i); layers.empty() || is_shared(layers.back())) YADO_TRY(make_overlay(qemu, spec.disks[i], next_layer(place.directory, i)), "start");
   }
   YADO_TRY(state->launch(newest_machine, false), "start");
   if (begin == Begin::running) YADO_TRY(yado::vm::resume(*state->monitor, qemu.limit), "start");
@@ -361,11 +362,11 @@ Result<Vm> Vm::restore(const VmSpec& spec, const Place& place, const Qemu& qemu,
       return fail(Errc::conflict, "restore: {} holds disks already: a restore needs a directory of its own", place.directory.native());
     const auto saved = layers_that_came(image, i);
     if (saved.empty()) return fail(Errc::corrupt, "restore: the image has no disk {}", i);
-    for (const fs::path& layer : saved) YADO_TRY(copy_disk(layer, place.directory / layer.filename()), "restore");
+    for (const fs::path& layer : saved) YADO_TRY(share_disk(layer, place.directory / layer.filename()), "restore");
+    // What is written from now on lies above what the image has: its files are this guest's, too, and a delta of it has only what is newer.
+    YADO_TRY(make_overlay(qemu, spec.disks[i], next_layer(place.directory, i)), "restore");
   }
-  // What is written from now on lies above what the image has, for a delta of it.
   if (const std::string cut = memory.restored_cut(); !cut.empty()) {
-    for (std::size_t i = 0; i < spec.disks.size(); ++i) YADO_TRY(make_overlay(qemu, spec.disks[i], next_layer(place.directory, i)), "restore");
     YADO_ASSIGN(const DiskMark mark, mark_now(place.directory, spec.disks.size(), cut), "restore");
     if (!spec.disks.empty()) YADO_TRY(write_mark(place.directory, mark), "restore");
   }

@@ -73,7 +73,7 @@ class VmProcessTest : public ::testing::Test {
     groups_.push_back(made.cgroup);
     return made;
   }
-  /// The booted guest, running in vm_.
+  /// The booted guest, running in vm_: one layer of its disk is the booted image's for good.
   void raise(const std::string& name = "a") {
     auto restored = restore(booted_->spec, place(name), make_image(booted_->directory.path() / "image"), *booted_->saved);
     ASSERT_OK(restored);
@@ -133,6 +133,7 @@ class VmProcessTest : public ::testing::Test {
     FlatMemory memory(image.memory);
     return Vm::restore(spec, where, qemu(), image.parts(saved), memory, begin);
   }
+  static constexpr std::size_t raised_layers = 3;  ///< after a save, of one that was raised: the image's, one with all that was written until the save, and the one that is written
   static std::unique_ptr<Booted> booted_;
   image::TemporaryDirectory directory_;
   std::vector<std::string> groups_;
@@ -320,7 +321,7 @@ TEST_F(VmProcessTest, LayersOfManySavesAreMergedAndEveryImageIsRight) {
     auto saved = save(*vm_, images.back().first);
     ASSERT_OK(saved);
     images.back().second = *saved;
-    EXPECT_EQ(layers_of(directory, 0).size(), 2U);
+    EXPECT_EQ(layers_of(directory, 0).size(), raised_layers);
     expect_flawless(*vm_);
   }
   vm_.reset();
@@ -334,22 +335,43 @@ TEST_F(VmProcessTest, LayersOfManySavesAreMergedAndEveryImageIsRight) {
   }
 }
 
-/// A layer that QEMU was started with is merged like any other: left where it is, it would hide what is newer.
-TEST_F(VmProcessTest, LayersThatARestoreBroughtAreMergedToo) {
+/// What a restore brought is the image's, and nobody writes to it; when the image is gone it is merged like any other: left where it is, it would hide what is newer.
+TEST_F(VmProcessTest, LayersThatARestoreBroughtAreTheImagesAsLongAsItIsThere) {
   ASSERT_NO_FATAL_FAILURE(raise());
-  Image image;
+  Image brought;
   Result<Saved> saved = Saved();
-  ASSERT_NO_FATAL_FAILURE(save_twice(image, saved));
-  ASSERT_EQ(layers_of(image.disk, 0).size(), 2U);
-  auto restored = restore(booted_->spec, place("b"), image, *saved);
+  ASSERT_NO_FATAL_FAILURE(save_twice(brought, saved));
+  const auto of_image = layers_of(brought.disk, 0);
+  ASSERT_GE(of_image.size(), 2U);
+  std::vector<std::string> contents;
+  for (const fs::path& layer : of_image) contents.push_back(os::read_text(layer).value_or(""));
+  auto restored = restore(booted_->spec, place("b"), brought, *saved);
   ASSERT_OK(restored);
+  auto clone = restore(booted_->spec, place("clone"), brought, *saved);
+  ASSERT_OK(clone);
   vm_.emplace(std::move(*restored));
-  for (const std::string modes : {"d", "dw", "w"}) {  // before the last save nothing is written to the disk
+  for (const fs::path& layer : of_image) EXPECT_TRUE(fs::equivalent(layer, directory_.path() / "b" / layer.filename())) << layer;
+  ASSERT_NO_FATAL_FAILURE(order(*clone, "d"));
+  Image image;
+  for (const std::string modes : {"d", "dw", "w", "d", "w"}) {  // before some saves nothing is written to the disk
     for (const char mode : modes) ASSERT_NO_FATAL_FAILURE(order(*vm_, {mode}));
     image = make_image(directory_.path() / fmt::format("after{}", layers_of(directory_.path() / "b", 0).back().stem().native()));
     saved = save(*vm_, image);
     ASSERT_OK(saved);
-    EXPECT_EQ(layers_of(directory_.path() / "b", 0).size(), 2U);
+    if (!fs::exists(brought.disk)) {
+      EXPECT_EQ(layers_of(directory_.path() / "b", 0).size(), raised_layers) << "nobody else has the others any more";
+      continue;
+    }
+    EXPECT_EQ(layers_of(directory_.path() / "b", 0).size(), of_image.size() + 2);
+    for (std::size_t i = 0; i < of_image.size(); ++i) EXPECT_TRUE(os::read_text(of_image[i]).value_or("") == contents[i]) << of_image[i] << " has changed";
+    if (modes != "w") continue;
+    const auto values = verify(*clone);
+    ASSERT_OK(values);
+    EXPECT_TRUE(flawless(*values));
+    EXPECT_EQ(values->at("disk"), "same");
+    clone = fail(Errc::not_found, "ended");
+    for (const fs::path& part : fs::directory_iterator(directory_.path()))  // the clone, and all images so far
+      if (part.filename() != "b") fs::remove_all(part);
   }
   restored = restore(booted_->spec, place("c"), image, *saved);
   ASSERT_OK(restored);
@@ -394,7 +416,7 @@ TEST_F(VmProcessTest, ARestoredGuestCanBeSavedAgain) {
   ASSERT_OK(restored->resume());
   expect_flawless(*restored);
   ASSERT_OK(save(*restored, make_image(directory_.path() / "fourth")));
-  EXPECT_EQ(layers_of(directory_.path() / "b", 0).size(), 2U);
+  EXPECT_EQ(layers_of(directory_.path() / "b", 0).size(), layers_of(first.disk, 0).size() + 2);
   auto last = restore(booted_->spec, place("c"), second, *saved_again, Begin::paused);
   ASSERT_OK(last);
   EXPECT_EQ(last->run_state().value_or(""), "paused");
@@ -444,7 +466,7 @@ TEST_F(VmProcessTest, AFullDiskDuringTheSaveIsAnErrorAndTheGuestRunsOn) {
     EXPECT_EQ(saved.error().code, Errc::no_space) << saved.error().text();
     EXPECT_EQ(vm_->run_state().value_or(""), "running");
   }
-  EXPECT_EQ(layers_of(directory_.path() / "a", 0).size(), 2U) << "failures leave no more layers";
+  EXPECT_EQ(layers_of(directory_.path() / "a", 0).size(), raised_layers) << "failures leave no more layers";
   const Image image = make_image(directory_.path() / "image");
   ASSERT_OK(save(*vm_, image));  // and the next one succeeds
   expect_flawless(*vm_);
@@ -485,7 +507,7 @@ TEST_F(VmProcessTest, ASaverThatIsKilledHalfWayLeavesAGuestThatCanGoOn) {
   const auto saved = save(*vm_, next);
   ASSERT_OK(saved);
   expect_flawless(*vm_);
-  EXPECT_EQ(layers_of(directory_.path() / "a", 0).size(), 2U) << "the killed saver's layer is merged too";
+  EXPECT_EQ(layers_of(directory_.path() / "a", 0).size(), raised_layers) << "the killed saver's layer is merged too";
   auto restored = restore(booted_->spec, place("b"), next, *saved);
   ASSERT_OK(restored);
   expect_flawless(*restored);
