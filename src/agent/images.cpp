@@ -12,7 +12,7 @@
 namespace yado::agent {
 namespace {
 
-/// Changes when any file of the image was written, cut or replaced.
+/// Changes when any file of the image was written, cut or replaced. Not when it only got another name, which is a change of its inode: a restore shares the image's disks.
 Result<std::string> stamp_of(const image::Store& store, const image::Manifest& manifest) {
   image::Checksum sum;
   const auto add = [&](const std::filesystem::path& path) -> Status {
@@ -21,8 +21,7 @@ Result<std::string> stamp_of(const image::Store& store, const image::Manifest& m
     sum.add_field(path.native());
     for (const auto number :
          {static_cast<std::uint64_t>(found.st_ino), static_cast<std::uint64_t>(found.st_size),
-          static_cast<std::uint64_t>(found.st_mtim.tv_sec), static_cast<std::uint64_t>(found.st_mtim.tv_nsec),
-          static_cast<std::uint64_t>(found.st_ctim.tv_sec), static_cast<std::uint64_t>(found.st_ctim.tv_nsec)})
+          static_cast<std::uint64_t>(found.st_mtim.tv_sec), static_cast<std::uint64_t>(found.st_mtim.tv_nsec)})
       sum.add_field(number);
     return {};
   };
@@ -75,7 +74,6 @@ Status let_restorer_read(const std::filesystem::path& criu_part) {
   std::error_code error;
   const auto allow = [&](const fs::path& path, fs::perms wanted) {
     const fs::perms mode = fs::status(path, error).permissions();
-    // Only where needed: chmod changes the ctime, by which a changed file is noticed.
     if (!error && (mode & wanted) != wanted) fs::permissions(path, wanted, fs::perm_options::add, error);
   };
   allow(criu_part, fs::perms::group_read | fs::perms::group_exec | fs::perms::others_read | fs::perms::others_exec);

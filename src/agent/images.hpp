@@ -2,8 +2,8 @@
 // The images of this host as the agent uses them: found in the store, verified before use, known to be current or not.
 //
 // "Verified before use": every checksum was compared by this agent process, and since then no file of the image has
-// changed its inode, length, mtime or ctime (compared at every use, some microseconds per file). A file that was cut,
-// overwritten or replaced is noticed. Bits that rot on the disk underneath are noticed by the next agent process, and of
+// got another inode, length or mtime (compared at every use, some microseconds per file). A file that was cut,
+// overwritten or replaced is noticed, unless its mtime was put back on purpose. Bits that rot on the disk underneath are noticed by the next agent process, and of
 // pages by whoever reads them, which counts as a change of the file (image/page_part.hpp).
 // Full verification reads the whole image, which on a raise would cost as much as the restore; so the agent verifies
 // what it finds at its start in the background, and what it wrote or fetched itself was checksummed on the way.
